@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * file.h - files opened safely: mapped read-only, read whole, written atomically.
+ *
+ * Every open uses O_NONBLOCK and fstat and accepts regular files only (a FIFO never hangs us); symlinks are followed.
+ * Threads: any. */
+#ifndef QN_BASE_FILE_H
+#define QN_BASE_FILE_H
+
+#include "base/base.h"
+#include "base/str.h"
+
+/* A read-only mapping. A file truncated while mapped raises SIGBUS: qn_file_guard. */
+typedef struct qn_file {
+    char *path;
+    const uint8_t *data; /* NULL when size is 0 */
+    size_t size;
+} qn_file;
+QN_MUST_USE qn_status qn_file_map(qn_file **out, const char *path, qn_err *err);
+void qn_file_unmap(qn_file *f); /* NULL allowed */
+/* Installs a SIGBUS handler that writes one line naming the mapped file and exits with 74. Called by the program. */
+void qn_file_guard(void);
+
+/* Whole file into *out (cleared first), at most max_bytes. */
+QN_MUST_USE qn_status qn_file_read(qn_str *out, const char *path, size_t max_bytes, qn_err *err);
+/* Temporary file beside it, fsync, rename. */
+QN_MUST_USE qn_status qn_file_write(const char *path, const void *p, size_t n, qn_err *err);
+bool qn_file_exists(const char *path); /* a regular file */
+bool qn_dir_exists(const char *path);
+QN_MUST_USE qn_status qn_mkdirs(const char *path, qn_err *err);
+/* dir + "/" + name. name must be one path component of [A-Za-z0-9._-], not starting with a dot. */
+QN_MUST_USE qn_status qn_path_join(qn_str *out, const char *dir, const char *name, qn_err *err);
+/* $XDG_CACHE_HOME/quern or ~/.cache/quern, made if missing. */
+QN_MUST_USE qn_status qn_cache_dir(qn_str *out, qn_err *err);
+
+/* The only getenv. NULL when unset or empty. Lint: no other file may name getenv. */
+const char *qn_env(const char *name);
+
+#endif
