@@ -26,10 +26,11 @@ QN_MUST_USE qn_status qn_json_u32(const json_t *o, const char *where, const char
                                   uint32_t max, uint32_t *out, qn_err *err);
 QN_MUST_USE qn_status qn_json_f32(const json_t *o, const char *where, const char *key, double min,
                                   double max, float *out, qn_err *err);
-QN_MUST_USE qn_status qn_json_bool(const json_t *o, const char *where, const char *key, bool *out, qn_err *err);
+QN_MUST_USE qn_status qn_json_bool(const json_t *o, const char *where, const char *key, bool *out,
+                                   qn_err *err);
 /* Borrowed from o; valid while o lives. */
-QN_MUST_USE qn_status qn_json_str(const json_t *o, const char *where, const char *key, const char **out,
-                                  qn_err *err);
+QN_MUST_USE qn_status qn_json_str(const json_t *o, const char *where, const char *key,
+                                  const char **out, qn_err *err);
 const char *qn_json_type_name(const json_t *v);
 
 /* Appends v in one line (indent 0) or indented. Numbers print as shortest text that restores them; no escaping of
