@@ -72,7 +72,7 @@ bool qn_cursor_align(qn_cursor *c, uint64_t to)
 /* n little-endian bytes. */
 static bool number(qn_cursor *c, size_t n, uint64_t *out)
 {
-    qn_slice s;
+    qn_slice s = {0};
     if (!qn_cursor_bytes(c, n, &s))
         return false;
     uint64_t v = 0;
