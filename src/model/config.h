@@ -31,6 +31,7 @@ typedef struct qn_model_config {
     uint32_t n_layers, hidden_size, n_heads, n_kv_heads, head_dim, ffn_size, n_vocab, max_ctx;
     float rms_eps, rope_theta;
     uint32_t rope_dim; /* rotated dimensions of a head */
+    bool rope_adjacent; /* Llama GGUF files: q and k rows are permuted so that pairs (2i, 2i+1) rotate together */
     bool tie_embeddings, qkv_bias, o_bias, mlp_bias, qk_norm;
     /* experts; n_experts 0: dense */
     uint32_t n_experts, n_experts_active, expert_ffn_size, shared_ffn_size;
