@@ -23,18 +23,12 @@ static void report(const opener *op, const char *what)
         op->o->progress(op->o->progress_arg, what, op->total > 0 ? QN_MIN(op->done / op->total, 1.0) : 0);
 }
 
-static qn_status take_weight(opener *op, qn_dweight **out, const qn_weight *view, bool for_embed)
+static qn_status take_new(opener *op, qn_dweight **out, const qn_weight *view, bool for_embed)
 {
     qn_model *m = op->m;
     *out = NULL;
     if (!view->data)
         return QN_OK;
-    /* expert matrices are many and never shared: only plan-level matrices are looked up again */
-    for (size_t i = 0; i < m->n_taken; i++)
-        if (m->taken[i].view == view) {
-            *out = m->taken[i].w;
-            return QN_OK;
-        }
     if (!qn_grow(&m->taken, &m->taken_cap, m->n_taken + 1, sizeof *m->taken, QN_MEM_WEIGHTS))
         return qn_fail_nomem(op->err, sizeof *m->taken);
     QN_TRY(m->backend->weight_new(out, m->device, view, for_embed, op->err));
@@ -42,6 +36,16 @@ static qn_status take_weight(opener *op, qn_dweight **out, const qn_weight *view
     op->done += (double)qn_weight_bytes(view);
     report(op, "loading weights");
     return QN_OK;
+}
+
+static qn_status take_weight(opener *op, qn_dweight **out, const qn_weight *view, bool for_embed)
+{
+    for (size_t i = 0; view->data && i < op->m->n_taken; i++)
+        if (op->m->taken[i].view == view) {
+            *out = op->m->taken[i].w;
+            return QN_OK;
+        }
+    return take_new(op, out, view, for_embed);
 }
 
 /* Vector parts side by side as float32. A missing part (a model with a bias on some of q, k, v) is zeros of its product's rows. */
@@ -102,9 +106,9 @@ static qn_status take_experts(opener *op, qn_op *to, const qn_node *n)
                       .down = list + 2 * ne,
                       .shared_ffn_size = c->shared_ffn_size};
     for (size_t i = 0; i < ne; i++) {
-        QN_TRY(take_weight(op, &e->gate[i], &w->expert_gate[i], false));
-        QN_TRY(take_weight(op, &e->up[i], &w->expert_up[i], false));
-        QN_TRY(take_weight(op, &e->down[i], &w->expert_down[i], false));
+        QN_TRY(take_new(op, &e->gate[i], &w->expert_gate[i], false));
+        QN_TRY(take_new(op, &e->up[i], &w->expert_up[i], false));
+        QN_TRY(take_new(op, &e->down[i], &w->expert_down[i], false));
     }
     if (to->kind != QN_OP_MOE)
         return QN_OK;
