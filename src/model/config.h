@@ -13,7 +13,14 @@
 #define QN_MAX_EXPERTS 1024
 #define QN_MAX_EOS     16
 
-typedef enum qn_arch { QN_ARCH_QWEN, QN_ARCH_QWEN2, QN_ARCH_QWEN2_MOE, QN_ARCH_QWEN3, QN_ARCH_QWEN3_MOE, QN_ARCH_LLAMA } qn_arch;
+typedef enum qn_arch {
+    QN_ARCH_QWEN,
+    QN_ARCH_QWEN2,
+    QN_ARCH_QWEN2_MOE,
+    QN_ARCH_QWEN3,
+    QN_ARCH_QWEN3_MOE,
+    QN_ARCH_LLAMA
+} qn_arch;
 
 /* Quantised forms of Hugging Face checkpoints (config.json quantization_config). */
 typedef enum qn_hf_quant { QN_HF_NONE, QN_HF_GPTQ, QN_HF_AWQ, QN_HF_NF4, QN_HF_FP8 } qn_hf_quant;
