@@ -12,17 +12,10 @@
 /* Element i of a scale table of dtype F32, F16 or BF16. */
 static float scale_at(const void *p, qn_dtype dtype, size_t i)
 {
-    switch (dtype) {
-    case QN_F32:
+    if (dtype == QN_F32)
         return ((const float *)p)[i];
-    case QN_F16:
-        return qn_f16_to_f32(((const uint16_t *)p)[i]);
-    case QN_BF16:
-        return qn_bf16_to_f32(((const uint16_t *)p)[i]);
-    default:
-        QN_ASSERT(!"scale dtype");
-        return 0;
-    }
+    uint16_t h = ((const uint16_t *)p)[i];
+    return dtype == QN_F16 ? qn_f16_to_f32(h) : qn_bf16_to_f32(h);
 }
 
 /* ---- GPTQ and AWQ: a tile of rows, which are columns of the stored matrix ---- */
