@@ -171,7 +171,7 @@ static qn_status open_steps(opener *op, const char *path)
     if (!qn_pass_place(m->plan, op->o->device.max_rows, op->o->max_logit_rows))
         return qn_fail_nomem(op->err, m->plan->n_bufs);
     QN_TRY(qn_plan_check(m->plan, op->err));
-    qn_rope_init(&m->rope, &m->config);
+    qn_rope_init(&m->rope, &m->config, m->matrices->rope_freqs);
     QN_TRY(m->backend->open(&m->device, &op->o->device, op->err));
     op->total = qn_plan_cost_of(m->plan, 1, 0, 1).matrix_bytes;
     report(op, "loading weights");
