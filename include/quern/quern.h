@@ -57,14 +57,14 @@ QN_API const char *qn_status_name(qn_status s);
 typedef struct qn_engine qn_engine;
 
 typedef enum qn_rope_scaling {
-    QN_ROPE_AUTO,  /* YaRN only for sequences that need more than the model's original context */
+    QN_ROPE_AUTO,   /* YaRN only for sequences that need more than the model's original context */
     QN_ROPE_ALWAYS, /* as the reference implementation: every sequence, if the config names it */
     QN_ROPE_NEVER
 } qn_rope_scaling;
 
 typedef struct qn_config {
-    const char *model;         /* a GGUF file (the first of a split set), or a Hugging Face folder */
-    const char *device;        /* "cpu" */
+    const char *model;  /* a GGUF file (the first of a split set), or a Hugging Face folder */
+    const char *device; /* "cpu" */
     const char *chat_template; /* a Jinja file to use instead of the model's; NULL: the model's */
     int n_threads;             /* 0: what affinity and cgroup quota allow */
     unsigned cpu_mask;         /* instruction sets allowed; 0: the plain C kernels; default: all */
@@ -72,7 +72,7 @@ typedef struct qn_config {
     int max_ctx;               /* tokens of one sequence; 0: the model's, at most 32768 */
     int max_seqs;              /* sequences computed together; 0: 16 */
     int max_batch_tokens;      /* tokens of one step; 0: 512 */
-    int n_kv_blocks;           /* 0: enough for max_ctx, at least 1024 tokens for each of max_seqs, within memory */
+    int n_kv_blocks; /* 0: enough for max_ctx, at least 1024 tokens for each of max_seqs, within memory */
     qn_rope_scaling rope_scaling;
     /* Called while loading: what is being done, and how much of it (0..1). NULL: silent. */
     void (*progress)(void *arg, const char *what, double done);
@@ -103,13 +103,13 @@ typedef struct qn_message {
 
 /* What to continue: exactly one of text, ids, messages, chat_json. */
 typedef struct qn_prompt {
-    const char *text;             /* raw text; special tokens in it are text unless parse_special */
+    const char *text; /* raw text; special tokens in it are text unless parse_special */
     bool parse_special;
-    const int32_t *ids;           /* token ids */
+    const int32_t *ids; /* token ids */
     size_t n_ids;
-    const qn_message *messages;   /* a conversation, rendered with the chat template */
+    const qn_message *messages; /* a conversation, rendered with the chat template */
     size_t n_messages;
-    const char *chat_json;        /* object: messages, tools, and any template variable */
+    const char *chat_json; /* object: messages, tools, and any template variable */
 } qn_prompt;
 
 typedef struct qn_logit_bias {
@@ -118,16 +118,16 @@ typedef struct qn_logit_bias {
 } qn_logit_bias;
 
 typedef struct qn_params {
-    float temperature;        /* 0: greedy */
-    int top_k;                /* 0: off */
-    float top_p;              /* 1: off */
-    float min_p;              /* 0: off */
-    float typical_p;          /* 1: off */
-    float repetition_penalty; /* 1: off; over prompt and output, as Hugging Face */
+    float temperature;                         /* 0: greedy */
+    int top_k;                                 /* 0: off */
+    float top_p;                               /* 1: off */
+    float min_p;                               /* 0: off */
+    float typical_p;                           /* 1: off */
+    float repetition_penalty;                  /* 1: off; over prompt and output, as Hugging Face */
     float presence_penalty, frequency_penalty; /* 0: off; over the output, as OpenAI */
     const qn_logit_bias *logit_bias;
     size_t n_logit_bias;
-    uint64_t seed; /* 0: a random one */
+    uint64_t seed;  /* 0: a random one */
     int max_tokens; /* 0: up to the context */
     int min_tokens;
     bool ignore_eos;
@@ -135,9 +135,9 @@ typedef struct qn_params {
     size_t n_stop;
     const int32_t *stop_ids; /* stop tokens besides the model's own */
     size_t n_stop_ids;
-    int n_logprobs;   /* -1: none; 0: of the chosen token; n: and of the n best (at most 20) */
-    int n;            /* candidates, 1..16 */
-    int beam_width;   /* 0: sample; else beam search giving the n best */
+    int n_logprobs;       /* -1: none; 0: of the chosen token; n: and of the n best (at most 20) */
+    int n;                /* candidates, 1..16 */
+    int beam_width;       /* 0: sample; else beam search giving the n best */
     float length_penalty; /* beam search: score = sum logprob / length^penalty */
 } qn_params;
 QN_API qn_params qn_params_default(void);
@@ -170,8 +170,9 @@ typedef struct qn_event {
     qn_event_kind kind;
     int index;        /* candidate, 0..n-1 */
     int32_t token_id; /* TOKEN; -1 where only held-back text is delivered */
-    const char *text; /* whole UTF-8, maybe empty while a character or a stop string is incomplete */
-    size_t n_text;    /* valid until the next call for this request */
+    const char
+        *text;     /* whole UTF-8, maybe empty while a character or a stop string is incomplete */
+    size_t n_text; /* valid until the next call for this request */
     const qn_logprob *logprobs; /* [0] the chosen token, then the best ones */
     size_t n_logprobs;
     qn_finish finish; /* set on the last TOKEN event of each candidate */
@@ -191,8 +192,8 @@ QN_API void qn_request_free(qn_request *r);   /* cancels if needed; NULL allowed
 /* Token ids of text, written to *ids (free with qn_release). */
 QN_API qn_status qn_tokenize(const qn_engine *e, const char *text, size_t n, bool parse_special,
                              int32_t **ids, size_t *n_ids, qn_err *err);
-QN_API qn_status qn_detokenize(const qn_engine *e, const int32_t *ids, size_t n_ids, bool skip_special,
-                               char **text, size_t *n_text, qn_err *err);
+QN_API qn_status qn_detokenize(const qn_engine *e, const int32_t *ids, size_t n_ids,
+                               bool skip_special, char **text, size_t *n_text, qn_err *err);
 QN_API void qn_release(void *p); /* frees what an API function handed out */
 
 /* ---- scoring ---- */
@@ -202,8 +203,8 @@ typedef bool (*qn_logits_fn)(void *arg, size_t pos, const float *logits, size_t 
 /* Residual stream: layer 0 is the embedding output, n_layers the last layer's, n_layers + 1 the final norm's. */
 typedef bool (*qn_hidden_fn)(void *arg, int layer, size_t pos, const float *hidden, size_t width);
 /* Runs ids through the model in chunks of at most `chunk` tokens (0: the engine's). Either callback may be NULL. */
-QN_API qn_status qn_score(qn_engine *e, const int32_t *ids, size_t n_ids, size_t chunk, qn_logits_fn on_logits,
-                          qn_hidden_fn on_hidden, void *arg, qn_err *err);
+QN_API qn_status qn_score(qn_engine *e, const int32_t *ids, size_t n_ids, size_t chunk,
+                          qn_logits_fn on_logits, qn_hidden_fn on_hidden, void *arg, qn_err *err);
 
 #ifdef __cplusplus
 }

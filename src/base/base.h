@@ -13,13 +13,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define QN_MUST_USE        __attribute__((warn_unused_result))
-#define QN_PRINTF(f, a)    __attribute__((format(printf, f, a)))
-#define QN_COUNT(a)        (sizeof(a) / sizeof(*(a)))
-#define QN_MIN(a, b)       ((a) < (b) ? (a) : (b))
-#define QN_MAX(a, b)       ((a) > (b) ? (a) : (b))
-#define QN_DIV_UP(a, b)    (((a) + (b) - 1) / (b))
-#define QN_ROUND_UP(a, b)  (QN_DIV_UP(a, b) * (b))
+#define QN_MUST_USE       __attribute__((warn_unused_result))
+#define QN_PRINTF(f, a)   __attribute__((format(printf, f, a)))
+#define QN_COUNT(a)       (sizeof(a) / sizeof(*(a)))
+#define QN_MIN(a, b)      ((a) < (b) ? (a) : (b))
+#define QN_MAX(a, b)      ((a) > (b) ? (a) : (b))
+#define QN_DIV_UP(a, b)   (((a) + (b)-1) / (b))
+#define QN_ROUND_UP(a, b) (QN_DIV_UP(a, b) * (b))
 
 /* Forwards a failure. */
 #define QN_TRY(expr)                                                                               \

@@ -28,7 +28,8 @@ bool qn_cursor_f32(qn_cursor *c, float *out);
 bool qn_cursor_f64(qn_cursor *c, double *out);
 bool qn_cursor_bytes(qn_cursor *c, uint64_t n, qn_slice *out); /* borrowed view */
 bool qn_cursor_skip(qn_cursor *c, uint64_t n);
-bool qn_cursor_align(qn_cursor *c, uint64_t to); /* to a multiple of `to` from start; `to` a power of two */
+bool qn_cursor_align(qn_cursor *c,
+                     uint64_t to); /* to a multiple of `to` from start; `to` a power of two */
 size_t qn_cursor_at(const qn_cursor *c);
 size_t qn_cursor_left(const qn_cursor *c);
 /* Fails the cursor: "file: field: message (at byte N)". Always returns false. */

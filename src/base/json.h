@@ -26,14 +26,14 @@ QN_MUST_USE qn_status qn_json_u32(const json_t *o, const char *where, const char
                                   uint32_t max, uint32_t *out, qn_err *err);
 QN_MUST_USE qn_status qn_json_f32(const json_t *o, const char *where, const char *key, double min,
                                   double max, float *out, qn_err *err);
-QN_MUST_USE qn_status qn_json_bool(const json_t *o, const char *where, const char *key, bool *out, qn_err *err);
+QN_MUST_USE qn_status qn_json_bool(const json_t *o, const char *where, const char *key, bool *out,
+                                   qn_err *err);
 /* Borrowed from o; valid while o lives. */
-QN_MUST_USE qn_status qn_json_str(const json_t *o, const char *where, const char *key, const char **out,
-                                  qn_err *err);
+QN_MUST_USE qn_status qn_json_str(const json_t *o, const char *where, const char *key,
+                                  const char **out, qn_err *err);
 const char *qn_json_type_name(const json_t *v);
 
-/* Appends v in one line (indent 0) or indented. Numbers print as shortest text that restores them; no escaping of
- * non-ASCII. sort: by key. */
+/* Appends v in one line (indent 0) or indented; reals with 17 significant digits, non-ASCII as it is. sort: by key. */
 void qn_json_write(qn_str *out, const json_t *v, int indent, bool sort);
 
 #endif

@@ -20,13 +20,13 @@ typedef enum qn_mem_tag {
 } qn_mem_tag;
 
 void *qn_alloc(size_t bytes, qn_mem_tag tag);
-void *qn_alloc_array(size_t n, size_t size, qn_mem_tag tag);  /* NULL too when n * size overflows */
-void *qn_calloc(size_t n, size_t size, qn_mem_tag tag);       /* zeroed */
-void *qn_realloc(void *p, size_t bytes, qn_mem_tag tag);      /* p may be NULL; on NULL p is untouched */
-void qn_free(void *p);                                        /* NULL allowed */
+void *qn_alloc_array(size_t n, size_t size, qn_mem_tag tag); /* NULL too when n * size overflows */
+void *qn_calloc(size_t n, size_t size, qn_mem_tag tag);      /* zeroed */
+void *qn_realloc(void *p, size_t bytes, qn_mem_tag tag); /* p may be NULL; on NULL p is untouched */
+void qn_free(void *p);                                   /* NULL allowed */
 char *qn_strdup(const char *s, qn_mem_tag tag);
-char *qn_strndup(const char *s, size_t n, qn_mem_tag tag);    /* copies n bytes, adds NUL */
-size_t qn_mem_live(qn_mem_tag tag);                           /* bytes */
+char *qn_strndup(const char *s, size_t n, qn_mem_tag tag); /* copies n bytes, adds NUL */
+size_t qn_mem_live(qn_mem_tag tag);                        /* bytes */
 const char *qn_mem_tag_name(qn_mem_tag tag);
 
 /* Grows *p (elements of `size` bytes) so that at least `want` fit; *cap counts elements. Doubles. */

@@ -30,8 +30,9 @@ void qn_str_adds(qn_str *s, const char *z);
 void qn_str_addc(qn_str *s, char c);
 void qn_str_addf(qn_str *s, const char *fmt, ...) QN_PRINTF(2, 3);
 void qn_str_add_utf8(qn_str *s, uint32_t cp);
-void qn_str_add_json(qn_str *s, const char *p, size_t n); /* quoted JSON string; broken UTF-8 becomes U+FFFD */
-void qn_str_clear(qn_str *s);                             /* keeps the memory */
+void qn_str_add_json(qn_str *s, const char *p,
+                     size_t n); /* quoted JSON string; broken UTF-8 becomes U+FFFD */
+void qn_str_clear(qn_str *s);   /* keeps the memory */
 void qn_str_fini(qn_str *s);
 
 /* Decodes one code point at p (n >= 1 bytes). Returns its length, or 0 if the bytes are not UTF-8 (overlong forms,
@@ -49,7 +50,7 @@ void qn_escape(char *out, size_t size, const char *p, size_t n);
 /* Whole-string parsers: no white space, no trailing bytes. */
 bool qn_parse_u64(const char *s, size_t n, uint64_t max, uint64_t *out);
 bool qn_parse_i64(const char *s, size_t n, int64_t *out);
-bool qn_parse_f64(const char *s, size_t n, double *out); /* finite only */
+bool qn_parse_f64(const char *s, size_t n, double *out);     /* finite only */
 bool qn_parse_bytes(const char *s, size_t n, uint64_t *out); /* 512, 4K, 2M, 1G (powers of 1024) */
 
 uint64_t qn_hash(const void *p, size_t n, uint64_t seed);

@@ -20,7 +20,8 @@ void qn_team_run(qn_team *t, qn_team_fn fn, void *arg);
 void qn_team_barrier(qn_team *t);
 
 /* The part of [0, n) in multiples of `step` that worker `thread` of `n_threads` owns. */
-static inline void qn_team_split(size_t n, size_t step, int thread, int n_threads, size_t *begin, size_t *end)
+static inline void qn_team_split(size_t n, size_t step, int thread, int n_threads, size_t *begin,
+                                 size_t *end)
 {
     size_t units = QN_DIV_UP(n, step), t = (size_t)thread, nt = (size_t)n_threads;
     size_t b = units * t / nt * step, e = units * (t + 1) / nt * step;

@@ -27,8 +27,8 @@ typedef enum qn_format { QN_FORMAT_GGUF, QN_FORMAT_HF } qn_format;
 
 typedef struct qn_weights {
     qn_format format;
-    char *path;           /* as opened: file or folder */
-    qn_tensor *tensors;   /* in file order */
+    char *path;         /* as opened: file or folder */
+    qn_tensor *tensors; /* in file order */
     size_t n_tensors;
     struct qn_gguf_meta *gguf; /* GGUF: metadata of the first file (gguf.h); else NULL */
     json_t *config;            /* HF: config.json; else NULL */

@@ -13,7 +13,7 @@
 typedef struct qn_layer_weights {
     /* vectors are [1, n] */
     qn_weight attn_norm, q, k, v, o, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm;
-    qn_weight ffn_norm, gate, up, down, gate_bias, up_bias, down_bias;         /* dense */
+    qn_weight ffn_norm, gate, up, down, gate_bias, up_bias, down_bias;    /* dense */
     qn_weight router, shared_router, shared_gate, shared_up, shared_down; /* experts */
     qn_weight *expert_gate, *expert_up, *expert_down;                     /* [n_experts] or NULL */
 } qn_layer_weights;
@@ -22,12 +22,15 @@ typedef struct qn_model_weights {
     qn_weight embed, output_norm, output; /* output == embed's matrix when tied */
     qn_layer_weights *layers;
     uint32_t n_layers;
-    const char **unused; /* tensors of the files that nothing asked for (vision, mtp and rotary buffers left out) */
+    const float *rope_freqs; /* GGUF of Llama 3: inv_freq[i] is divided by [rope_dim / 2] of these; else NULL */
+    /* tensors of the files that nothing asked for (vision, mtp and rotary buffers left out) */
+    const char **unused;
     size_t n_unused;
     qn_arena arena; /* holds all of the above */
 } qn_model_weights;
 
-QN_MUST_USE qn_status qn_bind(qn_model_weights **out, const qn_model_config *c, const qn_weights *w, qn_err *err);
+QN_MUST_USE qn_status qn_bind(qn_model_weights **out, const qn_model_config *c, const qn_weights *w,
+                              qn_err *err);
 void qn_model_weights_free(qn_model_weights *m);
 
 #endif

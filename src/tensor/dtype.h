@@ -8,22 +8,52 @@
 
 /* Order is ours; ggml's numbers are in the table. */
 typedef enum qn_dtype {
-    QN_F32, QN_F16, QN_BF16, QN_F64, QN_I8, QN_U8, QN_I16, QN_I32, QN_I64, QN_BOOL,
-    QN_Q4_0, QN_Q4_1, QN_Q5_0, QN_Q5_1, QN_Q8_0,
-    QN_Q2_K, QN_Q3_K, QN_Q4_K, QN_Q5_K, QN_Q6_K,
-    QN_IQ4_NL, QN_IQ4_XS,
-    QN_IQ1_S, QN_IQ1_M, QN_IQ2_XXS, QN_IQ2_XS, QN_IQ2_S, QN_IQ3_XXS, QN_IQ3_S,
-    QN_TQ1_0, QN_TQ2_0, QN_MXFP4, QN_NVFP4,
+    QN_F32,
+    QN_F16,
+    QN_BF16,
+    QN_F64,
+    QN_I8,
+    QN_U8,
+    QN_I16,
+    QN_I32,
+    QN_I64,
+    QN_BOOL,
+    QN_Q4_0,
+    QN_Q4_1,
+    QN_Q5_0,
+    QN_Q5_1,
+    QN_Q8_0,
+    QN_Q2_K,
+    QN_Q3_K,
+    QN_Q4_K,
+    QN_Q5_K,
+    QN_Q6_K,
+    QN_IQ4_NL,
+    QN_IQ4_XS,
+    QN_IQ1_S,
+    QN_IQ1_M,
+    QN_IQ2_XXS,
+    QN_IQ2_XS,
+    QN_IQ2_S,
+    QN_IQ3_XXS,
+    QN_IQ3_S,
+    QN_TQ1_0,
+    QN_TQ2_0,
+    QN_MXFP4,
+    QN_NVFP4,
     QN_F8_E4M3, /* with block scales: qn_weight */
-    QN_GPTQ4, QN_GPTQ8, QN_AWQ4, QN_NF4, /* several tensors together: qn_weight */
+    QN_GPTQ4,
+    QN_GPTQ8,
+    QN_AWQ4,
+    QN_NF4, /* several tensors together: qn_weight */
     QN_N_DTYPES
 } qn_dtype;
 
 typedef struct qn_dtype_info {
-    const char *name;       /* "Q4_K", "BF16", ... */
-    uint32_t block_size;    /* elements of a block along a row */
-    uint32_t block_bytes;   /* 0: not a format of one tensor alone */
-    int32_t ggml_type;      /* -1: not a GGUF type */
+    const char *name;        /* "Q4_K", "BF16", ... */
+    uint32_t block_size;     /* elements of a block along a row */
+    uint32_t block_bytes;    /* 0: not a format of one tensor alone */
+    int32_t ggml_type;       /* -1: not a GGUF type */
     const char *safetensors; /* its name there, or NULL */
 } qn_dtype_info;
 

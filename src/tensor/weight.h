@@ -21,16 +21,18 @@ typedef struct qn_weight {
     qn_dtype dtype;
     size_t rows, cols;
     const void *data;
-    size_t stride;             /* bytes between rows (formats of one tensor; FP8: cols) */
-    size_t row0, total_rows;   /* this view's first row in the stored matrix, and that matrix's rows (GPTQ, AWQ, NF4, FP8) */
+    size_t stride; /* bytes between rows (formats of one tensor; FP8: cols) */
+    size_t row0,
+        total_rows; /* this view's first row in the stored matrix, and that matrix's rows (GPTQ, AWQ, NF4, FP8) */
     const void *scale;
-    qn_dtype scale_dtype;      /* F32, F16, BF16; NF4 with double quantisation: U8 */
-    const void *zero;          /* NULL: symmetric, zero = 2^(bits-1) */
-    uint32_t zero_offset;      /* added to the stored zero: 1 for checkpoint_format "gptq", else 0 */
+    qn_dtype scale_dtype; /* F32, F16, BF16; NF4 with double quantisation: U8 */
+    const void *zero;     /* NULL: symmetric, zero = 2^(bits-1) */
+    uint32_t zero_offset; /* added to the stored zero: 1 for checkpoint_format "gptq", else 0 */
     const int32_t *group_index; /* GPTQ act-order: group of each column; NULL: col / group */
-    size_t group, block_rows;  /* columns (NF4: elements) of a group; FP8: rows of a block */
-    const float *code;         /* NF4: 16 values */
-    const float *nested_code, *nested_scale; /* NF4 double quantisation: [256], [ceil(n_absmax/nested_group)] */
+    size_t group, block_rows;   /* columns (NF4: elements) of a group; FP8: rows of a block */
+    const float *code;          /* NF4: 16 values */
+    const float *nested_code,
+        *nested_scale; /* NF4 double quantisation: [256], [ceil(n_absmax/nested_group)] */
     float nested_offset;
     size_t nested_group;
 } qn_weight;

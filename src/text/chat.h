@@ -14,10 +14,11 @@
 typedef struct qn_chat_template qn_chat_template;
 
 /* Compiles source. name: the file named in errors ("template.jinja:12: ..."). */
-QN_MUST_USE qn_status qn_chat_template_new(qn_chat_template **out, const char *source, size_t n, const char *name,
-                                           qn_err *err);
+QN_MUST_USE qn_status qn_chat_template_new(qn_chat_template **out, const char *source, size_t n,
+                                           const char *name, qn_err *err);
 /* The model's own: tokenizer_config.json, chat_template.jinja, or GGUF's tokenizer.chat_template. *out NULL if it has none. */
-QN_MUST_USE qn_status qn_chat_template_from_model(qn_chat_template **out, const qn_weights *w, qn_err *err);
+QN_MUST_USE qn_status qn_chat_template_from_model(qn_chat_template **out, const qn_weights *w,
+                                                  qn_err *err);
 void qn_chat_template_free(qn_chat_template *t);
 
 typedef struct qn_chat_segment {
@@ -34,9 +35,10 @@ void qn_chat_text_fini(qn_chat_text *t);
 
 /* variables: an object with messages, tools, add_generation_prompt and anything else the template reads; bos_token, eos_token are
  * added by the caller. A raise_exception in the template is QN_E_ARG with its message. now: seconds since 1970 for strftime_now. */
-QN_MUST_USE qn_status qn_chat_template_render(const qn_chat_template *t, const json_t *variables, int64_t now, qn_chat_text *out,
-                                              qn_err *err);
+QN_MUST_USE qn_status qn_chat_template_render(const qn_chat_template *t, const json_t *variables,
+                                              int64_t now, qn_chat_text *out, qn_err *err);
 /* Encodes: literal segments with special tokens, the rest without any. */
-QN_MUST_USE qn_status qn_chat_encode(const qn_tokenizer *tok, const qn_chat_text *text, qn_ids *out, qn_err *err);
+QN_MUST_USE qn_status qn_chat_encode(const qn_tokenizer *tok, const qn_chat_text *text, qn_ids *out,
+                                     qn_err *err);
 
 #endif

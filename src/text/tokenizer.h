@@ -14,8 +14,10 @@ typedef struct qn_tokenizer qn_tokenizer;
 
 QN_MUST_USE qn_status qn_tokenizer_new(qn_tokenizer **out, const qn_weights *w, qn_err *err);
 /* From a tokenizer.json or GGUF already opened (tests, tools). */
-QN_MUST_USE qn_status qn_tokenizer_from_json(qn_tokenizer **out, const json_t *tokenizer_json, const char *file, qn_err *err);
-QN_MUST_USE qn_status qn_tokenizer_from_gguf(qn_tokenizer **out, const struct qn_gguf_meta *m, const char *file, qn_err *err);
+QN_MUST_USE qn_status qn_tokenizer_from_json(qn_tokenizer **out, const json_t *tokenizer_json,
+                                             const char *file, qn_err *err);
+QN_MUST_USE qn_status qn_tokenizer_from_gguf(qn_tokenizer **out, const struct qn_gguf_meta *m,
+                                             const char *file, qn_err *err);
 void qn_tokenizer_free(qn_tokenizer *t);
 
 typedef enum qn_token_kind {
@@ -26,7 +28,8 @@ typedef enum qn_token_kind {
 } qn_token_kind;
 
 size_t qn_tokenizer_n_tokens(const qn_tokenizer *t); /* ids are below this */
-qn_token_kind qn_tokenizer_kind(const qn_tokenizer *t, int32_t id); /* any id; out of range: UNUSED */
+qn_token_kind qn_tokenizer_kind(const qn_tokenizer *t,
+                                int32_t id); /* any id; out of range: UNUSED */
 /* The token's own bytes. */
 qn_slice qn_tokenizer_bytes(const qn_tokenizer *t, int32_t id);
 /* The id of a token written in full ("<|im_end|>"), or -1. */
@@ -43,8 +46,8 @@ typedef struct qn_ids {
 void qn_ids_fini(qn_ids *ids);
 
 typedef enum qn_special_mode {
-    QN_SPECIAL_NONE,    /* no added token is matched at all: text from a user */
-    QN_SPECIAL_ADDED,   /* those with special: false are (the reference's "plain") */
+    QN_SPECIAL_NONE,  /* no added token is matched at all: text from a user */
+    QN_SPECIAL_ADDED, /* those with special: false are (the reference's "plain") */
     QN_SPECIAL_ALL
 } qn_special_mode;
 
@@ -52,8 +55,8 @@ typedef enum qn_special_mode {
 QN_MUST_USE qn_status qn_tokenizer_encode(const qn_tokenizer *t, const char *text, size_t n,
                                           qn_special_mode mode, qn_ids *out, qn_err *err);
 /* Appends the whole text of ids; broken UTF-8 becomes U+FFFD. Ids out of range: QN_E_ARG. */
-QN_MUST_USE qn_status qn_tokenizer_decode(const qn_tokenizer *t, const int32_t *ids, size_t n, bool skip_special,
-                                          qn_str *out, qn_err *err);
+QN_MUST_USE qn_status qn_tokenizer_decode(const qn_tokenizer *t, const int32_t *ids, size_t n,
+                                          bool skip_special, qn_str *out, qn_err *err);
 
 /* Incremental decoding: feeds one token, appends what is whole UTF-8 now. The pieces joined (with qn_detok_end) are
  * qn_tokenizer_decode's text. */

@@ -18,28 +18,33 @@ typedef enum qn_mm_kind { QN_MM_F32, QN_MM_INT } qn_mm_kind;
 /* Activations prepared for products, for up to max_rows rows of up to max_cols columns. Owned by the device; no allocation after init. */
 typedef struct qn_acts qn_acts;
 
-QN_MUST_USE qn_status qn_dweight_new(qn_dweight **out, const qn_kernels *k, const qn_weight *w, bool exact, qn_err *err);
+QN_MUST_USE qn_status qn_dweight_new(qn_dweight **out, const qn_kernels *k, const qn_weight *w,
+                                     bool exact, qn_err *err);
 void qn_dweight_free(qn_dweight *w);
 qn_mm_kind qn_dweight_kind(const qn_dweight *w);
 size_t qn_dweight_rows(const qn_dweight *w);
 size_t qn_dweight_cols(const qn_dweight *w);
 size_t qn_dweight_bytes(const qn_dweight *w);
 bool qn_dweight_is_borrowed(const qn_dweight *w);
-size_t qn_dweight_row_step(const qn_dweight *w); /* row ranges given to qn_matmul begin and end at multiples of this (or at the end) */
+size_t qn_dweight_row_step(
+    const qn_dweight
+        *w); /* row ranges given to qn_matmul begin and end at multiples of this (or at the end) */
 /* Row `row` in float32, from whatever layout is kept (EMBED). */
 void qn_dweight_row(const qn_dweight *w, size_t row, float *out);
 
-QN_MUST_USE qn_status qn_acts_new(qn_acts **out, size_t max_rows, size_t max_cols, int n_threads, qn_err *err);
+QN_MUST_USE qn_status qn_acts_new(qn_acts **out, size_t max_rows, size_t max_cols, int n_threads,
+                                  qn_err *err);
 void qn_acts_free(qn_acts *a);
 /* Starts a set of `rows` rows of `cols` columns (one thread, before the team or before a barrier). kinds: bit mask 1 << qn_mm_kind. */
 void qn_acts_begin(qn_acts *a, size_t rows, size_t cols, unsigned kinds);
 /* Rows prepared together by one thread come in multiples of this. */
 #define QN_ACTS_ROW_STEP 4
 /* Prepares rows [begin, end): x(row) is given by `src` + index[row] (or row) * stride. Safe in parallel for disjoint ranges. */
-void qn_acts_put(qn_acts *a, const qn_kernels *k, size_t begin, size_t end, const float *src, size_t stride, const uint32_t *index);
+void qn_acts_put(qn_acts *a, const qn_kernels *k, size_t begin, size_t end, const float *src,
+                 size_t stride, const uint32_t *index);
 
 /* y[r * y_stride + j] = x_r · w_jᵀ for all prepared rows r and j in [begin, end). thread: picks the scratch. */
-void qn_matmul(const qn_kernels *k, const qn_dweight *w, const qn_acts *a, size_t begin, size_t end, float *y, size_t y_stride,
-               int thread);
+void qn_matmul(const qn_kernels *k, const qn_dweight *w, const qn_acts *a, size_t begin, size_t end,
+               float *y, size_t y_stride, int thread);
 
 #endif

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * file.c - safe opening, mapping with a SIGBUS guard, atomic writing, cache folder. */
+#include "base/file.h"
+
+#include "base/mem.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- the table the SIGBUS handler reads: slots are written before use and cleared before unmapping ---- */
+
+#define GUARD_SLOTS 1100 /* 1,024 shards and some */
+static struct {
+    _Atomic(const uint8_t *) data;
+    atomic_size_t size;
+    _Atomic(const char *) path;
+} guard[GUARD_SLOTS];
+
+static void guard_add(const qn_file *f)
+{
+    for (size_t i = 0; i < GUARD_SLOTS; i++) {
+        const char *none = NULL;
+        if (atomic_compare_exchange_strong(&guard[i].path, &none, f->path)) {
+            atomic_store(&guard[i].size, f->size);
+            atomic_store(&guard[i].data, f->data);
+            return;
+        }
+    }
+}
+
+static void guard_remove(const qn_file *f)
+{
+    for (size_t i = 0; i < GUARD_SLOTS; i++)
+        if (atomic_load(&guard[i].path) == f->path) {
+            atomic_store(&guard[i].data, NULL);
+            atomic_store(&guard[i].path, NULL);
+        }
+}
+
+static void on_sigbus(int sig, siginfo_t *info, void *context)
+{
+    (void)context;
+    const uint8_t *at = info->si_addr;
+    for (size_t i = 0; i < GUARD_SLOTS; i++) {
+        const uint8_t *d = atomic_load(&guard[i].data);
+        if (!d || at < d || at >= d + atomic_load(&guard[i].size))
+            continue;
+        static const char head[] = "quern: ",
+                          tail[] = ": the file changed or became unreadable while in use\n";
+        const char *path = atomic_load(&guard[i].path);
+        if (write(STDERR_FILENO, head, sizeof head - 1) < 0 ||
+            write(STDERR_FILENO, path, strlen(path)) < 0 ||
+            write(STDERR_FILENO, tail, sizeof tail - 1) < 0)
+            _exit(74);
+        _exit(74);
+    }
+    (void)signal(sig, SIG_DFL);
+    (void)raise(sig);
+}
+
+void qn_file_guard(void)
+{
+    struct sigaction a = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO};
+    (void)sigemptyset(&a.sa_mask);
+    (void)sigaction(SIGBUS, &a, NULL);
+}
+
+/* ---- opening ---- */
+
+static qn_status fail_errno(qn_err *err, const char *path, const char *what)
+{
+    int e = errno;
+    char buf[128];
+    return qn_fail(err,
+                   e == ENOENT   ? QN_E_NOT_FOUND
+                   : e == ENOMEM ? QN_E_NOMEM
+                                 : QN_E_IO,
+                   "%s: %s: %s", path, what, strerror_r(e, buf, sizeof buf));
+}
+
+static const char *kind_of(mode_t m)
+{
+    return S_ISDIR(m) ? "a folder" : S_ISFIFO(m) ? "a pipe" : S_ISSOCK(m) ? "a socket" : "a device";
+}
+
+static qn_status open_regular(int *fd_out, struct stat *st, const char *path, qn_err *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0)
+        return fail_errno(err, path, "cannot open");
+    if (fstat(fd, st) != 0) {
+        qn_status s = fail_errno(err, path, "cannot stat");
+        (void)close(fd);
+        return s;
+    }
+    if (!S_ISREG(st->st_mode)) {
+        (void)close(fd);
+        return qn_fail(err, QN_E_IO, "%s: is %s, want a regular file", path, kind_of(st->st_mode));
+    }
+    *fd_out = fd;
+    return QN_OK;
+}
+
+qn_status qn_file_map(qn_file **out, const char *path, qn_err *err)
+{
+    int fd;
+    struct stat st;
+    *out = NULL;
+    QN_TRY(open_regular(&fd, &st, path, err));
+    qn_file *f = qn_calloc(1, sizeof *f, QN_MEM_MISC);
+    char *name = f ? qn_strdup(path, QN_MEM_MISC) : NULL;
+    if (!name) {
+        qn_free(f);
+        (void)close(fd);
+        return qn_fail_nomem(err, sizeof *f);
+    }
+    f->path = name;
+    f->size = (size_t)st.st_size;
+    if (f->size) {
+        void *p = mmap(NULL, f->size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (p == MAP_FAILED) {
+            qn_status s = fail_errno(err, path, "cannot map");
+            (void)close(fd);
+            qn_free(name);
+            qn_free(f);
+            return s;
+        }
+        f->data = p;
+        guard_add(f);
+    }
+    (void)close(fd);
+    *out = f;
+    return QN_OK;
+}
+
+void qn_file_unmap(qn_file *f)
+{
+    if (!f)
+        return;
+    if (f->data) {
+        guard_remove(f);
+        (void)munmap((void *)(uintptr_t)f->data, f->size);
+    }
+    qn_free(f->path);
+    qn_free(f);
+}
+
+qn_status qn_file_read(qn_str *out, const char *path, size_t max_bytes, qn_err *err)
+{
+    int fd;
+    struct stat st;
+    qn_str_clear(out);
+    QN_TRY(open_regular(&fd, &st, path, err));
+    qn_status s = QN_OK;
+    char buf[8192];
+    while (s == QN_OK) {
+        ssize_t n = read(fd, buf, sizeof buf);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            s = fail_errno(err, path, "cannot read");
+        if (n <= 0)
+            break;
+        if ((size_t)n > max_bytes - out->n)
+            s = qn_fail(err, QN_E_FORMAT, "%s: larger than %zu bytes", path, max_bytes);
+        else
+            qn_str_add(out, buf, (size_t)n);
+        if (out->failed)
+            s = qn_fail_nomem(err, out->n + (size_t)n);
+    }
+    (void)close(fd);
+    return s;
+}
+
+qn_status qn_file_write(const char *path, const void *p, size_t n, qn_err *err)
+{
+    qn_str tmp = {0};
+    qn_str_addf(&tmp, "%s.XXXXXX", path);
+    if (tmp.failed) {
+        qn_str_fini(&tmp);
+        return qn_fail_nomem(err, strlen(path));
+    }
+    qn_status s = QN_OK;
+    int fd = mkostemp(tmp.p, O_CLOEXEC);
+    if (fd < 0) {
+        s = fail_errno(err, path, "cannot write");
+        qn_str_fini(&tmp);
+        return s;
+    }
+    const char *b = p;
+    for (size_t at = 0; at < n && s == QN_OK;) {
+        ssize_t k = write(fd, b + at, n - at);
+        if (k < 0 && errno != EINTR)
+            s = fail_errno(err, path, "cannot write");
+        at += k > 0 ? (size_t)k : 0;
+    }
+    if (s == QN_OK && (fchmod(fd, 0644) != 0 || fsync(fd) != 0))
+        s = fail_errno(err, path, "cannot write");
+    if (close(fd) != 0 && s == QN_OK)
+        s = fail_errno(err, path, "cannot write");
+    if (s == QN_OK && rename(tmp.p, path) != 0)
+        s = fail_errno(err, path, "cannot rename into place");
+    if (s != QN_OK)
+        (void)unlink(tmp.p);
+    qn_str_fini(&tmp);
+    return s;
+}
+
+bool qn_file_exists(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+bool qn_dir_exists(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+qn_status qn_mkdirs(const char *path, qn_err *err)
+{
+    char *p = qn_strdup(path, QN_MEM_MISC);
+    if (!p)
+        return qn_fail_nomem(err, strlen(path));
+    qn_status s = QN_OK;
+    for (char *at = p + 1; s == QN_OK; at++) {
+        if (*at != '/' && *at)
+            continue;
+        char c = *at;
+        *at = 0;
+        if (mkdir(p, 0755) != 0 && errno != EEXIST)
+            s = fail_errno(err, p, "cannot make the folder");
+        *at = c;
+        if (!c)
+            break;
+    }
+    qn_free(p);
+    if (s == QN_OK && !qn_dir_exists(path))
+        s = qn_fail(err, QN_E_IO, "%s: is not a folder", path);
+    return s;
+}
+
+qn_status qn_path_join(qn_str *out, const char *dir, const char *name, qn_err *err)
+{
+    bool ok = name[0] && name[0] != '.';
+    for (const char *c = name; *c; c++)
+        ok = ok && ((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') ||
+                    (*c >= '0' && *c <= '9') || *c == '.' || *c == '_' || *c == '-');
+    if (!ok)
+        return qn_fail(err, QN_E_FORMAT, "%s: '%s' is not a plain file name ([A-Za-z0-9._-])", dir,
+                       name);
+    qn_str_addf(out, "%s/%s", dir, name);
+    return out->failed ? qn_fail_nomem(err, strlen(dir)) : QN_OK;
+}
+
+const char *qn_env(const char *name)
+{
+    const char *v = getenv(name);
+    return v && *v ? v : NULL;
+}
+
+qn_status qn_cache_dir(qn_str *out, qn_err *err)
+{
+    const char *xdg = qn_env("XDG_CACHE_HOME"), *home = qn_env("HOME");
+    if (xdg)
+        qn_str_addf(out, "%s/quern", xdg);
+    else if (home)
+        qn_str_addf(out, "%s/.cache/quern", home);
+    else
+        return qn_fail(err, QN_E_NOT_FOUND,
+                       "no cache folder: neither HOME nor XDG_CACHE_HOME is set");
+    return out->failed ? qn_fail_nomem(err, out->n) : qn_mkdirs(out->p, err);
+}

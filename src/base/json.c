@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * json.c - limits, errors and typed fields around jansson. */
+#include "base/json.h"
+
+#include "base/file.h"
+#include "base/mem.h"
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+static void *json_alloc(size_t n)
+{
+    return qn_alloc(n, QN_MEM_MISC);
+}
+
+static void set_up(void)
+{
+    json_set_alloc_funcs(json_alloc, qn_free);
+}
+
+/* jansson recurses with the nesting, so the nesting is counted before it sees the text. */
+static bool depth_ok(const char *p, size_t n, size_t max)
+{
+    size_t depth = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < n; i++) {
+        char c = p[i];
+        if (in_string) {
+            if (c == '\\')
+                i++;
+            else if (c == '"')
+                in_string = false;
+        } else if (c == '"') {
+            in_string = true;
+        } else if (c == '{' || c == '[') {
+            if (++depth > max)
+                return false;
+        } else if ((c == '}' || c == ']') && depth) {
+            depth--;
+        }
+    }
+    return true;
+}
+
+qn_status qn_json_parse(json_t **out, const char *text, size_t n, size_t max_depth,
+                        const char *name, qn_err *err)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    (void)pthread_once(&once, set_up);
+    *out = NULL;
+    max_depth = max_depth ? max_depth : QN_JSON_DEPTH;
+    if (!depth_ok(text, n, max_depth))
+        return qn_fail(err, QN_E_FORMAT, "%s: JSON nested deeper than %zu levels", name, max_depth);
+    json_error_t e;
+    json_t *v = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &e);
+    if (!v) {
+        if (json_error_code(&e) == json_error_out_of_memory)
+            return qn_fail_nomem(err, n);
+        return qn_fail(err, QN_E_FORMAT, "%s: not valid JSON: %s (line %d, column %d)", name,
+                       e.text, e.line, e.column);
+    }
+    *out = v;
+    return QN_OK;
+}
+
+qn_status qn_json_load(json_t **out, const char *path, size_t max_bytes, qn_err *err)
+{
+    qn_str text = {0};
+    *out = NULL;
+    qn_status s = qn_file_read(&text, path, max_bytes, err);
+    if (s == QN_OK)
+        s = qn_json_parse(out, text.p ? text.p : "", text.n, 0, path, err);
+    qn_str_fini(&text);
+    return s;
+}
+
+const char *qn_json_type_name(const json_t *v)
+{
+    static const char *const names[] = {"an object", "an array", "a string", "an integer",
+                                        "a number",  "true",     "false",    "null"};
+    return v ? names[json_typeof(v)] : "nothing";
+}
+
+/* The field's value, or NULL when missing or null. */
+static const json_t *field(const json_t *o, const char *key)
+{
+    const json_t *v = json_object_get(o, key);
+    return json_is_null(v) ? NULL : v;
+}
+
+qn_status qn_json_u32(const json_t *o, const char *where, const char *key, uint32_t min,
+                      uint32_t max, uint32_t *out, qn_err *err)
+{
+    const json_t *v = field(o, key);
+    if (!v)
+        return QN_OK;
+    json_int_t i = json_integer_value(v);
+    if (json_is_real(v) && json_real_value(v) == floor(json_real_value(v)) &&
+        fabs(json_real_value(v)) < 1e15)
+        i = (json_int_t)json_real_value(v);
+    else if (!json_is_integer(v))
+        return qn_fail(err, QN_E_FORMAT, "%s: %s: found %s, want an integer", where, key,
+                       qn_json_type_name(v));
+    if (i < (json_int_t)min || i > (json_int_t)max)
+        return qn_fail(err, QN_E_FORMAT, "%s: %s: found %lld, want %u..%u", where, key,
+                       (long long)i, min, max);
+    *out = (uint32_t)i;
+    return QN_OK;
+}
+
+qn_status qn_json_f32(const json_t *o, const char *where, const char *key, double min, double max,
+                      float *out, qn_err *err)
+{
+    const json_t *v = field(o, key);
+    if (!v)
+        return QN_OK;
+    if (!json_is_number(v))
+        return qn_fail(err, QN_E_FORMAT, "%s: %s: found %s, want a number", where, key,
+                       qn_json_type_name(v));
+    double d = json_number_value(v);
+    if (!(d >= min && d <= max))
+        return qn_fail(err, QN_E_FORMAT, "%s: %s: found %g, want %g..%g", where, key, d, min, max);
+    *out = (float)d;
+    return QN_OK;
+}
+
+qn_status qn_json_bool(const json_t *o, const char *where, const char *key, bool *out, qn_err *err)
+{
+    const json_t *v = field(o, key);
+    if (!v)
+        return QN_OK;
+    if (!json_is_boolean(v))
+        return qn_fail(err, QN_E_FORMAT, "%s: %s: found %s, want true or false", where, key,
+                       qn_json_type_name(v));
+    *out = json_is_true(v);
+    return QN_OK;
+}
+
+qn_status qn_json_str(const json_t *o, const char *where, const char *key, const char **out,
+                      qn_err *err)
+{
+    const json_t *v = field(o, key);
+    if (!v)
+        return QN_OK;
+    if (!json_is_string(v))
+        return qn_fail(err, QN_E_FORMAT, "%s: %s: found %s, want a string", where, key,
+                       qn_json_type_name(v));
+    *out = json_string_value(v);
+    return QN_OK;
+}
+
+static int add_to_str(const char *p, size_t n, void *arg)
+{
+    qn_str_add(arg, p, n);
+    return ((qn_str *)arg)->failed ? -1 : 0;
+}
+
+void qn_json_write(qn_str *out, const json_t *v, int indent, bool sort)
+{
+    size_t flags = JSON_ENCODE_ANY | JSON_REAL_PRECISION(17);
+    if (indent)
+        flags |= JSON_INDENT((size_t)indent);
+    if (sort)
+        flags |= JSON_SORT_KEYS;
+    if (json_dump_callback(v, add_to_str, out, flags) != 0)
+        out->failed = true;
+}
