@@ -9,6 +9,7 @@
 
 #include "backend/cpu/kernels.h"
 #include "tensor/fp.h"
+#include "tensor/qblock.h"
 
 /* ---- activations ---- */
 
@@ -79,7 +80,7 @@ static int quant_at(qn_pack_bits bits, const uint8_t *q, size_t r, size_t k)
     case QN_BITS_8:
         return q[32 * g + at];
     case QN_BITS_N:
-        return qn_pack_iq4[nibble] + 128;
+        return qn_iq4_values[nibble] + 128;
     case QN_BITS_2:
         return q[32 * (g % 2) + at] >> 2 * (g / 2) & 3;
     case QN_BITS_3:

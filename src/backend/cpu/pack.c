@@ -9,13 +9,11 @@
 #include <string.h>
 
 #include "tensor/fp.h"
+#include "tensor/qblock.h"
 
 #define INFO(name, bits, scales) [QN_PACK_##name] = {#name, bits, scales},
 const qn_pack_info qn_packs[QN_N_PACKS] = {QN_PACK_LIST(INFO)};
 #undef INFO
-
-const int8_t qn_pack_iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                1,    13,   25,  38,  53,  69,  89,  113};
 
 enum { MAX_BLOCKS = 8 };
 
@@ -81,23 +79,12 @@ static void read_small_block(qn_dtype t, const uint8_t *b, unit_row *u)
             u->q[i] |= spread4(h >> 4 * i) << 4;
 }
 
-/* Q4_K and Q5_K: 12 bytes hold 8 scales and 8 minima of 6 bits. */
-static void read_k_scales(const uint8_t *s, unit_row *u)
-{
-    for (int i = 0; i < 4; i++) {
-        u->sc[i] = (int8_t)(s[i] & 63);
-        u->mn[i] = (int8_t)(s[i + 4] & 63);
-        u->sc[i + 4] = (int8_t)((s[i + 8] & 15) | s[i] >> 6 << 4);
-        u->mn[i + 4] = (int8_t)(s[i + 8] >> 4 | s[i + 4] >> 6 << 4);
-    }
-}
-
 static void read_q45_k(const uint8_t *b, bool five, unit_row *u)
 {
     const uint8_t *qh = b + 16, *qs = five ? b + 48 : b + 16;
     u->d = load16(b);
     u->m = load16(b + 2);
-    read_k_scales(b + 4, u);
+    qn_q4_k_scales(b + 4, (uint8_t *)u->sc, (uint8_t *)u->mn);
     for (int j = 0; j < 4; j++)
         for (int i = 0; i < 8; i++) {
             uint32_t x = load32(qs + 32 * j + 4 * i), h = five ? load32(qh + 4 * i) >> 2 * j : 0;
@@ -144,15 +131,11 @@ static void read_q2_k(const uint8_t *b, unit_row *u)
 
 static void read_q3_k(const uint8_t *b, unit_row *u)
 {
-    const uint8_t *s = b + 96;
     read_crumbs(b + 32, u->q);
     for (int j = 0; j < 8; j++) /* bit j of the mask bytes: columns 32j .. 32j + 31 */
         for (int i = 0; i < 8; i++)
             u->q[8 * j + i] |= (load32(b + 4 * i) >> j & 0x01010101u) << 2;
-    for (int i = 0; i < 16; i++) {
-        int low = i < 8 ? s[i] & 15 : s[i - 8] >> 4, high = s[8 + i % 4] >> 2 * (i / 4) & 3;
-        u->sc[i] = (int8_t)((low | high << 4) - 32);
-    }
+    qn_q3_k_scales(b + 96, u->sc);
     u->d = load16(b + 108);
 }
 

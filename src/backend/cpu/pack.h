@@ -16,7 +16,7 @@
  *           5     the same, then one vector whose bit g is the fifth bit of group g
  *           6     the same, then 2 vectors e whose bits 2i, 2i+1 are the upper bits of group 4e + i
  *           8     8 vectors, group g (q = value + 128)
- *           N     as 4; the nibble is an index of the IQ4 table (q = table value + 128)
+ *           N     as 4; the nibble is an index of qn_iq4_values (q = table value + 128)
  *           2     2 vectors v: bits 2i, 2i+1 are group v + 2i
  *           3     the same, then one vector whose bit g is the third bit of group g
  *
@@ -137,8 +137,6 @@ size_t qn_pack_panel_bytes(qn_pack p, size_t cols);
 bool qn_pack_choose(const qn_weight *w, qn_pack *out);
 /* Writes panel `panel` of w (rows beyond the last: zero) in layout p. */
 void qn_pack_panel(const qn_weight *w, qn_pack p, size_t panel, uint8_t *out);
-/* The 16 values of IQ4_NL and IQ4_XS. */
-extern const int8_t qn_pack_iq4[16];
 
 /* 32 columns of one row. */
 typedef struct qn_act1 {
