@@ -373,13 +373,13 @@ void qn_opts_copy(const qn_opt_group *g, uint64_t given, const void *from, void 
 
 /* ---- help ---- */
 
-/* Appends text broken at spaces between `column` and HELP_WIDTH; the cursor stands at `at`. */
+/* Appends text, its lines broken at spaces between `column` and HELP_WIDTH; the cursor stands at `at`. */
 static void add_wrapped(qn_str *out, const char *text, size_t at, size_t column)
 {
     bool first = true;
 
     while (*text) {
-        size_t n = strcspn(text, " ");
+        size_t n = strcspn(text, " \n");
         if (!first && at + 1 + n > HELP_WIDTH) {
             qn_str_addf(out, "\n%*s", (int)column, "");
             at = column;
@@ -390,7 +390,13 @@ static void add_wrapped(qn_str *out, const char *text, size_t at, size_t column)
         qn_str_add(out, text, n);
         at += n;
         first = false;
-        text += n + (text[n] == ' ');
+        text += n;
+        if (*text == '\n') {
+            qn_str_addf(out, "\n%*s", (int)column, "");
+            at = column;
+            first = true;
+        }
+        text += *text != 0;
     }
 }
 
@@ -421,8 +427,11 @@ void qn_opts_help(qn_str *out, const qn_opts *o)
     qn_str_addf(out, "usage: quern %s [OPTION...]%s%s\n\n", o->command, *o->args ? " " : "",
                 o->args);
     qn_str_addf(out, "%s.\n", o->summary);
-    if (o->about)
-        qn_str_addf(out, "\n%s\n", o->about);
+    if (o->about) {
+        qn_str_addc(out, '\n');
+        add_wrapped(out, o->about, 0, 0);
+        qn_str_addc(out, '\n');
+    }
     for (size_t g = 0; g < QN_OPTS_GROUPS && o->groups[g].group; g++) {
         qn_str_addf(out, "\n%s\n", o->groups[g].group->title);
         for (size_t i = 0; i < o->groups[g].group->n; i++)
@@ -510,15 +519,18 @@ static void complete_bash(qn_str *out, const char *program, const qn_opts *const
 
 static void zsh_option(qn_str *out, const qn_opt *opt)
 {
-    const char *many = opt->kind == QN_OPT_LIST ? "*" : "";
+    bool is_flag = opt->kind == QN_OPT_FLAG, is_list = opt->kind == QN_OPT_LIST;
 
+    qn_str_adds(out, "            '");
+    if (is_list)
+        qn_str_addc(out, '*');
+    else if (opt->letter)
+        qn_str_addf(out, "(-%c --%s)", opt->letter, opt->name);
     if (opt->letter)
-        qn_str_addf(out, "            '(-%c --%s)'{-%c%s,--%s%s}'[", opt->letter, opt->name,
-                    opt->letter, opt->kind == QN_OPT_FLAG ? "" : "+", opt->name,
-                    opt->kind == QN_OPT_FLAG ? "" : "=");
+        qn_str_addf(out, "'{-%c%s,--%s%s}'[", opt->letter, is_flag ? "" : "+", opt->name,
+                    is_flag ? "" : "=");
     else
-        qn_str_addf(out, "            '%s--%s%s[", many, opt->name,
-                    opt->kind == QN_OPT_FLAG ? "" : "=");
+        qn_str_addf(out, "--%s%s[", opt->name, is_flag ? "" : "=");
     add_quoted(out, opt->help, "[]:\\");
     qn_str_addc(out, ']');
     if (opt->kind == QN_OPT_ENUM) {

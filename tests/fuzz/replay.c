@@ -44,7 +44,8 @@ int main(int argc, char **argv)
     int n = argc == 2 ? scandir(argv[1], &names, is_file, alphasort) : -1, n_failed = 0;
 
     if (n <= 0) {
-        printf("no corpus in %s\n0 passed, 1 failed, 0 skipped\n", argc == 2 ? argv[1] : "(no folder given)");
+        printf("no corpus in %s\n0 passed, 1 failed, 0 skipped\n",
+               argc == 2 ? argv[1] : "(no folder given)");
         return 1;
     }
     for (int i = 0; i < n; i++) {
