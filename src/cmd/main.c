@@ -12,6 +12,9 @@ typedef struct command {
 
 static const command commands[] = {
     {&cmd_run_opts, cmd_run},
+    {&cmd_eval_opts, cmd_eval},
+    {&cmd_bench_opts, cmd_bench},
+    {&cmd_inspect_opts, cmd_inspect},
     {&cmd_tokenize_opts, cmd_tokenize},
     {&cmd_template_opts, cmd_template},
     {&cmd_limits_opts, cmd_limits},
