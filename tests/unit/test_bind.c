@@ -8,7 +8,6 @@
 #include "base/file.h"
 #include "model/bind.h"
 
-#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -403,7 +402,7 @@ static void test_refused_folders(void **state)
 /* ---- goldens, damaged in memory ---- */
 
 typedef struct damage {
-    const char *folder, *tensor;
+    const char *folder, *tensor; /* folder: or a GGUF file */
     char what; /* 'd': first dimension + 1; 't': type; 'b': replace the bytes at `at` */
     size_t at;
     const char *bytes;
@@ -434,6 +433,17 @@ static const damage damages[] = {
     {"qwen3-fp8", L ".weight_scale_inv", 'd', 0, NULL, 0, "config wants [5, 2], file has [6, 2]"},
     {"qwen3-fp8", L ".weight", 'd', 0, NULL, 0, "config wants [160, 64], file has [161, 64]"},
     {"qwen3-f16", "model.layers.2.self_attn.k_norm.weight", 'd', 0, NULL, 0, "config wants [16]"},
+    {"qwen3moe.gguf", "blk.1.ffn_gate_exps.weight", 'd', 0, NULL, 0,
+     "config wants [8, 32, 64], file has [9, 32, 64]"},
+    {"qwen3moe.gguf", "blk.0.ffn_down_exps.weight", 'd', 0, NULL, 0, "file has [9, 64, 32]"},
+    {"qwen3moe.gguf", "blk.0.ffn_up_exps.weight", 't', 0, NULL, 0,
+     "is I64, want F32, F16, BF16 or"},
+    {"qwen3moe.gguf", "blk.0.ffn_gate_inp.weight", 'd', 0, NULL, 0, "config wants [8, 64]"},
+    {"qwen2moe.gguf", "blk.0.ffn_gate_inp_shexp.weight", 'd', 0, NULL, 0, "config wants [64]"},
+    {"qwen2moe.gguf", "blk.1.ffn_up_shexp.weight", 'd', 0, NULL, 0, "config wants [256, 64]"},
+    {"qwen3.gguf", "blk.1.attn_q_norm.weight", 'd', 0, NULL, 0, "config wants [32], file has [33]"},
+    {"qwen2.gguf", "output_norm.weight", 'd', 0, NULL, 0, "config wants [64], file has [65]"},
+    {"qwen2.gguf", "blk.1.attn_k.bias", 't', 0, NULL, 0, "is I64, want F32, F16 or BF16"},
 };
 
 static void run_damage(const damage *d, const char *path)
@@ -470,7 +480,8 @@ static void test_damaged_goldens(void **state)
     char path[512];
     size_t n = 0;
     for (size_t i = 0; i < QN_COUNT(damages); i++) {
-        if (golden_path(path, sizeof path, "models", damages[i].folder)) {
+        bool gguf = strstr(damages[i].folder, ".gguf") != NULL;
+        if (golden_path(path, sizeof path, gguf ? "gguf" : "models", damages[i].folder)) {
             run_damage(&damages[i], path);
             n++;
         }
