@@ -565,7 +565,7 @@ static void set_defaults(qn_model_config *c)
     if (!c->n_kv_heads || c->arch == QN_ARCH_QWEN)
         c->n_kv_heads = c->n_heads;
     if (!c->head_dim)
-        c->head_dim = c->arch == QN_ARCH_QWEN3 ? 128 : c->hidden_size / c->n_heads;
+        c->head_dim = c->hidden_size / c->n_heads;
     if (!c->max_ctx)
         c->max_ctx = c->seq_length ? c->seq_length : c->arch == QN_ARCH_LLAMA ? 2048 : 32768;
     if (c->arch == QN_ARCH_QWEN) {
@@ -746,7 +746,7 @@ static qn_status gguf_rope(source *s)
 {
     qn_model_config *c = s->c;
     const qn_gguf_meta *g = s->w->gguf;
-    qn_slice type = QN_SLICE("none");
+    qn_slice type = QN_SLICE("linear"); /* what a factor without a type means */
     float factor = 0, attn = 1;
     char k[96], z[40];
     c->rope_dim = c->head_dim;
@@ -811,6 +811,8 @@ static qn_status read_json(source *s)
     s->where = "config.json";
     QN_TRY(json_arch(s));
     QN_TRY(json_numbers(s));
+    if (!s->c->head_dim && s->c->arch == QN_ARCH_QWEN3)
+        s->c->head_dim = 128; /* the class default; GGUF's is hidden / heads for all */
     set_defaults(s->c);
     QN_TRY(json_flags(s));
     QN_TRY(json_experts(s));
