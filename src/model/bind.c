@@ -666,8 +666,15 @@ static bool is_ignored(const binder *b, const char *name)
 static qn_status list_unused(binder *b)
 {
     size_t n = 0, bytes;
-    for (size_t i = 0; i < b->w->n_tensors; i++)
-        n += !b->used[i] && !is_ignored(b, b->w->tensors[i].name);
+    for (size_t i = 0; i < b->w->n_tensors; i++) {
+        const char *name = b->w->tensors[i].name;
+        /* A factor on a matrix's product (NVFP4, BitNet): leaving it out would give wrong numbers. */
+        if (!b->used[i] && b->names == GGUF && qn_ends_with(name, ".scale"))
+            return qn_fail(b->err, QN_E_UNSUPPORTED,
+                           "%s: tensor '%.96s': a scale for a whole matrix is not supported",
+                           b->w->path, name);
+        n += !b->used[i] && !is_ignored(b, name);
+    }
     if (n == 0)
         return QN_OK;
     if (!qn_mul_size(n, sizeof *b->m->unused, &bytes) ||

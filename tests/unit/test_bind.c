@@ -516,6 +516,26 @@ static void test_changed_configs(void **state)
     }
 }
 
+/* A tensor nobody asks for, under the name of a factor that must not be forgotten. */
+static void test_matrix_scale_is_refused(void **state)
+{
+    (void)state;
+    char path[512];
+    model x;
+    if (!golden_path(path, sizeof path, "gguf", "qwen3.gguf")) {
+        print_message("skipped: qwen3.gguf not found\n");
+        skip();
+    }
+    assert_int_equal(load(&x, path), QN_OK);
+    x.c.qk_norm = false;
+    qn_tensor *t = (qn_tensor *)qn_weights_find(x.w, "blk.1.attn_q_norm.weight");
+    assert_non_null(t);
+    t->name = "blk.1.attn_q.scale";
+    assert_int_equal(qn_bind(&x.m, &x.c, x.w, &x.err), QN_E_UNSUPPORTED);
+    assert_non_null(strstr(x.err.msg, "'blk.1.attn_q.scale': a scale for a whole matrix"));
+    unload(&x);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -523,7 +543,7 @@ int main(void)
         cmocka_unit_test(test_prefixes),        cmocka_unit_test(test_packed_experts),
         cmocka_unit_test(test_qwen_v1),         cmocka_unit_test(test_unused),
         cmocka_unit_test(test_refused_folders), cmocka_unit_test(test_damaged_goldens),
-        cmocka_unit_test(test_changed_configs),
+        cmocka_unit_test(test_changed_configs), cmocka_unit_test(test_matrix_scale_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
