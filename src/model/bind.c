@@ -99,7 +99,7 @@ static const char *const kind_names[] = {[FLOATS] = "F32, F16 or BF16",
 static const qn_tensor *find(binder *b, const char *base, const char *suffix)
 {
     char name[NAME_BYTES];
-    snprintf(name, sizeof name, "%s%s", base, suffix);
+    (void)snprintf(name, sizeof name, "%s%s", base, suffix);
     const qn_tensor *t = qn_weights_find(b->w, name);
     if (t)
         b->used[t - b->w->tensors] = 1;
@@ -116,7 +116,8 @@ static void shape_text(char out[100], uint32_t n_dims, const uint64_t *dims)
 
 static qn_status missing(binder *b, const char *base, const char *suffix)
 {
-    return qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s%s' is missing", b->w->path, base, suffix);
+    (void)qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s%s' is missing", b->w->path, base, suffix);
+    return QN_E_FORMAT; /* said here so that an analyser knows it is never QN_OK */
 }
 
 /* Type, shape and alignment of a tensor that is there. */
@@ -226,7 +227,7 @@ static qn_status gptq(binder *b, const char *base, size_t rows, size_t cols, qn_
     const qn_model_config *c = b->c;
     const size_t per_word = 32 / c->quant_bits, group = group_of(b, cols);
     const uint64_t n_groups = QN_DIV_UP(cols, group);
-    const qn_tensor *q, *scales, *zeros = NULL, *g;
+    const qn_tensor *q = NULL, *scales = NULL, *zeros = NULL, *g = NULL;
     QN_TRY(check_multiple(b, base, "inputs", cols, per_word));
     QN_TRY(check_multiple(b, base, "outputs", rows, per_word));
     QN_TRY(part(b, base, ".qweight", I32, 2, (uint64_t[]){cols / per_word, rows}, &q));
@@ -253,7 +254,7 @@ static qn_status awq(binder *b, const char *base, size_t rows, size_t cols, qn_w
 {
     const size_t group = group_of(b, cols);
     const uint64_t n_groups = QN_DIV_UP(cols, group);
-    const qn_tensor *q, *scales, *zeros;
+    const qn_tensor *q = NULL, *scales = NULL, *zeros = NULL;
     QN_TRY(check_multiple(b, base, "outputs", rows, 8));
     QN_TRY(part(b, base, ".qweight", I32, 2, (uint64_t[]){cols, rows / 8}, &q));
     QN_TRY(part(b, base, ".scales", FLOATS, 2, (uint64_t[]){n_groups, rows}, &scales));
@@ -273,7 +274,7 @@ static qn_status awq(binder *b, const char *base, size_t rows, size_t cols, qn_w
 static qn_status fp8(binder *b, const char *base, size_t rows, size_t cols, qn_weight *out)
 {
     const size_t br = b->c->quant_block_rows, bc = b->c->quant_group;
-    const qn_tensor *t, *scales;
+    const qn_tensor *t = NULL, *scales = NULL;
     QN_TRY(part(b, base, ".weight", F8, 2, (uint64_t[]){rows, cols}, &t));
     QN_TRY(part(b, base, ".weight_scale_inv", FLOATS, 2,
                 (uint64_t[]){QN_DIV_UP(rows, br), QN_DIV_UP(cols, bc)}, &scales));
@@ -340,7 +341,7 @@ static qn_status check_finite(binder *b, const qn_tensor *t, size_t n)
 static qn_status nf4_nested(binder *b, const char *base, const nf4_state *s, uint64_t n_blocks,
                             qn_weight *out)
 {
-    const qn_tensor *code, *scale;
+    const qn_tensor *code = NULL, *scale = NULL;
     const uint64_t n_nested = QN_DIV_UP(n_blocks, s->nested_block);
     QN_TRY(part(b, base, ".weight.nested_quant_map", F32, 1, (uint64_t[]){256}, &code));
     QN_TRY(part(b, base, ".weight.nested_absmax", F32, 1, (uint64_t[]){n_nested}, &scale));
@@ -354,7 +355,8 @@ static qn_status nf4_nested(binder *b, const char *base, const nf4_state *s, uin
 
 static qn_status nf4(binder *b, const char *base, size_t rows, size_t cols, qn_weight *out)
 {
-    const qn_tensor *t = find(b, base, ".weight"), *absmax = find(b, base, ".weight.absmax"), *code;
+    const qn_tensor *t = find(b, base, ".weight"), *absmax = find(b, base, ".weight.absmax");
+    const qn_tensor *code = NULL;
     size_t n;
     nf4_state s;
     if (!t || !absmax)
@@ -407,11 +409,11 @@ static void layer_name(const binder *b, uint32_t layer, role r, char out[NAME_BY
 {
     const char *name = role_names[r][b->names];
     if (b->names == HF)
-        snprintf(out, NAME_BYTES, "%slayers.%u.%s", b->prefix, layer, name);
+        (void)snprintf(out, NAME_BYTES, "%slayers.%u.%s", b->prefix, layer, name);
     else if (b->names == GGUF)
-        snprintf(out, NAME_BYTES, "blk.%u.%s", layer, name);
+        (void)snprintf(out, NAME_BYTES, "blk.%u.%s", layer, name);
     else
-        snprintf(out, NAME_BYTES, "transformer.h.%u.%s", layer, name);
+        (void)snprintf(out, NAME_BYTES, "transformer.h.%u.%s", layer, name);
 }
 
 static qn_status layer_matrix(binder *b, uint32_t layer, role r, size_t rows, size_t cols,
@@ -525,9 +527,9 @@ static qn_status bind_packed_experts(binder *b, uint32_t i, qn_layer_weights *l,
     char base[NAME_BYTES];
     qn_weight all;
     if (gguf)
-        snprintf(base, sizeof base, "blk.%u.ffn_", i);
+        (void)snprintf(base, sizeof base, "blk.%u.ffn_", i);
     else
-        snprintf(base, sizeof base, "%slayers.%u.mlp.experts.", b->prefix, i);
+        (void)snprintf(base, sizeof base, "%slayers.%u.mlp.experts.", b->prefix, i);
     const qn_tensor *both = find(b, base, gguf ? "gate_up_exps.weight" : "gate_up_proj");
     *done = gguf || both;
     if (!*done)
@@ -559,7 +561,7 @@ static qn_status bind_expert(binder *b, uint32_t i, uint32_t e, qn_layer_weights
     const size_t h = b->c->hidden_size, f = b->c->expert_ffn_size;
     char base[NAME_BYTES];
 #define EXPERT(name)                                                                               \
-    snprintf(base, sizeof base, "%slayers.%u.mlp.experts.%u." name, b->prefix, i, e)
+    (void)snprintf(base, sizeof base, "%slayers.%u.mlp.experts.%u." name, b->prefix, i, e)
     EXPERT("gate_proj");
     QN_TRY(matrix(b, base, f, h, &l->expert_gate[e]));
     EXPERT("up_proj");
@@ -602,7 +604,7 @@ static void find_prefix(binder *b)
     char name[NAME_BYTES];
     b->prefix = prefixes[0];
     for (size_t i = 0; i < QN_COUNT(prefixes); i++) {
-        snprintf(name, sizeof name, "%snorm.weight", prefixes[i]);
+        (void)snprintf(name, sizeof name, "%snorm.weight", prefixes[i]);
         if (qn_weights_find(b->w, name)) {
             b->prefix = prefixes[i];
             return;
@@ -635,9 +637,9 @@ static qn_status bind_ends(binder *b)
     const size_t h = b->c->hidden_size, n = b->c->n_vocab;
     const char *prefix = b->names == HF ? b->prefix : "";
     char base[NAME_BYTES];
-    snprintf(base, sizeof base, "%s%s", prefix, embed[b->names]);
+    (void)snprintf(base, sizeof base, "%s%s", prefix, embed[b->names]);
     QN_TRY(matrix(b, base, n, h, &b->m->embed));
-    snprintf(base, sizeof base, "%s%s", prefix, norm[b->names]);
+    (void)snprintf(base, sizeof base, "%s%s", prefix, norm[b->names]);
     QN_TRY(vector(b, base, ".weight", h, &b->m->output_norm));
     b->m->output = b->m->embed;
     if (b->c->tie_embeddings)

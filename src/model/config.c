@@ -339,7 +339,7 @@ static qn_status json_rope(source *s)
     char where[80];
     const char *type = "default";
     float part = 1;
-    snprintf(where, sizeof where, "%s: %s", s->where, key);
+    (void)snprintf(where, sizeof where, "%s: %s", s->where, key);
     if (r && !json_is_object(r))
         return wrong_type(s, key, r, "an object");
     if (r && (field(r, "full_attention") || field(r, "sliding_attention")))
@@ -632,7 +632,7 @@ static void stretch_ctx(qn_model_config *c)
 
 static const char *key_of(const source *s, char out[96], const char *name)
 {
-    snprintf(out, 96, "%s.%s", s->prefix, name);
+    (void)snprintf(out, 96, "%s.%s", s->prefix, name);
     return out;
 }
 
@@ -708,7 +708,7 @@ static qn_status gguf_flags(source *s)
     QN_TRY(qn_gguf_bool(w->gguf, s->where, key_of(s, k, "expert_weights_norm"), &c->norm_topk,
                         s->err));
     for (uint32_t i = 0; i < c->n_layers; i++) {
-        snprintf(k, sizeof k, "blk.%u.ffn_gate_inp.weight", i);
+        (void)snprintf(k, sizeof k, "blk.%u.ffn_gate_inp.weight", i);
         c->layer_is_moe[i] = qn_weights_find(w, k) != NULL;
     }
     /* Older files leave these out: llama.cpp's rule. */
