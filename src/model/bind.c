@@ -14,7 +14,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define NAME_BYTES 192
+#define BASE_BYTES 128               /* the longest base is 70 */
+#define NAME_BYTES (BASE_BYTES + 64) /* and the longest suffix 40 */
 
 typedef enum dialect { HF, GGUF, V1 } dialect;
 
@@ -405,35 +406,35 @@ static qn_status matrix(binder *b, const char *base, size_t rows, size_t cols, q
     return plain(b, t, rows, cols, out);
 }
 
-static void layer_name(const binder *b, uint32_t layer, role r, char out[NAME_BYTES])
+static void layer_name(const binder *b, uint32_t layer, role r, char out[BASE_BYTES])
 {
     const char *name = role_names[r][b->names];
     if (b->names == HF)
-        (void)snprintf(out, NAME_BYTES, "%slayers.%u.%s", b->prefix, layer, name);
+        (void)snprintf(out, BASE_BYTES, "%slayers.%u.%s", b->prefix, layer, name);
     else if (b->names == GGUF)
-        (void)snprintf(out, NAME_BYTES, "blk.%u.%s", layer, name);
+        (void)snprintf(out, BASE_BYTES, "blk.%u.%s", layer, name);
     else
-        (void)snprintf(out, NAME_BYTES, "transformer.h.%u.%s", layer, name);
+        (void)snprintf(out, BASE_BYTES, "transformer.h.%u.%s", layer, name);
 }
 
 static qn_status layer_matrix(binder *b, uint32_t layer, role r, size_t rows, size_t cols,
                               qn_weight *out)
 {
-    char base[NAME_BYTES];
+    char base[BASE_BYTES];
     layer_name(b, layer, r, base);
     return matrix(b, base, rows, cols, out);
 }
 
 static qn_status layer_vector(binder *b, uint32_t layer, role r, size_t n, qn_weight *out)
 {
-    char base[NAME_BYTES];
+    char base[BASE_BYTES];
     layer_name(b, layer, r, base);
     return vector(b, base, ".weight", n, out);
 }
 
 static qn_status layer_bias(binder *b, uint32_t layer, role r, bool has, size_t n, qn_weight *out)
 {
-    char base[NAME_BYTES];
+    char base[BASE_BYTES];
     layer_name(b, layer, r, base);
     return optional_bias(b, has, base, n, out);
 }
@@ -524,7 +525,7 @@ static qn_status bind_packed_experts(binder *b, uint32_t i, qn_layer_weights *l,
     const qn_model_config *c = b->c;
     const size_t h = c->hidden_size, f = c->expert_ffn_size;
     const bool gguf = b->names == GGUF;
-    char base[NAME_BYTES];
+    char base[BASE_BYTES];
     qn_weight all;
     if (gguf)
         (void)snprintf(base, sizeof base, "blk.%u.ffn_", i);
@@ -559,7 +560,7 @@ static qn_status bind_packed_experts(binder *b, uint32_t i, qn_layer_weights *l,
 static qn_status bind_expert(binder *b, uint32_t i, uint32_t e, qn_layer_weights *l)
 {
     const size_t h = b->c->hidden_size, f = b->c->expert_ffn_size;
-    char base[NAME_BYTES];
+    char base[BASE_BYTES];
 #define EXPERT(name)                                                                               \
     (void)snprintf(base, sizeof base, "%slayers.%u.mlp.experts.%u." name, b->prefix, i, e)
     EXPERT("gate_proj");
@@ -636,7 +637,7 @@ static qn_status bind_ends(binder *b)
     static const char *const norm[] = {"norm", "output_norm", "transformer.ln_f"};
     const size_t h = b->c->hidden_size, n = b->c->n_vocab;
     const char *prefix = b->names == HF ? b->prefix : "";
-    char base[NAME_BYTES];
+    char base[BASE_BYTES];
     (void)snprintf(base, sizeof base, "%s%s", prefix, embed[b->names]);
     QN_TRY(matrix(b, base, n, h, &b->m->embed));
     (void)snprintf(base, sizeof base, "%s%s", prefix, norm[b->names]);

@@ -21,15 +21,18 @@ typedef struct model {
     qn_err err;
 } model;
 
-/* The first of the places where the goldens may be that holds name. */
+/* The first of the places where the goldens may be that holds name; a model folder counts with its config.json. */
 static bool golden_path(char *out, size_t size, const char *folder, const char *name)
 {
     static const char *const roots[] = {"/tests/golden/", "/../shared/fixtures/",
                                         "/../../shared/fixtures/"};
+    bool models = strcmp(folder, "models") == 0;
     for (size_t i = 0; i < QN_COUNT(roots); i++) {
-        const char *sub = i > 0 && strcmp(folder, "models") == 0 ? "" : folder;
-        snprintf(out, size, "%s%s%s/%s", QN_SOURCE_DIR, roots[i], sub, name);
-        if (access(out, R_OK) == 0)
+        char file[600];
+        snprintf(out, size, "%s%s%s/%s", QN_SOURCE_DIR, roots[i], i > 0 && models ? "" : folder,
+                 name);
+        snprintf(file, sizeof file, "%s%s", out, models ? "/config.json" : "");
+        if (qn_file_exists(file))
             return true;
     }
     return false;
