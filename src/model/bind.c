@@ -26,6 +26,7 @@ typedef struct binder {
     uint8_t *used; /* one a tensor of the file */
     dialect names;
     const char *prefix; /* HF: before "layers.N" */
+    const char *file;   /* for messages */
     qn_err *err;
 } binder;
 
@@ -117,7 +118,7 @@ static void shape_text(char out[100], uint32_t n_dims, const uint64_t *dims)
 
 static qn_status missing(binder *b, const char *base, const char *suffix)
 {
-    (void)qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s%s' is missing", b->w->path, base, suffix);
+    (void)qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s%s' is missing", b->file, base, suffix);
     return QN_E_FORMAT; /* said here so that an analyser knows it is never QN_OK */
 }
 
@@ -126,8 +127,8 @@ static qn_status check(binder *b, const qn_tensor *t, kind k, uint32_t n_dims, c
 {
     const qn_dtype_info *info = qn_dtype_get(t->dtype);
     if (!kind_allows(k, t->dtype))
-        return qn_fail(b->err, QN_E_UNSUPPORTED, "%s: tensor '%s' is %s, want %s", b->w->path,
-                       t->name, info->name, kind_names[k]);
+        return qn_fail(b->err, QN_E_UNSUPPORTED, "%s: tensor '%s' is %s, want %s", b->file, t->name,
+                       info->name, kind_names[k]);
     bool same = t->n_dims == n_dims;
     for (uint32_t i = 0; same && i < n_dims; i++)
         same = t->dims[i] == dims[i];
@@ -136,12 +137,12 @@ static qn_status check(binder *b, const qn_tensor *t, kind k, uint32_t n_dims, c
         shape_text(want, n_dims, dims);
         shape_text(have, t->n_dims, t->dims);
         return qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s': config wants [%s], file has [%s]",
-                       b->w->path, t->name, want, have);
+                       b->file, t->name, want, have);
     }
     if (info->block_size == 1 && (uintptr_t)t->data % info->block_bytes != 0)
         return qn_fail(b->err, QN_E_FORMAT,
-                       "%s: tensor '%s' is not aligned to its %u-byte elements", b->w->path,
-                       t->name, info->block_bytes);
+                       "%s: tensor '%s' is not aligned to its %u-byte elements", b->file, t->name,
+                       info->block_bytes);
     return QN_OK;
 }
 
@@ -163,7 +164,7 @@ static qn_status plain(binder *b, const qn_tensor *t, size_t rows, size_t cols, 
     if (!qn_dtype_row_bytes(t->dtype, cols, &stride) || !qn_mul_size(stride, rows, &bytes) ||
         bytes != t->bytes)
         return qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s': %zu bytes are no %zu rows of %zu %s",
-                       b->w->path, t->name, t->bytes, rows, cols, qn_dtype_get(t->dtype)->name);
+                       b->file, t->name, t->bytes, rows, cols, qn_dtype_get(t->dtype)->name);
     *out = (qn_weight){.dtype = t->dtype,
                        .rows = rows,
                        .cols = cols,
@@ -202,8 +203,8 @@ static qn_status check_multiple(binder *b, const char *base, const char *what, s
 {
     if (n % of == 0)
         return QN_OK;
-    return qn_fail(b->err, QN_E_FORMAT, "%s: '%s': %s %zu, want a multiple of %zu", b->w->path,
-                   base, what, n, of);
+    return qn_fail(b->err, QN_E_FORMAT, "%s: '%s': %s %zu, want a multiple of %zu", b->file, base,
+                   what, n, of);
 }
 
 /* Every g_idx must name a group. Plain order (c / group) needs no table. */
@@ -216,7 +217,7 @@ static qn_status group_index(binder *b, const qn_tensor *t, size_t cols, size_t 
     for (size_t i = 0; i < cols; i++) {
         if (g[i] < 0 || (size_t)g[i] >= n_groups)
             return qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s': element %zu is %d, want 0 to %zu",
-                           b->w->path, t->name, i, g[i], n_groups - 1);
+                           b->file, t->name, i, g[i], n_groups - 1);
         ordered = ordered && (size_t)g[i] == i / group;
     }
     *out = ordered ? NULL : g;
@@ -333,7 +334,7 @@ static qn_status check_finite(binder *b, const qn_tensor *t, size_t n)
     for (size_t i = 0; i < n; i++) {
         if (!isfinite(v[i]))
             return qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s': element %zu is not finite",
-                           b->w->path, t->name, i);
+                           b->file, t->name, i);
     }
     return QN_OK;
 }
@@ -366,7 +367,7 @@ static qn_status nf4(binder *b, const char *base, size_t rows, size_t cols, qn_w
     /* The stored shape is [n, 1] of whatever bnb_4bit_quant_storage was; only the bytes count. */
     if (!qn_mul_size(rows, cols, &n) || n % 2 != 0 || t->bytes != n / 2)
         return qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s': %zu bytes, want [%zu, %zu] of 4 bits",
-                       b->w->path, t->name, t->bytes, rows, cols);
+                       b->file, t->name, t->bytes, rows, cols);
     const uint64_t n_blocks = QN_DIV_UP(n, s.block);
     QN_TRY(part(b, base, ".weight.quant_map", F32, 1, (uint64_t[]){16}, &code));
     QN_TRY(check_finite(b, code, 16));
@@ -382,8 +383,8 @@ static qn_status nf4(binder *b, const char *base, size_t rows, size_t cols, qn_w
     if (absmax->dtype != QN_U8)
         return check(b, absmax, F32, 1, &n_blocks);
     if (absmax->n_dims != 1 || absmax->dims[0] != n_blocks)
-        return qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s': want [%llu]", b->w->path,
-                       absmax->name, (unsigned long long)n_blocks);
+        return qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s': want [%llu]", b->file, absmax->name,
+                       (unsigned long long)n_blocks);
     return nf4_nested(b, base, &s, n_blocks, out);
 }
 
@@ -626,7 +627,7 @@ static qn_status bind_rope_freqs(binder *b)
     for (uint64_t i = 0; i < n; i++) {
         if (b->m->rope_freqs[i] <= 0)
             return qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s': element %u is %g, want above 0",
-                           b->w->path, t->name, (unsigned)i, (double)b->m->rope_freqs[i]);
+                           b->file, t->name, (unsigned)i, (double)b->m->rope_freqs[i]);
     }
     return QN_OK;
 }
@@ -675,7 +676,7 @@ static qn_status list_unused(binder *b)
         if (!b->used[i] && b->names == GGUF && qn_ends_with(name, ".scale"))
             return qn_fail(b->err, QN_E_UNSUPPORTED,
                            "%s: tensor '%.96s': a scale for a whole matrix is not supported",
-                           b->w->path, name);
+                           b->file, name);
         n += !b->used[i] && !is_ignored(b, name);
     }
     if (n == 0)
@@ -718,7 +719,7 @@ static qn_status bind_all(binder *b)
 qn_status qn_bind(qn_model_weights **out, const qn_model_config *c, const qn_weights *w,
                   qn_err *err)
 {
-    binder b = {.c = c, .w = w, .err = err};
+    binder b = {.c = c, .w = w, .file = qn_base_name(w->path), .err = err};
     *out = NULL;
     b.m = qn_calloc(1, sizeof *b.m, QN_MEM_MISC);
     b.used = qn_calloc(w->n_tensors + 1, 1, QN_MEM_MISC);

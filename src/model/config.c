@@ -824,7 +824,7 @@ static qn_status read_json(source *s)
 
 static qn_status read_gguf(source *s)
 {
-    s->where = s->w->path;
+    s->where = qn_base_name(s->w->path);
     QN_TRY(gguf_arch(s));
     QN_TRY(gguf_numbers(s));
     QN_TRY(gguf_flags(s));
