@@ -19,11 +19,14 @@ static void set_up(void)
     json_set_alloc_funcs(json_alloc, qn_free);
 }
 
-/* jansson recurses with the nesting, so the nesting is counted before it sees the text. */
-static bool depth_ok(const char *p, size_t n, size_t max)
+/* Deepest nesting and an upper bound of the number of values, counted before jansson sees the text: it recurses with the
+ * one and takes some hundred bytes for each of the other. */
+static void measure(const char *p, size_t n, size_t *depth, size_t *n_values)
 {
-    size_t depth = 0;
+    size_t at = 0;
     bool in_string = false;
+    *depth = 0;
+    *n_values = 1;
     for (size_t i = 0; i < n; i++) {
         char c = p[i];
         if (in_string) {
@@ -33,14 +36,16 @@ static bool depth_ok(const char *p, size_t n, size_t max)
                 in_string = false;
         } else if (c == '"') {
             in_string = true;
+        } else if (c == ',') {
+            ++*n_values;
         } else if (c == '{' || c == '[') {
-            if (++depth > max)
-                return false;
-        } else if ((c == '}' || c == ']') && depth) {
-            depth--;
+            ++*n_values;
+            at++;
+            *depth = QN_MAX(*depth, at);
+        } else if ((c == '}' || c == ']') && at) {
+            at--;
         }
     }
-    return true;
 }
 
 qn_status qn_json_parse(json_t **out, const char *text, size_t n, size_t max_depth,
@@ -50,8 +55,13 @@ qn_status qn_json_parse(json_t **out, const char *text, size_t n, size_t max_dep
     (void)pthread_once(&once, set_up);
     *out = NULL;
     max_depth = max_depth ? max_depth : QN_JSON_DEPTH;
-    if (!depth_ok(text, n, max_depth))
+    size_t depth, n_values;
+    measure(text, n, &depth, &n_values);
+    if (depth > max_depth)
         return qn_fail(err, QN_E_FORMAT, "%s: JSON nested deeper than %zu levels", name, max_depth);
+    if (n_values > QN_JSON_VALUES)
+        return qn_fail(err, QN_E_FORMAT, "%s: JSON of about %zu values, limit %d", name, n_values,
+                       QN_JSON_VALUES);
     json_error_t e;
     json_t *v = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &e);
     if (!v) {
