@@ -1,9 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
- * fuzz_safetensors.c - libFuzzer target: any bytes as a safetensors file give an error in one line, or tensors that tile the data. */
+ * fuzz_safetensors.c - libFuzzer target: any bytes as a safetensors file give an error in one line, or tensors that tile the data.
+ *
+ * The header has a scanner of its own: what it accepts, the JSON library must accept too, with as many members. */
+#include "base/json.h"
 #include "format/safetensors.h"
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
+
+static void check_json(const char *text, size_t n, size_t n_tensors)
+{
+    json_t *v;
+    QN_ASSERT(qn_json_parse(&v, text, n, 8, "fuzz", NULL) == QN_OK && json_is_object(v));
+    QN_ASSERT(json_object_size(v) == n_tensors + (json_object_get(v, "__metadata__") != NULL));
+    json_decref(v);
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
@@ -22,6 +33,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
             bytes += tensors[i].bytes;
         }
         QN_ASSERT(8 + header + bytes == n);
+        check_json((const char *)data + 8, (size_t)header, n_tensors);
     } else {
         QN_ASSERT(strncmp(err.msg, "fuzz.safetensors: ", 18) == 0 && !strchr(err.msg, '\n'));
     }
