@@ -49,7 +49,8 @@ static bool take_inbox(qn_engine *e)
     while (r) {
         struct qn_request *next = r->next_in_inbox;
         qn_err err = {0};
-        if (qn_grow(&e->active, &e->active_cap, e->n_active + 1, sizeof(struct qn_request *), QN_MEM_REQUEST)) {
+        if (qn_grow(&e->active, &e->active_cap, e->n_active + 1, sizeof(struct qn_request *),
+                    QN_MEM_REQUEST)) {
             e->active[e->n_active++] = r;
             qn_status s = start(e, r, &err);
             if (s != QN_OK)
@@ -208,7 +209,8 @@ static void *engine_main(void *arg)
 static qn_status check_config(const qn_config *c, qn_err *err)
 {
     if (!c->model || !*c->model)
-        return qn_fail(err, QN_E_ARG, "config: no model given, want a GGUF file or a Hugging Face folder");
+        return qn_fail(err, QN_E_ARG,
+                       "config: no model given, want a GGUF file or a Hugging Face folder");
     if (c->device && strcmp(c->device, "cpu") != 0)
         return qn_fail(err, QN_E_UNSUPPORTED, "device: found '%s', want 'cpu'", c->device);
     if (c->n_threads < 0 || c->n_threads > 256)
@@ -218,7 +220,8 @@ static qn_status check_config(const qn_config *c, qn_err *err)
     if (c->max_seqs < 0 || c->max_seqs > 1024)
         return qn_fail(err, QN_E_ARG, "max_seqs: found %d, want 0..1024", c->max_seqs);
     if (c->max_batch_tokens < 0 || c->max_batch_tokens > 65536)
-        return qn_fail(err, QN_E_ARG, "max_batch_tokens: found %d, want 0..65536", c->max_batch_tokens);
+        return qn_fail(err, QN_E_ARG, "max_batch_tokens: found %d, want 0..65536",
+                       c->max_batch_tokens);
     if (c->n_kv_blocks < 0)
         return qn_fail(err, QN_E_ARG, "n_kv_blocks: found %d, want 0 or more", c->n_kv_blocks);
     return QN_OK;
@@ -227,6 +230,8 @@ static qn_status check_config(const qn_config *c, qn_err *err)
 static void default_sizes(qn_config *c)
 {
     c->n_threads = c->n_threads ? c->n_threads : qn_cpu_n_usable();
+    if (c->exact && c->rope_scaling == QN_ROPE_AUTO)
+        c->rope_scaling = QN_ROPE_ALWAYS;
     c->max_seqs = c->max_seqs ? c->max_seqs : 16;
     c->max_batch_tokens = c->max_batch_tokens ? c->max_batch_tokens : 512;
     c->max_batch_tokens = QN_MAX(c->max_batch_tokens, c->max_seqs);
@@ -290,7 +295,8 @@ static qn_status open_chat(qn_engine *e, qn_err *err)
     qn_str text = {0};
     qn_status s = qn_file_read(&text, e->config.chat_template, (size_t)256 << 10, err);
     if (s == QN_OK)
-        s = qn_chat_template_new(&e->chat, text.p ? text.p : "", text.n, e->config.chat_template, err);
+        s = qn_chat_template_new(&e->chat, text.p ? text.p : "", text.n, e->config.chat_template,
+                                 err);
     qn_str_fini(&text);
     return s;
 }
@@ -300,10 +306,7 @@ static qn_status size_cache(qn_engine *e, qn_dtype kv_dtype, uint32_t *n_blocks,
 {
     qn_config *c = &e->config;
     const qn_model_config *mc = &e->model->config;
-    uint32_t limit = mc->max_ctx;
-    if (c->max_ctx && (uint32_t)c->max_ctx > limit)
-        return qn_fail(err, QN_E_ARG, "max_ctx: found %d, this model has at most %u", c->max_ctx, limit);
-    c->max_ctx = c->max_ctx ? c->max_ctx : (int)QN_MIN(limit, 32768u);
+    c->max_ctx = c->max_ctx ? c->max_ctx : (int)QN_MIN(mc->max_ctx, 32768u);
     qn_kv_shape shape = {mc->n_layers, mc->n_kv_heads, mc->head_dim, kv_dtype};
     size_t one = qn_kv_block_bytes(&shape), total = qn_cpu_memory_bytes();
     uint64_t used = qn_model_weight_bytes(e->model), want = (uint64_t)c->n_kv_blocks;
@@ -315,7 +318,8 @@ static qn_status size_cache(qn_engine *e, qn_dtype kv_dtype, uint32_t *n_blocks,
         c->max_ctx = (int)QN_MIN((uint64_t)c->max_ctx, want * QN_KV_BLOCK);
     }
     if (want >= INT32_MAX)
-        return qn_fail(err, QN_E_ARG, "n_kv_blocks: found %llu, want less than 2^31", (unsigned long long)want);
+        return qn_fail(err, QN_E_ARG, "n_kv_blocks: found %llu, want less than 2^31",
+                       (unsigned long long)want);
     *n_blocks = (uint32_t)want + 1; /* and the null block */
     return QN_OK;
 }
@@ -325,23 +329,24 @@ static void fill_info(qn_engine *e)
     const qn_model_config *c = &e->model->config;
     qn_plan_cost cost = qn_plan_cost_of(e->model->plan, 1, 0, 1);
     e->model->backend->describe(e->model->device, e->device, sizeof e->device);
-    e->info = (qn_engine_info){.name = c->name,
-                               .arch = qn_arch_name(c->arch),
-                               .quantization = qn_model_main_dtype(e->model->matrices, e->model->plan),
-                               .device = e->device,
-                               .n_params = qn_model_config_n_params(c),
-                               .weight_bytes = qn_model_weight_bytes(e->model),
-                               .weight_bytes_per_token = (uint64_t)cost.weight_bytes,
-                               .kv_bytes = qn_mem_live(QN_MEM_KV),
-                               .activation_bytes = qn_mem_live(QN_MEM_ACTIVATIONS),
-                               .vocab_bytes = qn_mem_live(QN_MEM_VOCAB),
-                               .n_layers = (int)c->n_layers,
-                               .hidden_size = (int)c->hidden_size,
-                               .n_vocab = (int)c->n_vocab,
-                               .max_ctx = e->config.max_ctx,
-                               .model_max_ctx = (int)c->max_ctx,
-                               .n_threads = e->config.n_threads,
-                               .has_chat_template = e->chat != NULL};
+    e->info =
+        (qn_engine_info){.name = c->name,
+                         .arch = qn_arch_name(c->arch),
+                         .quantization = qn_model_main_dtype(e->model->matrices, e->model->plan),
+                         .device = e->device,
+                         .n_params = qn_model_config_n_params(c),
+                         .weight_bytes = qn_model_weight_bytes(e->model),
+                         .weight_bytes_per_token = (uint64_t)cost.weight_bytes,
+                         .kv_bytes = qn_mem_live(QN_MEM_KV),
+                         .activation_bytes = qn_mem_live(QN_MEM_ACTIVATIONS),
+                         .vocab_bytes = qn_mem_live(QN_MEM_VOCAB),
+                         .n_layers = (int)c->n_layers,
+                         .hidden_size = (int)c->hidden_size,
+                         .n_vocab = (int)c->n_vocab,
+                         .max_ctx = e->config.max_ctx,
+                         .model_max_ctx = (int)c->max_ctx,
+                         .n_threads = e->config.n_threads,
+                         .has_chat_template = e->chat != NULL};
 }
 
 static qn_status open_steps(qn_engine *e, qn_err *err)
@@ -360,16 +365,19 @@ static qn_status open_steps(qn_engine *e, qn_err *err)
     QN_TRY(qn_model_open(&e->model, c->model, &o, err));
     QN_TRY(qn_tokenizer_new(&e->tokenizer, e->model->files, err));
     if (qn_tokenizer_n_tokens(e->tokenizer) > e->model->config.n_vocab)
-        return qn_fail(err, QN_E_FORMAT, "%s: the tokenizer has %zu tokens, the model only %u rows of output", c->model,
-                       qn_tokenizer_n_tokens(e->tokenizer), e->model->config.n_vocab);
+        return qn_fail(err, QN_E_FORMAT,
+                       "%s: the tokenizer has %zu tokens, the model only %u rows of output",
+                       c->model, qn_tokenizer_n_tokens(e->tokenizer), e->model->config.n_vocab);
     QN_TRY(open_chat(e, err));
     find_eos(e);
     QN_TRY(read_generation_config(e, err));
     qn_dtype kv_dtype = c->exact ? QN_F32 : QN_F16;
     QN_TRY(size_cache(e, kv_dtype, &n_blocks, err));
-    QN_TRY(qn_runner_new(&e->runner, e->model, n_blocks, (uint32_t)c->max_seqs, (uint32_t)c->max_ctx, kv_dtype, err));
+    QN_TRY(qn_runner_new(&e->runner, e->model, n_blocks, (uint32_t)c->max_seqs,
+                         (uint32_t)c->max_ctx, kv_dtype, err));
     QN_TRY(qn_block_pool_new(&e->pool, n_blocks, err));
-    qn_scheduler_init(&e->scheduler, e->pool, QN_KV_BLOCK, (uint32_t)c->max_batch_tokens, (uint32_t)c->max_seqs);
+    qn_scheduler_init(&e->scheduler, e->pool, QN_KV_BLOCK, (uint32_t)c->max_batch_tokens,
+                      (uint32_t)c->max_seqs);
     size_t n = (size_t)c->max_seqs;
     e->chosen = qn_calloc(n, sizeof *e->chosen, QN_MEM_MISC);
     e->run_seqs = qn_calloc(n, sizeof *e->run_seqs, QN_MEM_MISC);

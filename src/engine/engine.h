@@ -104,9 +104,9 @@ struct qn_engine {
     size_t n_eos;
     qn_block_pool *pool;
     qn_scheduler scheduler;
-    qn_sched_seq **chosen;  /* [max_seqs] */
-    qn_run_seq *run_seqs;   /* [max_seqs] */
-    qn_candidate *best;     /* [21] */
+    qn_sched_seq **chosen; /* [max_seqs] */
+    qn_run_seq *run_seqs;  /* [max_seqs] */
+    qn_candidate *best;    /* [21] */
 
     pthread_t thread;
     bool has_thread;
@@ -126,12 +126,13 @@ qn_seq *qn_seq_new(struct qn_request *r, int index, qn_err *err); /* not schedul
 void qn_seq_free(qn_engine *e, qn_seq *q);
 qn_status qn_seq_append(qn_seq *q, int32_t id, qn_err *err);
 /* Puts token `best[0]` out: detokenises, looks for stop strings, pushes the event; marks the sequence done when it ends. */
-qn_status qn_request_emit(struct qn_request *r, qn_seq *q, const qn_candidate *best, size_t n_best, qn_err *err);
+qn_status qn_request_emit(struct qn_request *r, qn_seq *q, const qn_candidate *best, size_t n_best,
+                          qn_err *err);
 void qn_request_fail(struct qn_request *r, qn_status s, const qn_err *err);
 void qn_request_finish(struct qn_request *r); /* pushes DONE and detaches */
 /* Adds an event; text and logprobs are copied. */
-qn_status qn_request_push(struct qn_request *r, const qn_event_node *node, const char *text, size_t n, const qn_candidate *best,
-                          size_t n_best, qn_err *err);
+qn_status qn_request_push(struct qn_request *r, const qn_event_node *node, const char *text,
+                          size_t n, const qn_candidate *best, size_t n_best, qn_err *err);
 bool qn_is_stop_id(const struct qn_request *r, int32_t id);
 
 /* ---- beam.c ---- */

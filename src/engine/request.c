@@ -64,8 +64,11 @@ static qn_status chat_variables(const qn_engine *e, const qn_prompt *p, json_t *
     if (p->chat_json) {
         QN_TRY(qn_json_parse(&o, p->chat_json, strlen(p->chat_json), 64, "chat request", err));
         if (!json_is_object(o)) {
+            qn_status s =
+                qn_fail(err, QN_E_ARG, "chat request: found %s, want an object with messages",
+                        qn_json_type_name(o));
             json_decref(o);
-            return qn_fail(err, QN_E_ARG, "chat request: found %s, want an object with messages", qn_json_type_name(o));
+            return s;
         }
     } else {
         json_t *list = json_array();
@@ -76,7 +79,8 @@ static qn_status chat_variables(const qn_engine *e, const qn_prompt *p, json_t *
                 json_decref(list);
                 return qn_fail(err, QN_E_ARG, "message %zu: the content is not UTF-8", i);
             }
-            ok = json_array_append_new(list, json_pack("{s:s, s:s}", "role", m->role, "content", m->content)) == 0;
+            ok = json_array_append_new(
+                     list, json_pack("{s:s, s:s}", "role", m->role, "content", m->content)) == 0;
         }
         o = ok ? json_pack("{s:o}", "messages", list) : NULL;
         if (!o) {
@@ -86,7 +90,8 @@ static qn_status chat_variables(const qn_engine *e, const qn_prompt *p, json_t *
     }
     int32_t ids[2] = {qn_tokenizer_bos(e->tokenizer), qn_tokenizer_eos(e->tokenizer)};
     static const char *const names[2] = {"bos_token", "eos_token"};
-    bool ok = json_object_get(o, "add_generation_prompt") || !json_object_set_new(o, "add_generation_prompt", json_true());
+    bool ok = json_object_get(o, "add_generation_prompt") ||
+              !json_object_set_new(o, "add_generation_prompt", json_true());
     for (int i = 0; i < 2 && ok; i++) {
         qn_slice s = ids[i] >= 0 ? qn_tokenizer_bytes(e->tokenizer, ids[i]) : QN_SLICE("");
         if (!json_object_get(o, names[i]))
@@ -105,7 +110,8 @@ static qn_status encode_chat(const qn_engine *e, const qn_prompt *p, qn_ids *ids
     json_t *vars = NULL;
     qn_chat_text text = {0};
     if (!e->chat)
-        return qn_fail(err, QN_E_NOT_FOUND, "the model has no chat template; give one, or raw text");
+        return qn_fail(err, QN_E_NOT_FOUND,
+                       "the model has no chat template; give one, or raw text");
     QN_TRY(chat_variables(e, p, &vars, err));
     qn_status s = qn_chat_template_render(e->chat, vars, (int64_t)time(NULL), &text, err);
     if (s == QN_OK)
@@ -118,9 +124,12 @@ static qn_status encode_chat(const qn_engine *e, const qn_prompt *p, qn_ids *ids
 static qn_status encode_prompt(qn_request *r, const qn_prompt *p, qn_err *err)
 {
     const qn_engine *e = r->engine;
-    int forms = (p->text != NULL) + (p->ids != NULL) + (p->messages != NULL) + (p->chat_json != NULL);
+    int forms =
+        (p->text != NULL) + (p->ids != NULL) + (p->messages != NULL) + (p->chat_json != NULL);
     if (forms != 1)
-        return qn_fail(err, QN_E_ARG, "prompt: found %d of text, ids, messages, chat_json; want exactly one", forms);
+        return qn_fail(err, QN_E_ARG,
+                       "prompt: found %d of text, ids, messages, chat_json; want exactly one",
+                       forms);
     qn_ids ids = {0};
     qn_status s = QN_OK;
     if (p->ids) {
@@ -129,10 +138,11 @@ static qn_status encode_prompt(qn_request *r, const qn_prompt *p, qn_err *err)
         memcpy(ids.p, p->ids, p->n_ids * sizeof *ids.p);
         ids.n = p->n_ids;
     } else if (p->text) {
-        if (qn_tokenizer_add_bos(e->tokenizer) && qn_grow(&ids.p, &ids.cap, 1, sizeof *ids.p, QN_MEM_REQUEST))
+        if (qn_tokenizer_add_bos(e->tokenizer) &&
+            qn_grow(&ids.p, &ids.cap, 1, sizeof *ids.p, QN_MEM_REQUEST))
             ids.p[ids.n++] = qn_tokenizer_bos(e->tokenizer);
-        s = qn_tokenizer_encode(e->tokenizer, p->text, strlen(p->text), p->parse_special ? QN_SPECIAL_ALL : QN_SPECIAL_NONE,
-                                &ids, err);
+        s = qn_tokenizer_encode(e->tokenizer, p->text, strlen(p->text),
+                                p->parse_special ? QN_SPECIAL_ALL : QN_SPECIAL_NONE, &ids, err);
     } else {
         s = encode_chat(e, p, &ids, err);
     }
@@ -143,7 +153,8 @@ static qn_status encode_prompt(qn_request *r, const qn_prompt *p, qn_err *err)
         return qn_fail(err, QN_E_ARG, "prompt: found no tokens, want at least one");
     for (size_t i = 0; i < ids.n; i++)
         if (ids.p[i] < 0 || (size_t)ids.p[i] >= e->model->config.n_vocab)
-            return qn_fail(err, QN_E_ARG, "prompt: token %zu is %d, want 0..%u", i, ids.p[i], e->model->config.n_vocab - 1);
+            return qn_fail(err, QN_E_ARG, "prompt: token %zu is %d, want 0..%u", i, ids.p[i],
+                           e->model->config.n_vocab - 1);
     return QN_OK;
 }
 
@@ -152,20 +163,27 @@ static qn_status check_length(qn_request *r, qn_err *err)
     size_t ctx = (size_t)r->engine->config.max_ctx;
     size_t want = (size_t)r->params.max_tokens;
     if (r->n_prompt >= ctx)
-        return qn_fail(err, QN_E_TOO_LONG, "the prompt has %zu tokens, the context holds %zu", r->n_prompt, ctx);
+        return qn_fail(err, QN_E_TOO_LONG, "the prompt has %zu tokens, the context holds %zu",
+                       r->n_prompt, ctx);
     size_t room = ctx - r->n_prompt;
     if (want > room)
-        return qn_fail(err, QN_E_TOO_LONG, "the prompt has %zu tokens and max_tokens is %zu, the context holds %zu", r->n_prompt,
-                       want, ctx);
+        return qn_fail(err, QN_E_TOO_LONG,
+                       "the prompt has %zu tokens and max_tokens is %zu, the context holds %zu",
+                       r->n_prompt, want, ctx);
+    if (r->params.beam_width && (r->params.n_stop || r->params.n_logprobs >= 0))
+        return qn_fail(err, QN_E_UNSUPPORTED,
+                       "beam search takes no stop strings and gives no log-probabilities");
     if (r->params.beam_width > r->engine->config.max_seqs)
-        return qn_fail(err, QN_E_ARG, "beam_width: found %d, the engine computes at most %d sequences together",
+        return qn_fail(err, QN_E_ARG,
+                       "beam_width: found %d, the engine computes at most %d sequences together",
                        r->params.beam_width, r->engine->config.max_seqs);
     r->params.max_tokens = (int)(want ? want : room);
     r->max_tokens = (uint32_t)(r->n_prompt + (size_t)r->params.max_tokens);
     return QN_OK;
 }
 
-qn_status qn_request_submit(qn_request **out, qn_engine *e, const qn_prompt *prompt, const qn_params *params, qn_err *err)
+qn_status qn_request_submit(qn_request **out, qn_engine *e, const qn_prompt *prompt,
+                            const qn_params *params, qn_err *err)
 {
     *out = NULL;
     QN_TRY(qn_params_check(params, e->model->config.n_vocab, err));
@@ -274,12 +292,14 @@ qn_status qn_request_next(qn_request *r, qn_event *out, qn_err *err)
 
 /* ---- the engine thread's side ---- */
 
-qn_status qn_request_push(qn_request *r, const qn_event_node *node, const char *text, size_t n, const qn_candidate *best,
-                          size_t n_best, qn_err *err)
+qn_status qn_request_push(qn_request *r, const qn_event_node *node, const char *text, size_t n,
+                          const qn_candidate *best, size_t n_best, qn_err *err)
 {
     (void)pthread_mutex_lock(&r->lock);
-    bool ok = qn_grow(&r->events, &r->events_cap, r->n_events + 1, sizeof *r->events, QN_MEM_REQUEST) &&
-              qn_grow(&r->logprobs, &r->logprobs_cap, r->n_logprobs + n_best + 1, sizeof *r->logprobs, QN_MEM_REQUEST);
+    bool ok =
+        qn_grow(&r->events, &r->events_cap, r->n_events + 1, sizeof *r->events, QN_MEM_REQUEST) &&
+        qn_grow(&r->logprobs, &r->logprobs_cap, r->n_logprobs + n_best + 1, sizeof *r->logprobs,
+                QN_MEM_REQUEST);
     if (ok) {
         qn_event_node *to = &r->events[r->n_events];
         *to = *node;
@@ -289,7 +309,8 @@ qn_status qn_request_push(qn_request *r, const qn_event_node *node, const char *
         to->n_logprobs = n_best;
         qn_str_add(&r->text, text, n);
         for (size_t i = 0; i < n_best; i++) {
-            qn_slice s = best[i].id >= 0 ? qn_tokenizer_bytes(r->engine->tokenizer, best[i].id) : QN_SLICE("");
+            qn_slice s = best[i].id >= 0 ? qn_tokenizer_bytes(r->engine->tokenizer, best[i].id)
+                                         : QN_SLICE("");
             r->logprobs[r->n_logprobs + i] = (qn_logprob){best[i].id, best[i].logprob, s.p, s.n};
         }
         ok = !r->text.failed;
@@ -336,7 +357,8 @@ qn_seq *qn_seq_new(qn_request *r, int index, qn_err *err)
     qn_engine *e = r->engine;
     const qn_model_config *c = &e->model->config;
     qn_seq *q = qn_calloc(1, sizeof *q, QN_MEM_REQUEST);
-    bool ok = q && qn_grow(&r->seqs, &r->seqs_cap, r->n_seqs + 1, sizeof(qn_seq *), QN_MEM_REQUEST) &&
+    bool ok = q &&
+              qn_grow(&r->seqs, &r->seqs_cap, r->n_seqs + 1, sizeof(qn_seq *), QN_MEM_REQUEST) &&
               qn_grow(&q->tokens, &q->cap, r->n_prompt + 1, sizeof *q->tokens, QN_MEM_REQUEST);
     size_t n_top = 2 * (size_t)r->params.beam_width;
     if (ok && n_top)
@@ -381,7 +403,8 @@ void qn_seq_free(qn_engine *e, qn_seq *q)
 
 qn_status qn_seq_append(qn_seq *q, int32_t id, qn_err *err)
 {
-    if (!qn_grow(&q->tokens, &q->cap, (size_t)q->sched.n_tokens + 1, sizeof *q->tokens, QN_MEM_REQUEST))
+    if (!qn_grow(&q->tokens, &q->cap, (size_t)q->sched.n_tokens + 1, sizeof *q->tokens,
+                 QN_MEM_REQUEST))
         return qn_fail_nomem(err, ((size_t)q->sched.n_tokens + 1) * sizeof *q->tokens);
     q->tokens[q->sched.n_tokens++] = id;
     return QN_OK;
@@ -421,7 +444,8 @@ static size_t held_back(const qn_request *r, const qn_str *text)
     return most;
 }
 
-qn_status qn_request_emit(qn_request *r, qn_seq *q, const qn_candidate *best, size_t n_best, qn_err *err)
+qn_status qn_request_emit(qn_request *r, qn_seq *q, const qn_candidate *best, size_t n_best,
+                          qn_err *err)
 {
     int32_t id = best[0].id;
     QN_TRY(qn_seq_append(q, id, err));
@@ -452,7 +476,8 @@ qn_status qn_request_emit(qn_request *r, qn_seq *q, const qn_candidate *best, si
                           .finish = finish,
                           .score = q->done ? (float)q->sum_logprob : 0};
     bool wanted = r->params.n_logprobs >= 0;
-    QN_TRY(qn_request_push(r, &node, q->pending.p ? q->pending.p : "", n, best, wanted ? n_best : 0, err));
+    QN_TRY(qn_request_push(r, &node, q->pending.p ? q->pending.p : "", n, best, wanted ? n_best : 0,
+                           err));
     if (n) {
         memmove(q->pending.p, q->pending.p + n, q->pending.n - n);
         q->pending.n -= n;
@@ -462,13 +487,14 @@ qn_status qn_request_emit(qn_request *r, qn_seq *q, const qn_candidate *best, si
 
 /* ---- text ---- */
 
-qn_status qn_tokenize(const qn_engine *e, const char *text, size_t n, bool parse_special, int32_t **ids, size_t *n_ids,
-                      qn_err *err)
+qn_status qn_tokenize(const qn_engine *e, const char *text, size_t n, bool parse_special,
+                      int32_t **ids, size_t *n_ids, qn_err *err)
 {
     qn_ids out = {0};
     *ids = NULL;
     *n_ids = 0;
-    qn_status s = qn_tokenizer_encode(e->tokenizer, text, n, parse_special ? QN_SPECIAL_ALL : QN_SPECIAL_NONE, &out, err);
+    qn_status s = qn_tokenizer_encode(e->tokenizer, text, n,
+                                      parse_special ? QN_SPECIAL_ALL : QN_SPECIAL_NONE, &out, err);
     if (s != QN_OK) {
         qn_ids_fini(&out);
         return s;
@@ -478,8 +504,8 @@ qn_status qn_tokenize(const qn_engine *e, const char *text, size_t n, bool parse
     return QN_OK;
 }
 
-qn_status qn_detokenize(const qn_engine *e, const int32_t *ids, size_t n_ids, bool skip_special, char **text, size_t *n_text,
-                        qn_err *err)
+qn_status qn_detokenize(const qn_engine *e, const int32_t *ids, size_t n_ids, bool skip_special,
+                        char **text, size_t *n_text, qn_err *err)
 {
     qn_str out = {0};
     *text = NULL;
