@@ -39,7 +39,8 @@ static qn_status has_file(const char *dir, const char *name, bool *out, qn_err *
     return s;
 }
 
-/* Copies tensors that the file placed where their elements are not aligned (the format allows it; C does not). */
+/* Copies tensors that the file placed where their elements are not aligned (the format allows
+ * it; C does not). */
 static qn_status align_tensors(qn_weights *w, qn_tensor *t, size_t n, qn_err *err)
 {
     for (size_t i = 0; i < n; i++) {

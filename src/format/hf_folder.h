@@ -4,9 +4,10 @@
  *   config.json                    an object; required
  *   generation_config.json         an object; optional
  *   model.safetensors              all tensors, or:
- *   model.safetensors.index.json   {"weight_map": {"tensor": "file", ...}}: names every tensor exactly where it is
+ *   model.safetensors.index.json   {"weight_map": {"tensor": "file", ...}}: every tensor, where it is
  *
- * File names of the index are one path component, [A-Za-z0-9._-], and end in .safetensors; links are followed.
+ * File names of the index are one path component, [A-Za-z0-9._-], and end in .safetensors; links
+ * are followed.
  * Threads: the loader's. */
 #ifndef QN_FORMAT_HF_FOLDER_H
 #define QN_FORMAT_HF_FOLDER_H

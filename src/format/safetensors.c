@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * safetensors.c - the safetensors reader.
  *
- * The header's grammar is fixed and three levels deep, so a scanner made for it reads the JSON in one pass without a tree: a header
- * of 100 MB takes no more memory than its tensors, and a checkpoint of 100,000 experts opens in a blink. */
+ * The header's grammar is fixed and three levels deep, so a scanner made for it reads the JSON
+ * in one pass without a tree: a header of 100 MB takes no more memory than its tensors, and a
+ * checkpoint of 100,000 experts opens in a blink. */
 #include "format/safetensors.h"
 
 #include "base/cursor.h"
@@ -150,7 +151,8 @@ static bool unescape_all(scanner *s, size_t begin, size_t end, qn_slice *out)
     return true;
 }
 
-/* A string: a view into the header or, with escapes, into s->unescaped (valid until the next string). */
+/* A string: a view into the header or, with escapes, into s->unescaped (valid until the next
+ * string). */
 static bool string(scanner *s, const char *what, qn_slice *out)
 {
     if (!eat(s, '"', what))

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * fuzz_gguf.c - libFuzzer target: any bytes as a GGUF file give an error in one line, or an object all of which can be read. */
+ * fuzz_gguf.c - libFuzzer target: any bytes as a GGUF file give an error in one line, or an
+ * object all of which can be read. */
 #include "format/gguf.h"
 #include "tensor/qblock.h"
 #include <string.h>

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * fuzz_safetensors.c - libFuzzer target: any bytes as a safetensors file give an error in one line, or tensors that tile the data.
+ * fuzz_safetensors.c - libFuzzer target: any bytes as a safetensors file give an error in one line,
+ * or tensors that tile the data.
  *
- * The header has a scanner of its own: what it accepts, the JSON library must accept too, with as many members. */
+ * The header has a scanner of its own: what it accepts, the JSON library must accept too, with
+ * as many members. */
 #include "base/json.h"
 #include "format/safetensors.h"
 #include <string.h>
