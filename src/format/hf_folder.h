@@ -4,7 +4,7 @@
  *   config.json                    an object; required
  *   generation_config.json         an object; optional
  *   model.safetensors              all tensors, or:
- *   model.safetensors.index.json   {"weight_map": {"tensor": "file", ...}}: every tensor, where it is
+ *   model.safetensors.index.json   {"weight_map": {"tensor": "file", ...}}: all of them
  *
  * File names of the index are one path component, [A-Za-z0-9._-], and end in .safetensors; links
  * are followed.

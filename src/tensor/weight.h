@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * weight.h - a weight matrix [rows, cols] in any stored form, and its meaning in float32.
  *
- * rows = outputs, cols = inputs (as Hugging Face stores them). Borrowed views of mapped files: nothing
- * is owned here, and whoever fills a qn_weight has checked every size and every group_index.
- * tr is total_rows, b the bits of a code (4, 8), groups = ceil(cols / group):
+ * rows = outputs, cols = inputs (as Hugging Face stores them). Borrowed views of mapped files:
+ * nothing is owned here, and whoever fills a qn_weight has checked every size and every
+ * group_index. tr is total_rows, b the bits of a code (4, 8), groups = ceil(cols / group):
  *
  *   dtype         data                 scale                             zero
  *   F32 .. NVFP4  rows stride apart    -                                 -
@@ -12,13 +12,13 @@
  *   AWQ4          i32 [cols, tr/8]     [groups, tr]                      i32 [groups, tr/8]
  *   NF4           u8 [tr*cols/2]       absmax [ceil(tr*cols/group)]      -
  *
- * Codes in an i32: GPTQ lowest bits first, along the columns (data) or rows (zero); AWQ eight rows in the
- * order 0,2,4,6,1,3,5,7. NF4: over the row-major matrix, first element in the high nibble; groups may
- * span rows.
+ * Codes in an i32: GPTQ lowest bits first, along the columns (data) or rows (zero); AWQ eight rows
+ * in the order 0,2,4,6,1,3,5,7. NF4: over the row-major matrix, first element in the high nibble;
+ * groups may span rows.
  *
- * qn_weight_decode is the definition of every form: scale * (q - zero); e4m3(q) * scale;
- * code[q] * absmax, where with double quantisation absmax i is
- * nested_code[scale[i]] * nested_scale[i / nested_group] + nested_offset; and the block's formula (qblock.h).
+ * qn_weight_decode is the definition of every form: scale * (q - zero); e4m3(q) * scale; code[q] *
+ * absmax, where with double quantisation absmax i is nested_code[scale[i]] * nested_scale[i /
+ * nested_group] + nested_offset; and the block's formula (qblock.h).
  *
  * Threads: any, pure. Sources: gguf-py quants.py, AutoGPTQ, AutoAWQ (GEMM), bitsandbytes NF4,
  * DeepSeek block FP8. */
