@@ -246,11 +246,13 @@ static bool is_word_char(char c)
     return is_plain_char(c) && c != '.' && c != '-';
 }
 
-/* Does name hold the tag, in any case? whole: and not as a part of a longer word. */
+/* Does name hold the tag, in any case? whole: and not as a part of a longer word. An empty tag is in every name. */
 static bool has_tag(const char *name, const char *tag, bool whole)
 {
     size_t n = strlen(tag);
-    for (const char *p = name; strlen(p) >= n; p++)
+    if (n == 0)
+        return true;
+    for (const char *p = name; *p; p++)
         if (strncasecmp(p, tag, n) == 0 &&
             (!whole || ((p == name || !is_word_char(p[-1])) && !is_word_char(p[n]))))
             return true;
