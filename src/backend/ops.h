@@ -92,6 +92,7 @@ typedef struct qn_op {
     float eps;
     uint32_t norm_size;
     uint32_t n_heads, n_kv_heads, head_dim, rope_dim; /* rope_dim <= head_dim, even */
+    bool rope_adjacent; /* pairs (2i, 2i+1) instead of halves: Llama files in GGUF, whose q and k rows are permuted */
     uint32_t window;                                  /* 0: all positions */
     qn_kv_view *kv;
     qn_experts *experts;

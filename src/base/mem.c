@@ -27,13 +27,14 @@ static header *header_of(void *p)
     return (header *)((char *)p - HEADER);
 }
 
-void *qn_alloc(size_t bytes, qn_mem_tag tag)
+/* zeroed: calloc, which leaves fresh pages of the system untouched. */
+static void *take(size_t bytes, qn_mem_tag tag, bool zeroed)
 {
     bool big = bytes >= BIG;
     size_t align = big ? HUGE_PAGE : HEADER, total;
     if (!qn_add_size(bytes, HEADER, &total) || !qn_add_size(total, align, &total))
         return NULL;
-    char *raw = malloc(total);
+    char *raw = zeroed ? calloc(1, total) : malloc(total);
     if (!raw)
         return NULL;
     uintptr_t user = ((uintptr_t)raw + HEADER + align - 1) & ~(uintptr_t)(align - 1);
@@ -45,6 +46,11 @@ void *qn_alloc(size_t bytes, qn_mem_tag tag)
     return p;
 }
 
+void *qn_alloc(size_t bytes, qn_mem_tag tag)
+{
+    return take(bytes, tag, false);
+}
+
 void *qn_alloc_array(size_t n, size_t size, qn_mem_tag tag)
 {
     size_t bytes;
@@ -54,12 +60,7 @@ void *qn_alloc_array(size_t n, size_t size, qn_mem_tag tag)
 void *qn_calloc(size_t n, size_t size, qn_mem_tag tag)
 {
     size_t bytes;
-    if (!qn_mul_size(n, size, &bytes))
-        return NULL;
-    void *p = qn_alloc(bytes, tag);
-    if (p)
-        memset(p, 0, bytes);
-    return p;
+    return qn_mul_size(n, size, &bytes) ? take(bytes, tag, true) : NULL;
 }
 
 void *qn_realloc(void *p, size_t bytes, qn_mem_tag tag)

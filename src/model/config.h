@@ -31,13 +31,17 @@ typedef struct qn_model_config {
     uint32_t n_layers, hidden_size, n_heads, n_kv_heads, head_dim, ffn_size, n_vocab, max_ctx;
     float rms_eps, rope_theta;
     uint32_t rope_dim; /* rotated dimensions of a head */
+    /* Rows of q and k (and their biases) are in llama.cpp's order, so rope turns adjacent pairs (2i, 2i+1) instead of halves
+     * (i, i + rope_dim/2), with the same angle pos * theta^(-2i/rope_dim). Row 2i+j of a head is row j*head_dim/2 + i of the
+     * Hugging Face head (j = 0, 1). Only arch llama in GGUF; there q_norm and k_norm do not exist. */
+    bool rope_adjacent;
     bool tie_embeddings, qkv_bias, o_bias, mlp_bias, qk_norm;
     /* experts; n_experts 0: dense */
     uint32_t n_experts, n_experts_active, expert_ffn_size, shared_ffn_size;
     bool norm_topk;
     uint8_t layer_is_moe[QN_MAX_LAYERS];
     uint32_t layer_window[QN_MAX_LAYERS]; /* 0: full attention */
-    /* YaRN; factor 0: none */
+    /* YaRN; factor 0: none. With it, max_ctx is at least factor * original_ctx. */
     float yarn_factor, yarn_attention_factor, yarn_beta_fast, yarn_beta_slow;
     uint32_t yarn_original_ctx;
     bool yarn_truncate;
@@ -50,10 +54,11 @@ typedef struct qn_model_config {
     uint32_t seq_length;
     /* quantised Hugging Face weights */
     qn_hf_quant quant;
-    uint32_t quant_bits, quant_group, quant_block_rows;
-    bool quant_zero_is_minus_one; /* GPTQ v1 */
+    uint32_t quant_bits, quant_group, quant_block_rows; /* quant_group 0: one group for the whole row */
+    bool quant_zero_is_minus_one; /* GPTQ v1: the file holds zero - 1 */
     bool quant_sym;
-    int32_t bos_id, eos_ids[QN_MAX_EOS];
+    int32_t bos_id; /* -1: none */
+    int32_t eos_ids[QN_MAX_EOS];
     uint32_t n_eos;
 } qn_model_config;
 

@@ -30,7 +30,8 @@ static void yarn(qn_rope *r, const qn_model_config *c)
         float ramp = ((float)i - (float)low) / (float)(high - low);
         ramp = fminf(fmaxf(ramp, 0), 1);
         float keep = 1 - ramp;
-        float interpolated = 1.0f / (c->yarn_factor * powf(r->theta, (float)(2 * i) / (float)r->dim));
+        float interpolated =
+            1.0f / (c->yarn_factor * powf(r->theta, (float)(2 * i) / (float)r->dim));
         r->scaled[i] = interpolated * (1 - keep) + r->native[i] * keep;
     }
     r->attention_factor = c->yarn_attention_factor;
@@ -53,7 +54,7 @@ static void llama3(qn_rope *r, const qn_model_config *c)
     }
 }
 
-void qn_rope_init(qn_rope *r, const qn_model_config *c)
+void qn_rope_init(qn_rope *r, const qn_model_config *c, const float *divisors)
 {
     *r = (qn_rope){.dim = c->rope_dim,
                    .theta = c->rope_theta,
@@ -63,7 +64,11 @@ void qn_rope_init(qn_rope *r, const qn_model_config *c)
                    .seq_length = c->seq_length};
     plain_frequencies(r->native, r->dim, r->theta);
     memcpy(r->scaled, r->native, sizeof r->scaled);
-    if (c->yarn_factor > 0) {
+    if (divisors) {
+        r->always_scaled = true;
+        for (uint32_t i = 0; i < r->dim / 2; i++)
+            r->scaled[i] = r->native[i] / divisors[i];
+    } else if (c->yarn_factor > 0) {
         r->original_ctx = c->yarn_original_ctx;
         yarn(r, c);
     } else if (c->llama3_factor > 0) {

@@ -22,7 +22,7 @@ typedef struct qn_rope_choice {
 } qn_rope_choice;
 
 typedef struct qn_rope {
-    uint32_t dim;         /* rotated dimensions of a head */
+    uint32_t dim;          /* rotated dimensions of a head */
     uint32_t original_ctx; /* longest sequence that needs no scaling; 0: no scaling in the config */
     float theta;
     float native[QN_MAX_ROPE_DIM / 2], scaled[QN_MAX_ROPE_DIM / 2];
@@ -32,7 +32,8 @@ typedef struct qn_rope {
     uint32_t seq_length;
 } qn_rope;
 
-void qn_rope_init(qn_rope *r, const qn_model_config *c);
+/* divisors: [dim / 2] per-frequency factors that a file brings along (GGUF of Llama 3), or NULL. */
+void qn_rope_init(qn_rope *r, const qn_model_config *c, const float *divisors);
 /* len: tokens the sequence may reach (Qwen v1: its prompt's). */
 qn_rope_choice qn_rope_choose(const qn_rope *r, qn_rope_scaling mode, uint32_t len);
 /* inv_freq[dim / 2] of a choice, and the factor cosines and sines are multiplied with. */

@@ -83,6 +83,11 @@ void qn_block_pool_unref(qn_block_pool *p, int32_t id)
     p->n_free++;
 }
 
+size_t qn_block_pool_n_blocks(const qn_block_pool *p)
+{
+    return p->n_blocks - 1;
+}
+
 size_t qn_block_pool_n_free(const qn_block_pool *p)
 {
     return p->n_free;

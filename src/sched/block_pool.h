@@ -29,6 +29,7 @@ QN_MUST_USE bool qn_block_pool_alloc(qn_block_pool *p, size_t n, int32_t *ids);
 void qn_block_pool_ref(qn_block_pool *p, int32_t id);
 void qn_block_pool_unref(qn_block_pool *p, int32_t id);
 
+size_t qn_block_pool_n_blocks(const qn_block_pool *p); /* that can be given out */
 size_t qn_block_pool_n_free(const qn_block_pool *p);
 uint32_t qn_block_pool_ref_cnt(const qn_block_pool *p, int32_t id);
 /* The invariants above: QN_E_INTERNAL naming the block that breaks one. */

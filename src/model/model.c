@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * model.c - opens a model and binds its plan to a device. */
+#include "model/model.h"
+
+#include <string.h>
+
+/* A matrix the device has taken, found again by its view: tied matrices and shared parts are taken once. */
+struct qn_taken {
+    const qn_weight *view;
+    qn_dweight *w;
+};
+
+typedef struct opener {
+    qn_model *m;
+    const qn_model_options *o;
+    double done, total; /* bytes of matrices, for progress */
+    qn_err *err;
+} opener;
+
+static void report(const opener *op, const char *what)
+{
+    if (op->o->progress)
+        op->o->progress(op->o->progress_arg, what,
+                        op->total > 0 ? QN_MIN(op->done / op->total, 1.0) : 0);
+}
+
+static qn_status take_new(opener *op, qn_dweight **out, const qn_weight *view, bool for_embed)
+{
+    qn_model *m = op->m;
+    *out = NULL;
+    if (!view->data)
+        return QN_OK;
+    if (!qn_grow(&m->taken, &m->taken_cap, m->n_taken + 1, sizeof *m->taken, QN_MEM_WEIGHTS))
+        return qn_fail_nomem(op->err, sizeof *m->taken);
+    QN_TRY(m->backend->weight_new(out, m->device, view, for_embed, op->err));
+    m->taken[m->n_taken++] = (struct qn_taken){.view = view, .w = *out};
+    op->done += (double)qn_weight_bytes(view);
+    report(op, "loading weights");
+    return QN_OK;
+}
+
+static qn_status take_weight(opener *op, qn_dweight **out, const qn_weight *view, bool for_embed)
+{
+    for (size_t i = 0; view->data && i < op->m->n_taken; i++)
+        if (op->m->taken[i].view == view) {
+            *out = op->m->taken[i].w;
+            return QN_OK;
+        }
+    return take_new(op, out, view, for_embed);
+}
+
+/* Vector parts side by side as float32. A missing part (a model with a bias on some of q, k, v) is zeros of its product's rows. */
+static qn_status take_vector(opener *op, const qn_buf **out, const qn_node *n, int which)
+{
+    qn_model *m = op->m;
+    const qn_weight *const *part = n->vec[which];
+    *out = NULL;
+    size_t width = 0, at = 0, sizes[QN_PLAN_MAX_VEC_PARTS] = {0};
+    bool any = false;
+    for (size_t i = 0; i < QN_PLAN_MAX_VEC_PARTS; i++) {
+        any = any || part[i];
+        sizes[i] = part[i] ? part[i]->cols : which == 1 && i < n->op.n_w ? n->w[i]->rows : 0;
+        width += sizes[i];
+    }
+    if (!any)
+        return QN_OK;
+    float *row = qn_calloc(width, sizeof *row, QN_MEM_MISC);
+    if (!row || !qn_grow(&m->vectors, &m->vectors_cap, m->n_vectors + 1, sizeof *m->vectors,
+                         QN_MEM_WEIGHTS)) {
+        qn_free(row);
+        return qn_fail_nomem(op->err, width * sizeof *row);
+    }
+    for (size_t i = 0; i < QN_PLAN_MAX_VEC_PARTS; at += sizes[i++])
+        if (part[i])
+            qn_weight_decode(part[i], 0, 1, row + at);
+    qn_buf *b = NULL;
+    qn_status s = m->backend->buf_new(&b, m->device, width * sizeof *row, QN_MEM_WEIGHTS, op->err);
+    if (s == QN_OK) {
+        m->vectors[m->n_vectors++] = b;
+        s = m->backend->upload(b, 0, row, width * sizeof *row, op->err);
+    }
+    qn_free(row);
+    *out = b;
+    return s;
+}
+
+static qn_status take_experts(opener *op, qn_op *to, const qn_node *n)
+{
+    qn_model *m = op->m;
+    const qn_model_config *c = &m->config;
+    const qn_layer_weights *w = n->experts;
+    size_t layer = (size_t)to->layer, ne = c->n_experts;
+    qn_experts *e = &m->experts[layer];
+    to->experts = e;
+    if (to->kind == QN_OP_ROUTE) {
+        e->n_experts = c->n_experts;
+        e->n_active = c->n_experts_active;
+        e->norm_topk = c->norm_topk;
+        return QN_OK;
+    }
+    qn_dweight **list = m->expert_lists + layer * 3 * ne;
+    *e = (qn_experts){.n_experts = c->n_experts,
+                      .n_active = c->n_experts_active,
+                      .norm_topk = c->norm_topk,
+                      .ffn_size = c->expert_ffn_size,
+                      .gate = list,
+                      .up = list + ne,
+                      .down = list + 2 * ne,
+                      .shared_ffn_size = c->shared_ffn_size};
+    for (size_t i = 0; i < ne; i++) {
+        QN_TRY(take_new(op, &e->gate[i], &w->expert_gate[i], false));
+        QN_TRY(take_new(op, &e->up[i], &w->expert_up[i], false));
+        QN_TRY(take_new(op, &e->down[i], &w->expert_down[i], false));
+    }
+    if (to->kind != QN_OP_MOE)
+        return QN_OK;
+    QN_TRY(take_weight(op, &e->router, &w->router, false));
+    QN_TRY(take_weight(op, &e->shared_gate, &w->shared_gate, false));
+    QN_TRY(take_weight(op, &e->shared_up, &w->shared_up, false));
+    QN_TRY(take_weight(op, &e->shared_down, &w->shared_down, false));
+    return take_weight(op, &e->shared_router, &w->shared_router, false);
+}
+
+static qn_operand operand(const qn_model *m, int buf)
+{
+    if (buf < 0)
+        return (qn_operand){0};
+    const qn_plan_buf *b = &m->plan->bufs[buf];
+    return (qn_operand){.buf = m->arena, .offset = b->offset, .width = b->width};
+}
+
+static qn_status bind_ops(opener *op)
+{
+    qn_model *m = op->m;
+    const qn_plan *p = m->plan;
+    size_t arena = QN_MAX(p->arena_bytes, (size_t)64), nl = m->config.n_layers;
+    QN_TRY(m->backend->buf_new(&m->arena, m->device, arena, QN_MEM_ACTIVATIONS, op->err));
+    m->ops = qn_calloc(p->n_nodes, sizeof *m->ops, QN_MEM_MISC);
+    m->experts = qn_calloc(nl, sizeof *m->experts, QN_MEM_MISC);
+    m->n_experts = nl * 3 * m->config.n_experts;
+    m->expert_lists = qn_calloc(m->n_experts + 1, sizeof *m->expert_lists, QN_MEM_MISC);
+    if (!m->ops || !m->experts || !m->expert_lists)
+        return qn_fail_nomem(op->err, p->n_nodes * sizeof *m->ops);
+    for (size_t i = 0; i < p->n_nodes; i++) {
+        const qn_node *n = &p->nodes[i];
+        qn_op *to = &m->ops[i];
+        *to = n->op;
+        for (int k = 0; k < QN_OP_MAX_IN; k++)
+            to->in[k] = operand(m, n->in[k]);
+        to->out = operand(m, n->out);
+        for (uint32_t k = 0; k < n->op.n_w; k++)
+            QN_TRY(take_weight(op, &to->w[k], n->w[k], n->op.kind == QN_OP_EMBED));
+        QN_TRY(take_vector(op, &to->vec[0], n, 0));
+        QN_TRY(take_vector(op, &to->vec[1], n, 1));
+        if (n->experts)
+            QN_TRY(take_experts(op, to, n));
+    }
+    return QN_OK;
+}
+
+static qn_status open_steps(opener *op, const char *path)
+{
+    qn_model *m = op->m;
+    QN_TRY(qn_weights_open(&m->files, path, op->err));
+    QN_TRY(qn_model_config_read(&m->config, m->files, op->err));
+    QN_TRY(qn_bind(&m->matrices, &m->config, m->files, op->err));
+    QN_TRY(qn_plan_build(&m->plan, &m->config, m->matrices, op->err));
+    qn_pass_fold(m->plan);
+    if (!op->o->device.exact) {
+        qn_pass_prune(m->plan);
+        qn_pass_fuse(m->plan);
+    }
+    if (!qn_pass_place(m->plan, op->o->device.max_rows, op->o->max_logit_rows))
+        return qn_fail_nomem(op->err, m->plan->n_bufs);
+    QN_TRY(qn_plan_check(m->plan, op->err));
+    qn_rope_init(&m->rope, &m->config, m->matrices->rope_freqs);
+    QN_TRY(m->backend->open(&m->device, &op->o->device, op->err));
+    op->total = qn_plan_cost_of(m->plan, 1, 0, 1).matrix_bytes;
+    report(op, "loading weights");
+    return bind_ops(op);
+}
+
+qn_status qn_model_open(qn_model **out, const char *path, const qn_model_options *o, qn_err *err)
+{
+    *out = NULL;
+    qn_model *m = qn_calloc(1, sizeof *m, QN_MEM_MISC);
+    if (!m)
+        return qn_fail_nomem(err, sizeof *m);
+    m->backend = qn_backend_cpu();
+    m->max_rows = o->device.max_rows;
+    m->max_logit_rows = o->max_logit_rows;
+    opener op = {.m = m, .o = o, .err = err};
+    qn_status s = open_steps(&op, path);
+    if (s != QN_OK) {
+        qn_model_free(m);
+        return s;
+    }
+    *out = m;
+    return QN_OK;
+}
+
+qn_status qn_model_bind_kv(qn_model *m, qn_kv_view *layers, qn_err *err)
+{
+    for (size_t i = 0; i < m->plan->n_nodes; i++) {
+        qn_op *op = &m->ops[i];
+        if (op->kind == QN_OP_KV_STORE || op->kind == QN_OP_QKV_STORE ||
+            op->kind == QN_OP_ATTENTION)
+            op->kv = &layers[op->layer];
+    }
+    return m->backend->prepare(m->device, m->ops, m->plan->n_nodes, err);
+}
+
+void qn_model_free(qn_model *m)
+{
+    if (!m)
+        return;
+    for (size_t i = 0; i < m->n_taken; i++)
+        m->backend->weight_free(m->taken[i].w);
+    for (size_t i = 0; i < m->n_vectors; i++)
+        m->backend->buf_free(m->vectors[i]);
+    if (m->arena)
+        m->backend->buf_free(m->arena);
+    qn_free(m->taken);
+    qn_free(m->vectors);
+    qn_free(m->experts);
+    qn_free(m->expert_lists);
+    qn_free(m->ops);
+    if (m->device)
+        m->backend->close(m->device);
+    qn_plan_free(m->plan);
+    qn_model_weights_free(m->matrices);
+    qn_weights_free(m->files);
+    qn_free(m);
+}
+
+uint64_t qn_model_weight_bytes(const qn_model *m)
+{
+    uint64_t b = 0;
+    for (size_t i = 0; i < m->n_taken; i++)
+        b += m->backend->weight_bytes(m->taken[i].w);
+    return b;
+}
+
+const char *qn_model_main_dtype(const qn_model_weights *m, const qn_plan *p)
+{
+    double bytes[QN_N_DTYPES] = {0};
+    for (size_t i = 1; i < p->n_nodes; i++) {
+        const qn_node *n = &p->nodes[i];
+        for (uint32_t k = 0; k < n->op.n_w; k++)
+            bytes[n->w[k]->dtype] += (double)qn_weight_bytes(n->w[k]);
+        if (n->experts && n->op.kind != QN_OP_ROUTE)
+            bytes[n->experts->expert_gate[0].dtype] +=
+                (double)qn_weight_bytes(&n->experts->expert_gate[0]) * p->config->n_experts;
+    }
+    size_t best = m->embed.dtype;
+    for (size_t t = 0; t < QN_N_DTYPES; t++)
+        if (bytes[t] > bytes[best])
+            best = t;
+    return qn_dtype_get((qn_dtype)best)->name;
+}

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * model.h - a model on a device: files, config, plan, weights in the device's layout, activations.
+ *
+ * qn_model_open: files -> config -> names to matrices -> plan and passes -> weights taken by the device -> operations bound.
+ * Threads: engine thread (opening: any, before it). */
+#ifndef QN_MODEL_MODEL_H
+#define QN_MODEL_MODEL_H
+
+#include "model/plan.h"
+#include "model/rope.h"
+
+typedef struct qn_model {
+    qn_weights *files;
+    qn_model_config config;
+    qn_model_weights *matrices;
+    qn_plan *plan;
+    qn_rope rope;
+    const qn_backend *backend;
+    qn_device *device;
+    qn_op *ops; /* the plan's nodes, bound; same order */
+    qn_buf *arena;
+    /* what was taken, for freeing and for the size table */
+    struct qn_taken *taken;
+    size_t n_taken, taken_cap;
+    qn_buf **vectors;
+    size_t n_vectors, vectors_cap;
+    qn_experts *experts;
+    qn_dweight **expert_lists;
+    size_t n_experts;
+    uint32_t max_rows, max_logit_rows;
+} qn_model;
+
+typedef struct qn_model_options {
+    qn_device_config device;
+    uint32_t max_logit_rows;
+    void (*progress)(void *arg, const char *what, double done);
+    void *progress_arg;
+} qn_model_options;
+
+QN_MUST_USE qn_status qn_model_open(qn_model **out, const char *path, const qn_model_options *o,
+                                    qn_err *err);
+void qn_model_free(qn_model *m);
+/* Gives the plan's attention operations their layer of the cache. Before the first step. */
+QN_MUST_USE qn_status qn_model_bind_kv(qn_model *m, qn_kv_view *layers, qn_err *err);
+uint64_t qn_model_weight_bytes(const qn_model *m); /* resident, borrowed mappings included */
+/* The most used format of the matrices by bytes: "Q5_0". */
+const char *qn_model_main_dtype(const qn_model_weights *m, const qn_plan *p);
+
+#endif
