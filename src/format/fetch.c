@@ -7,6 +7,7 @@
  * Sources: huggingface_hub file_download.py (headers, which redirects HEAD follows); RFC 9110 14 (ranges). */
 #include "format/fetch.h"
 
+#include "base/limits.h"
 #include "base/mem.h"
 
 #include <curl/curl.h>
@@ -25,7 +26,6 @@
 
 #define N_RETRIES    5 /* of a file; */
 #define N_ASKS       3 /* of anything shorter: somebody waits for the answer */
-#define N_REDIRECTS  8
 #define CONNECT_S    15L
 #define STALL_S      30L /* without a byte: the connection is given up */
 #define RETRY_S_MAX  60
@@ -479,9 +479,9 @@ static qn_status follow(qn_fetch *f, const char *path, bool is_head, sink *k)
         if (is_head && (k->r->linked_etag[0] || !is_same_origin(to, f->endpoint)))
             break;
         bool is_down = qn_starts_with(url.p, "https:") && strncasecmp(to, "https:", 6) != 0;
-        if (i == N_REDIRECTS || is_down) {
+        if (i == QN_LIMIT_HUB_REDIRECTS || is_down) {
             s = qn_fail(k->err, QN_E_FORMAT, "%s: the hub redirects %s", k->what,
-                        is_down ? "from https to plain http" : "more than 8 times");
+                        is_down ? "from https to plain http" : "too often");
             break;
         }
         qn_str_clear(&url);

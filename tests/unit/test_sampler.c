@@ -677,7 +677,7 @@ static void test_params(void **state)
         {P(.n_logit_bias = 1), "logit_bias: 1 entries"},
         {P(.stop = empty, .n_stop = 2), "stop[1]: empty, want 1 to 256 bytes"},
         {P(.stop = null, .n_stop = 1), "stop[0]: empty"},
-        {P(.stop = too_long, .n_stop = 1), "stop[0]: more than 256 bytes, want"},
+        {P(.stop = too_long, .n_stop = 1), "stop[0]: too long, want 1 to 256 bytes"},
         {P(.stop = stop17, .n_stop = 17), "stop: 17 strings, want 0 to 16"},
         {P(.stop_ids = far_stop, .n_stop_ids = 1), "stop_ids[0]: token id 100, want 0 to 99"},
         {P(.stop_ids = low_stop, .n_stop_ids = 1), "stop_ids[0]: token id -1, want 0 to 99"},
