@@ -135,7 +135,8 @@ static void settle_names(names *l)
 static bool parse_part(const char *name, size_t *n_stem, uint64_t *part, uint64_t *n_parts)
 {
     const char *dot = strrchr(name, '.');
-    if (!dot || dot - name < PART_SUFFIX || (strcmp(dot, ".gguf") && strcmp(dot, ".safetensors")))
+    if (!dot || dot - name < PART_SUFFIX ||
+        (strcmp(dot, ".gguf") != 0 && strcmp(dot, ".safetensors") != 0))
         return false;
     const char *p = dot - PART_SUFFIX;
     *n_stem = (size_t)(p - name);

@@ -266,11 +266,11 @@ qn_status qn_sampler_fork(qn_sampler **out, const qn_sampler *s, qn_err *err)
         qn_sampler_free(f);
         return st;
     }
-    if (s->bias)
+    if (f->bias)
         memcpy(f->bias, s->bias, s->p.n_logit_bias * sizeof(*f->bias));
-    if (s->n_eos)
+    if (f->eos)
         memcpy(f->eos, s->eos, s->n_eos * sizeof(*f->eos));
-    for (size_t i = 0; i < s->n_seen; i++) {
+    for (size_t i = 0; f->seen && i < s->n_seen; i++) {
         f->seen[i] = s->seen[i];
         f->counts[s->seen[i]] = s->counts[s->seen[i]];
     }

@@ -14,6 +14,7 @@ import os
 import random
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -771,6 +772,24 @@ def test_bad_endpoints(hub):
     hub.files = tiny()
     hub.pull()
     hub.check(*hub.files)
+
+
+def test_unknown_certificate(hub):
+    """A server that nobody vouches for is not asked anything."""
+    key, cert = os.path.join(hub.home, "key.pem"), os.path.join(hub.home, "cert.pem")
+    try:
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert,
+                        "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"],
+                       check=True, stderr=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise Skip("the openssl program, which makes a certificate, is not installed")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    hub.files = tiny()
+    hub.servers[0].socket = context.wrap_socket(hub.servers[0].socket, server_side=True)
+    hub.url = hub.url.replace("http:", "https:")
+    hub.fails("certificate", HF_TOKEN="hf_secret")
+    assert not hub.requests("GET")
 
 
 class Skip(Exception):
