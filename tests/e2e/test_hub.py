@@ -501,15 +501,21 @@ def test_cut_transfer_is_resumed(hub):
     assert ranges == [None, "bytes=100000-", "bytes=170000-"], ranges
 
 
+def start_and_stop_halfway(hub, f):
+    """Starts a pull whose gated file f has come, and is written, as far as the gate."""
+    p = hub.start()
+    part = hub.blob(f) + ".incomplete"
+    while not (os.path.exists(part) and os.path.getsize(part) >= len(f.data) // 2):
+        assert p.poll() is None, p.communicate()
+        time.sleep(0.01)
+    return p
+
+
 def test_resume_after_kill(hub):
     f = File(some_bytes(4000000))
     hub.files = dict(tiny(), **{"model.safetensors": f})
     f.fault = {"gate": threading.Event()}
-    p = hub.start()
-    part = hub.blob(f) + ".incomplete"
-    while not (os.path.exists(part) and os.path.getsize(part) >= 2000000):
-        assert p.poll() is None, p.communicate()
-        time.sleep(0.01)
+    p = start_and_stop_halfway(hub, f)
     p.send_signal(signal.SIGKILL)
     p.communicate()
     f.fault["gate"].set()
@@ -525,10 +531,7 @@ def test_two_at_once(hub):
     f = File(some_bytes(400000))
     hub.files = dict(tiny(), **{"model.safetensors": f})
     f.fault = {"gate": threading.Event()}
-    p = hub.start()
-    while not os.path.exists(hub.blob(f) + ".incomplete"):
-        assert p.poll() is None, p.communicate()
-        time.sleep(0.01)
+    p = start_and_stop_halfway(hub, f)
     hub.fails("another process is downloading it")
     f.fault["gate"].set()
     out, err = p.communicate()
@@ -653,11 +656,7 @@ def test_disk_full_while_writing(hub):
                       stderr=subprocess.DEVNULL).returncode != 0:
         raise Skip("mounting a small file system is not allowed here")
     try:
-        p = hub.start()
-        part = hub.blob(f) + ".incomplete"
-        while not (os.path.exists(part) and os.path.getsize(part) >= 300000):
-            assert p.poll() is None, p.communicate()
-            time.sleep(0.01)
+        p = start_and_stop_halfway(hub, f)
         filler = os.path.join(hub.repo, "filler")
         try:
             with open(filler, "wb", buffering=0) as opened:
