@@ -733,7 +733,7 @@ static const struct {
     {"{'model':{'type':'BPE','end_of_word_suffix':'</w>'}}", "end_of_word_suffix: found \"</w>\""},
     {"{'model':{'type':'BPE'}}", "pre_tokenizer: found nothing"},
     {"{'model':{},'pre_tokenizer':{'type':'Whitespace'}}",
-     "pre_tokenizer: found {\"type\":\"Whitespace\"}"},
+     "pre_tokenizer: found {\"type\": \"Whitespace\"}"},
     {"{'model':{},'pre_tokenizer':{'type':'Sequence','pretokenizers':[]}}", "pre_tokenizer: found"},
     {"{'model':{},'pre_tokenizer':{'type':'Split','pattern':{'Regex':'\\\\w+'},'behavior':'"
      "Isolated'}}",
@@ -759,7 +759,7 @@ static const struct {
     {MODEL("{'a':0,'b':1}", "[['a','b']]") "}",
      "model.merges[0]: result 'ab' is not in the vocabulary"},
     {GOOD ",'normalizer':{'type':'NFKC'}}",
-     "normalizer: found {\"type\":\"NFKC\"}, want NFC or null"},
+     "normalizer: found {\"type\": \"NFKC\"}, want NFC or null"},
     {GOOD ",'added_tokens':{}}", "added_tokens: found {}, want an array"},
     {GOOD ",'added_tokens':[1]}", "added_tokens[0]: id: found nothing"},
     {GOOD ",'added_tokens':[{'id':-3,'content':'x'}]}", "added_tokens[0]: id: found -3"},
@@ -774,7 +774,7 @@ static const struct {
     {GOOD ",'added_tokens':[{'id':99999999,'content':'x'}]}",
      "found id 99999999, want 0..16777215"},
     {GOOD ",'post_processor':{'type':'BertProcessing'}}",
-     "post_processor: found {\"type\":\"BertProcessing\"}"},
+     "post_processor: found {\"type\": \"BertProcessing\"}"},
     {GOOD ",'post_processor':{'type':'TemplateProcessing','single':[]}}",
      "post_processor.single: found []"},
     {GOOD ",'post_processor':{'type':'TemplateProcessing','single':[{'SpecialToken':{'id':'<s>'}},{"
