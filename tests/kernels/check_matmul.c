@@ -552,7 +552,10 @@ void check_matmul(void)
                                     QN_Q5_K, QN_IQ4_NL, QN_Q2_K, QN_Q3_K, QN_F16};
     const ck_isa *isa = &ck_isas[ck_n_isas - 1];
     for (int exact = 0; exact < 2; exact++)
-        for (size_t i = 0; i < QN_COUNT(fast); i++)
+        for (size_t i = 0; i < QN_COUNT(fast); i++) {
             bench_format(isa, fast[i], exact, 4864,
                          qn_dtype_get(fast[i])->block_size == 256 ? 1024 : 896);
+            if (i < 4)
+                bench_format(isa, fast[i], exact, 896, 4864);
+        }
 }
