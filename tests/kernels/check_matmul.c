@@ -220,7 +220,7 @@ static void check_quantise(const ck_isa *isa)
     enum { BLOCKS = 7 };
     static const float odd[] = {0, 1e-40f, 1e-31f, 3e38f, INFINITY, NAN, -127.5f, 0.5f};
     for (int trial = 0; trial < 64; trial++) {
-        float x[BLOCKS * 32], scale = exp2f((float)ck_below(40) - 20);
+        float x[BLOCKS * 32], scale = exp2f((float)ck_below(160) - 120);
         for (size_t i = 0; i < QN_COUNT(x); i++)
             x[i] = trial % 4 == 1 ? (float)ck_below(255) - 127 + 0.5f : ck_normal() * scale;
         if (trial % 4 == 2)
@@ -469,6 +469,34 @@ static void check_f32(const ck_isa *isa)
     }
 }
 
+/* Sizes that cannot be had are an error. */
+static void check_limits(void)
+{
+    qn_acts *a;
+    qn_err err;
+    ck_result(qn_acts_new(&a, SIZE_MAX / 8, SIZE_MAX / 8, 2, &err) == QN_E_NOMEM && !a,
+              "qn_acts_new: a size that overflows");
+    ck_result(qn_acts_new(&a, (size_t)1 << 40, (size_t)1 << 20, 2, &err) == QN_E_NOMEM && !a,
+              "qn_acts_new: a size that cannot be had");
+    qn_acts_free(NULL);
+    qn_dweight_free(NULL);
+}
+
+/* GPTQ with an act-order that mixes groups inside 32 columns has no panels. */
+static void check_act_order(void)
+{
+    stored s = stored_new(QN_GPTQ4, 8, 128);
+    int32_t index[128];
+    qn_pack pack;
+    for (int i = 0; i < 128; i++)
+        index[i] = i % 4;
+    s.w.group_index = NULL;
+    ck_result(qn_pack_choose(&s.w, &pack), "GPTQ without act-order is packed");
+    s.w.group_index = index;
+    ck_result(!qn_pack_choose(&s.w, &pack), "GPTQ with act-order is not packed");
+    stored_free(&s);
+}
+
 /* ---- speed ---- */
 
 enum {
@@ -546,6 +574,8 @@ void check_matmul(void)
         check_f32(isa);
         check_formats(isa);
     }
+    check_limits();
+    check_act_order();
     if (!ck_is_bench)
         return;
     static const qn_dtype fast[] = {QN_Q5_0, QN_Q8_0,   QN_Q6_K, QN_Q4_K, QN_Q4_0,
