@@ -154,6 +154,25 @@ static void rope(float *x, const float *cos_sin, size_t dim)
     }
 }
 
+/* 4 pairs a vector: even lanes a c - b s, odd lanes b c + a s. */
+static void rope_adjacent(float *x, const float *cos_sin, size_t dim)
+{
+    size_t half = dim / 2, i = 0;
+    const float *sin = cos_sin + half;
+    for (; i + 4 <= half; i += 4) {
+        __m256 v = _mm256_loadu_ps(x + 2 * i), swapped = _mm256_permute_ps(v, 0xb1);
+        __m128 c4 = _mm_loadu_ps(cos_sin + i), s4 = _mm_loadu_ps(sin + i);
+        __m256 c = _mm256_set_m128(_mm_unpackhi_ps(c4, c4), _mm_unpacklo_ps(c4, c4));
+        __m256 s = _mm256_set_m128(_mm_unpackhi_ps(s4, s4), _mm_unpacklo_ps(s4, s4));
+        _mm256_storeu_ps(x + 2 * i, _mm256_fmaddsub_ps(v, c, _mm256_mul_ps(swapped, s)));
+    }
+    for (; i < half; i++) {
+        float a = x[2 * i], b = x[2 * i + 1];
+        x[2 * i] = a * cos_sin[i] - b * sin[i];
+        x[2 * i + 1] = b * cos_sin[i] + a * sin[i];
+    }
+}
+
 static void softmax(float *x, size_t n)
 {
     __m256 vm = _mm256_set1_ps(-INFINITY), vs = _mm256_setzero_ps();
@@ -239,6 +258,7 @@ void qn_rows_init_avx2(qn_kernels *k)
     k->silu_mul = silu_mul;
     k->rmsnorm = rmsnorm;
     k->rope = rope;
+    k->rope_adjacent = rope_adjacent;
     k->softmax = softmax;
     k->to_f16 = to_f16;
     k->attn_softmax = attn_softmax;
