@@ -206,6 +206,22 @@ typedef bool (*qn_hidden_fn)(void *arg, int layer, size_t pos, const float *hidd
 QN_API qn_status qn_score(qn_engine *e, const int32_t *ids, size_t n_ids, size_t chunk,
                           qn_logits_fn on_logits, qn_hidden_fn on_hidden, void *arg, qn_err *err);
 
+/* ---- measuring ---- */
+
+typedef struct qn_bench_spec {
+    int n_prefill; /* prompt tokens timed, of one sequence */
+    int n_decode;  /* tokens decoded one by one, for each of `batch` sequences together */
+    int depth;     /* tokens already in the cache */
+    int batch;
+} qn_bench_spec;
+
+typedef struct qn_bench_result {
+    double prefill_ms, decode_ms; /* 0 where nothing was asked for */
+} qn_bench_result;
+
+/* Runs the model on random tokens without sampling, once. The engine must be idle. */
+QN_API qn_status qn_bench(qn_engine *e, const qn_bench_spec *spec, qn_bench_result *out, qn_err *err);
+
 #ifdef __cplusplus
 }
 #endif

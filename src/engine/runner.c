@@ -4,8 +4,8 @@
 
 #include <string.h>
 
-qn_status qn_runner_new(qn_runner **out, qn_model *m, uint32_t n_blocks, uint32_t max_seqs, uint32_t max_ctx, qn_dtype kv_dtype,
-                        qn_err *err)
+qn_status qn_runner_new(qn_runner **out, qn_model *m, uint32_t n_blocks, uint32_t max_seqs,
+                        uint32_t max_ctx, qn_dtype kv_dtype, qn_err *err)
 {
     const qn_model_config *c = &m->config;
     *out = NULL;
@@ -22,16 +22,18 @@ qn_status qn_runner_new(qn_runner **out, qn_model *m, uint32_t n_blocks, uint32_
     r->positions = qn_alloc_array(rows, sizeof *r->positions, QN_MEM_ACTIVATIONS);
     r->slots = qn_alloc_array(rows, sizeof *r->slots, QN_MEM_ACTIVATIONS);
     r->row_begin = qn_alloc_array((size_t)max_seqs + 1, sizeof *r->row_begin, QN_MEM_ACTIVATIONS);
-    r->block_tables = qn_alloc_array((size_t)max_seqs * r->max_blocks, sizeof *r->block_tables, QN_MEM_ACTIVATIONS);
+    r->block_tables = qn_alloc_array((size_t)max_seqs * r->max_blocks, sizeof *r->block_tables,
+                                     QN_MEM_ACTIVATIONS);
     r->logit_rows = qn_alloc_array(r->max_logit_rows, sizeof *r->logit_rows, QN_MEM_ACTIVATIONS);
     r->rope = qn_alloc_array(rows * c->rope_dim, sizeof *r->rope, QN_MEM_ACTIVATIONS);
     r->q_scale = qn_alloc_array(rows, sizeof *r->q_scale, QN_MEM_ACTIVATIONS);
-    r->logits = qn_alloc_array((size_t)r->max_logit_rows * c->n_vocab, sizeof *r->logits, QN_MEM_ACTIVATIONS);
+    r->logits = qn_alloc_array((size_t)r->max_logit_rows * c->n_vocab, sizeof *r->logits,
+                               QN_MEM_ACTIVATIONS);
     r->hidden = qn_alloc_array(rows * c->hidden_size, sizeof *r->hidden, QN_MEM_ACTIVATIONS);
     qn_kv_shape shape = {c->n_layers, c->n_kv_heads, c->head_dim, kv_dtype};
     qn_status s = QN_OK;
-    if (!r->token_ids || !r->positions || !r->slots || !r->row_begin || !r->block_tables || !r->logit_rows || !r->rope ||
-        !r->q_scale || !r->logits || !r->hidden)
+    if (!r->token_ids || !r->positions || !r->slots || !r->row_begin || !r->block_tables ||
+        !r->logit_rows || !r->rope || !r->q_scale || !r->logits || !r->hidden)
         s = qn_fail_nomem(err, (size_t)r->max_logit_rows * c->n_vocab * sizeof *r->logits);
     if (s == QN_OK)
         s = qn_kv_cache_new(&r->kv, m->backend, m->device, &shape, n_blocks, err);
@@ -76,7 +78,8 @@ static void add_rows(qn_runner *r, const qn_run_seq *q, uint32_t row)
         r->token_ids[row] = q->tokens[pos];
         r->positions[row] = (int32_t)pos;
         r->slots[row] = (uint32_t)q->blocks[pos / QN_KV_BLOCK] * QN_KV_BLOCK + pos % QN_KV_BLOCK;
-        qn_rope_row(rope, q->rope->inv_freq, q->rope->factor, pos, r->rope + (size_t)row * rope->dim);
+        qn_rope_row(rope, q->rope->inv_freq, q->rope->factor, pos,
+                    r->rope + (size_t)row * rope->dim);
         r->q_scale[row] = qn_rope_q_scale(rope, pos);
         if (i + q->n_logits >= q->n_new)
             r->logit_rows[r->n_logit_rows++] = row;
@@ -116,12 +119,14 @@ static qn_status tap_node(qn_runner *r, const qn_op *op, int layer, const qn_tap
     size_t n = op->on_logit_rows ? r->n_logit_rows : r->batch.n_rows;
     if (op->kind == QN_OP_GATHER || !n)
         return QN_OK;
-    QN_TRY(r->model->backend->download(r->hidden, op->out.buf, op->out.offset, n * op->out.width * sizeof(float), err));
+    QN_TRY(r->model->backend->download(r->hidden, op->out.buf, op->out.offset,
+                                       n * op->out.width * sizeof(float), err));
     tap->fn(tap->arg, layer, r->hidden, n, op->out.width);
     return QN_OK;
 }
 
-qn_status qn_runner_step(qn_runner *r, const qn_run_seq *seqs, uint32_t n_seqs, const qn_tap *tap, qn_err *err)
+qn_status qn_runner_step(qn_runner *r, const qn_run_seq *seqs, uint32_t n_seqs, const qn_tap *tap,
+                         qn_err *err)
 {
     qn_model *m = r->model;
     size_t rows = 0, logit_rows = 0;
@@ -129,7 +134,8 @@ qn_status qn_runner_step(qn_runner *r, const qn_run_seq *seqs, uint32_t n_seqs, 
         rows += seqs[s].n_new;
         logit_rows += QN_MIN(seqs[s].n_logits, seqs[s].n_new);
     }
-    QN_ASSERT(n_seqs && n_seqs <= r->max_seqs && rows <= r->max_rows && logit_rows <= r->max_logit_rows);
+    QN_ASSERT(n_seqs && n_seqs <= r->max_seqs && rows <= r->max_rows &&
+              logit_rows <= r->max_logit_rows);
     prepare(r, seqs, n_seqs);
     for (size_t i = 0; i < m->plan->n_nodes; i++) {
         const qn_op *op = &m->ops[i];

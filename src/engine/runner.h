@@ -28,7 +28,8 @@ typedef struct qn_runner {
     qn_model *model;
     qn_kv_cache *kv;
     uint32_t max_rows, max_seqs, max_blocks, max_logit_rows;
-    float *logits; /* [max_logit_rows, n_vocab] of the last step, rows in the order of the sequences */
+    float *
+        logits; /* [max_logit_rows, n_vocab] of the last step, rows in the order of the sequences */
     uint32_t n_logit_rows;
     float *hidden; /* one hidden state, for taps */
     qn_batch batch;
@@ -38,7 +39,8 @@ typedef struct qn_runner {
 } qn_runner;
 
 /* max_ctx bounds the block tables. */
-QN_MUST_USE qn_status qn_runner_new(qn_runner **out, qn_model *m, uint32_t n_blocks, uint32_t max_seqs, uint32_t max_ctx, qn_dtype kv_dtype,
+QN_MUST_USE qn_status qn_runner_new(qn_runner **out, qn_model *m, uint32_t n_blocks,
+                                    uint32_t max_seqs, uint32_t max_ctx, qn_dtype kv_dtype,
                                     qn_err *err);
 void qn_runner_free(qn_runner *r);
 void qn_seq_rope_init(qn_seq_rope *s, const qn_rope *r, qn_rope_scaling mode, uint32_t len);
@@ -49,6 +51,7 @@ typedef struct qn_tap {
     void (*fn)(void *arg, int layer, const float *rows, size_t n, size_t width);
     void *arg;
 } qn_tap;
-QN_MUST_USE qn_status qn_runner_step(qn_runner *r, const qn_run_seq *seqs, uint32_t n_seqs, const qn_tap *tap, qn_err *err);
+QN_MUST_USE qn_status qn_runner_step(qn_runner *r, const qn_run_seq *seqs, uint32_t n_seqs,
+                                     const qn_tap *tap, qn_err *err);
 
 #endif

@@ -13,8 +13,8 @@ size_t qn_kv_block_bytes(const qn_kv_shape *s)
     return 2 * s->n_layers * one_block(s);
 }
 
-qn_status qn_kv_cache_new(qn_kv_cache **out, const qn_backend *b, qn_device *d, const qn_kv_shape *s,
-                          uint32_t n_blocks, qn_err *err)
+qn_status qn_kv_cache_new(qn_kv_cache **out, const qn_backend *b, qn_device *d,
+                          const qn_kv_shape *s, uint32_t n_blocks, qn_err *err)
 {
     *out = NULL;
     size_t bytes;
@@ -23,7 +23,8 @@ qn_status qn_kv_cache_new(qn_kv_cache **out, const qn_backend *b, qn_device *d, 
     qn_kv_cache *c = qn_calloc(1, sizeof *c, QN_MEM_KV);
     if (!c)
         return qn_fail_nomem(err, sizeof *c);
-    *c = (qn_kv_cache){.backend = b, .n_layers = s->n_layers, .n_blocks = n_blocks, .block_bytes = one_block(s)};
+    *c = (qn_kv_cache){
+        .backend = b, .n_layers = s->n_layers, .n_blocks = n_blocks, .block_bytes = one_block(s)};
     c->layers = qn_calloc(s->n_layers, sizeof *c->layers, QN_MEM_KV);
     c->staging = qn_alloc(c->block_bytes, QN_MEM_KV);
     qn_status st = c->layers && c->staging ? QN_OK : qn_fail_nomem(err, c->block_bytes);

@@ -27,10 +27,11 @@ typedef struct qn_kv_shape {
 } qn_kv_shape;
 
 size_t qn_kv_block_bytes(const qn_kv_shape *s); /* K and V of all layers, one block */
-QN_MUST_USE qn_status qn_kv_cache_new(qn_kv_cache **out, const qn_backend *b, qn_device *d, const qn_kv_shape *s, uint32_t n_blocks,
-                                      qn_err *err);
+QN_MUST_USE qn_status qn_kv_cache_new(qn_kv_cache **out, const qn_backend *b, qn_device *d,
+                                      const qn_kv_shape *s, uint32_t n_blocks, qn_err *err);
 void qn_kv_cache_free(qn_kv_cache *c);
 /* Copies a block in every layer. */
-QN_MUST_USE qn_status qn_kv_cache_copy_block(qn_kv_cache *c, uint32_t to, uint32_t from, qn_err *err);
+QN_MUST_USE qn_status qn_kv_cache_copy_block(qn_kv_cache *c, uint32_t to, uint32_t from,
+                                             qn_err *err);
 
 #endif

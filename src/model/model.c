@@ -20,7 +20,8 @@ typedef struct opener {
 static void report(const opener *op, const char *what)
 {
     if (op->o->progress)
-        op->o->progress(op->o->progress_arg, what, op->total > 0 ? QN_MIN(op->done / op->total, 1.0) : 0);
+        op->o->progress(op->o->progress_arg, what,
+                        op->total > 0 ? QN_MIN(op->done / op->total, 1.0) : 0);
 }
 
 static qn_status take_new(opener *op, qn_dweight **out, const qn_weight *view, bool for_embed)
@@ -64,7 +65,8 @@ static qn_status take_vector(opener *op, const qn_buf **out, const qn_node *n, i
     if (!any)
         return QN_OK;
     float *row = qn_calloc(width, sizeof *row, QN_MEM_MISC);
-    if (!row || !qn_grow(&m->vectors, &m->vectors_cap, m->n_vectors + 1, sizeof *m->vectors, QN_MEM_WEIGHTS)) {
+    if (!row || !qn_grow(&m->vectors, &m->vectors_cap, m->n_vectors + 1, sizeof *m->vectors,
+                         QN_MEM_WEIGHTS)) {
         qn_free(row);
         return qn_fail_nomem(op->err, width * sizeof *row);
     }
@@ -201,7 +203,8 @@ qn_status qn_model_bind_kv(qn_model *m, qn_kv_view *layers, qn_err *err)
 {
     for (size_t i = 0; i < m->plan->n_nodes; i++) {
         qn_op *op = &m->ops[i];
-        if (op->kind == QN_OP_KV_STORE || op->kind == QN_OP_QKV_STORE || op->kind == QN_OP_ATTENTION)
+        if (op->kind == QN_OP_KV_STORE || op->kind == QN_OP_QKV_STORE ||
+            op->kind == QN_OP_ATTENTION)
             op->kv = &layers[op->layer];
     }
     return m->backend->prepare(m->device, m->ops, m->plan->n_nodes, err);

@@ -37,7 +37,8 @@ typedef struct qn_model_options {
     void *progress_arg;
 } qn_model_options;
 
-QN_MUST_USE qn_status qn_model_open(qn_model **out, const char *path, const qn_model_options *o, qn_err *err);
+QN_MUST_USE qn_status qn_model_open(qn_model **out, const char *path, const qn_model_options *o,
+                                    qn_err *err);
 void qn_model_free(qn_model *m);
 /* Gives the plan's attention operations their layer of the cache. Before the first step. */
 QN_MUST_USE qn_status qn_model_bind_kv(qn_model *m, qn_kv_view *layers, qn_err *err);

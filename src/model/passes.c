@@ -86,8 +86,8 @@ void qn_pass_fold(qn_plan *p)
     const qn_weight *embed = p->nodes[0].w[0];
     for (size_t i = 1; i < p->n_nodes; i++) {
         qn_node *n = &p->nodes[i];
-        if (n->op.kind == QN_OP_LINEAR && n->w[0]->data == embed->data && n->w[0]->dtype == embed->dtype &&
-            n->w[0]->row0 == embed->row0)
+        if (n->op.kind == QN_OP_LINEAR && n->w[0]->data == embed->data &&
+            n->w[0]->dtype == embed->dtype && n->w[0]->row0 == embed->row0)
             n->w[0] = embed;
         if (n->op.kind == QN_OP_BIAS && is_zero(n->vec[1][0])) {
             redirect(p, n->out, n->in[0]);
@@ -119,7 +119,8 @@ void qn_pass_prune(qn_plan *p)
             if (b != attn && made && made < &p->nodes[at])
                 x = b;
         }
-    if (x < 0 || !qn_grow(&p->nodes, &p->nodes_cap, p->n_nodes + 2, sizeof *p->nodes, QN_MEM_MISC) ||
+    if (x < 0 ||
+        !qn_grow(&p->nodes, &p->nodes_cap, p->n_nodes + 2, sizeof *p->nodes, QN_MEM_MISC) ||
         !qn_grow(&p->bufs, &p->bufs_cap, p->n_bufs + 2, sizeof *p->bufs, QN_MEM_MISC))
         return;
     qn_node g = p->nodes[gather];
@@ -199,8 +200,9 @@ static void fuse_swiglu(qn_plan *p, qn_node *n)
 static void fuse_norm(qn_plan *p, qn_node *n)
 {
     qn_node *r = producer(p, n->in[0]);
-    if (!r || r->op.kind != QN_OP_RMSNORM || r->tap >= 0 || r->op.norm_size != p->bufs[r->out].width ||
-        consumer(p, r->out) != n || n->op.fuse & QN_FUSE_NORM)
+    if (!r || r->op.kind != QN_OP_RMSNORM || r->tap >= 0 ||
+        r->op.norm_size != p->bufs[r->out].width || consumer(p, r->out) != n ||
+        n->op.fuse & QN_FUSE_NORM)
         return;
     n->op.fuse |= QN_FUSE_NORM;
     n->in[0] = r->in[0];
@@ -209,7 +211,8 @@ static void fuse_norm(qn_plan *p, qn_node *n)
 }
 
 /* Follows one of q, k back to its product, noting norm, rope and log-n scaling on the way. */
-static qn_node *chain_start(qn_plan *p, int buf, qn_node *chain[4], size_t *n_chain, const qn_weight **norm)
+static qn_node *chain_start(qn_plan *p, int buf, qn_node *chain[4], size_t *n_chain,
+                            const qn_weight **norm)
 {
     for (*n_chain = 0; *n_chain < 4;) {
         qn_node *n = producer(p, buf);
@@ -239,10 +242,12 @@ static void fuse_qkv(qn_plan *p, size_t at)
     qn_node *q = chain_start(p, att->in[0], chain[0], &n_chain[0], &norm[0]);
     qn_node *k = chain_start(p, store->in[0], chain[1], &n_chain[1], &norm[1]);
     qn_node *v = producer(p, store->in[1]);
-    if (!q || !k || !v || v->op.kind != QN_OP_LINEAR || q->in[0] != k->in[0] || q->in[0] != v->in[0])
+    if (!q || !k || !v || v->op.kind != QN_OP_LINEAR || q->in[0] != k->in[0] ||
+        q->in[0] != v->in[0])
         return;
     uint32_t fuse = q->op.fuse;
-    if ((fuse & ~(uint32_t)QN_FUSE_BIAS) || k->op.fuse != fuse || v->op.fuse != fuse || !norm[0] != !norm[1])
+    if ((fuse & ~(uint32_t)QN_FUSE_BIAS) || k->op.fuse != fuse || v->op.fuse != fuse ||
+        !norm[0] != !norm[1])
         return;
     qn_node *part[3] = {q, k, v};
     size_t width = 0;
@@ -342,7 +347,9 @@ static void measure(const qn_plan *p, life *l, size_t max_rows, size_t max_logit
 {
     for (size_t b = 0; b < p->n_bufs; b++) {
         size_t rows = p->bufs[b].on_logit_rows ? max_logit_rows : max_rows;
-        l[b] = (life){.first = SIZE_MAX, .bytes = QN_ROUND_UP(rows * p->bufs[b].width * 4, (size_t)64), .root = (int)b};
+        l[b] = (life){.first = SIZE_MAX,
+                      .bytes = QN_ROUND_UP(rows * p->bufs[b].width * 4, (size_t)64),
+                      .root = (int)b};
     }
     for (size_t i = 0; i < p->n_nodes; i++) {
         const qn_node *n = &p->nodes[i];
@@ -367,7 +374,8 @@ static size_t fit(const qn_plan *p, const life *l, const bool *placed, size_t b)
         moved = false;
         for (size_t o = 0; o < p->n_bufs; o++) {
             bool together = placed[o] && l[o].first <= l[b].last && l[b].first <= l[o].last;
-            if (together && at < p->bufs[o].offset + l[o].bytes && p->bufs[o].offset < at + l[b].bytes) {
+            if (together && at < p->bufs[o].offset + l[o].bytes &&
+                p->bufs[o].offset < at + l[b].bytes) {
                 at = p->bufs[o].offset + l[o].bytes;
                 moved = true;
             }

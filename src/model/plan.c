@@ -16,11 +16,13 @@
 
 static int new_buf(qn_plan *p, const char *name, size_t width, bool on_logit_rows)
 {
-    if (p->failed || !qn_grow(&p->bufs, &p->bufs_cap, p->n_bufs + 1, sizeof *p->bufs, QN_MEM_MISC)) {
+    if (p->failed ||
+        !qn_grow(&p->bufs, &p->bufs_cap, p->n_bufs + 1, sizeof *p->bufs, QN_MEM_MISC)) {
         p->failed = true;
         return -1;
     }
-    p->bufs[p->n_bufs] = (qn_plan_buf){.name = name, .width = (uint32_t)width, .on_logit_rows = on_logit_rows};
+    p->bufs[p->n_bufs] =
+        (qn_plan_buf){.name = name, .width = (uint32_t)width, .on_logit_rows = on_logit_rows};
     return (int)p->n_bufs++;
 }
 
@@ -32,7 +34,8 @@ static qn_node *add(qn_plan *p, qn_op_kind kind, int layer, const char *name, si
     gathered = gathered || kind == QN_OP_GATHER;
     int out = width ? new_buf(p, name, width, gathered) : -1;
     qn_node *n = &scrap;
-    if (!p->failed && qn_grow(&p->nodes, &p->nodes_cap, p->n_nodes + 1, sizeof *p->nodes, QN_MEM_MISC))
+    if (!p->failed &&
+        qn_grow(&p->nodes, &p->nodes_cap, p->n_nodes + 1, sizeof *p->nodes, QN_MEM_MISC))
         n = &p->nodes[p->n_nodes++];
     else
         p->failed = true;
@@ -55,7 +58,8 @@ static int rmsnorm(qn_plan *p, int layer, const char *name, int x, size_t width,
 }
 
 /* x·wᵀ, and the bias as an operation of its own. */
-static int linear(qn_plan *p, int layer, const char *name, int x, const qn_weight *w, const qn_weight *bias)
+static int linear(qn_plan *p, int layer, const char *name, int x, const qn_weight *w,
+                  const qn_weight *bias)
 {
     qn_node *n = add(p, QN_OP_LINEAR, layer, name, w->rows);
     n->in[0] = x;
@@ -71,7 +75,8 @@ static int linear(qn_plan *p, int layer, const char *name, int x, const qn_weigh
     return n->out;
 }
 
-static int binary(qn_plan *p, qn_op_kind kind, int layer, const char *name, size_t width, int a, int b)
+static int binary(qn_plan *p, qn_op_kind kind, int layer, const char *name, size_t width, int a,
+                  int b)
 {
     qn_node *n = add(p, kind, layer, name, width);
     n->in[0] = a;
@@ -90,7 +95,8 @@ static void set_heads(const qn_plan *p, qn_op *op, uint32_t n_heads)
 }
 
 /* qk-norm and rope of q (or k). */
-static int rotate(qn_plan *p, int layer, const char *name, int x, uint32_t n_heads, const qn_weight *norm)
+static int rotate(qn_plan *p, int layer, const char *name, int x, uint32_t n_heads,
+                  const qn_weight *norm)
 {
     const qn_model_config *c = p->config;
     size_t width = (size_t)n_heads * c->head_dim;
@@ -131,7 +137,8 @@ static int attention(qn_plan *p, int layer, const qn_layer_weights *w, int x)
     return binary(p, QN_OP_ADD, layer, "x", c->hidden_size, x, o);
 }
 
-static int swiglu(qn_plan *p, int layer, int h, const qn_weight *gate, const qn_weight *up, const qn_weight *down)
+static int swiglu(qn_plan *p, int layer, int h, const qn_weight *gate, const qn_weight *up,
+                  const qn_weight *down)
 {
     int g = linear(p, layer, "gate", h, gate, NULL);
     int u = linear(p, layer, "up", h, up, NULL);
@@ -175,7 +182,8 @@ static int dense(qn_plan *p, int layer, const qn_layer_weights *w, int h)
     return linear(p, layer, "ffn_out", a, &w->down, &w->down_bias);
 }
 
-qn_status qn_plan_build(qn_plan **out, const qn_model_config *c, const qn_model_weights *m, qn_err *err)
+qn_status qn_plan_build(qn_plan **out, const qn_model_config *c, const qn_model_weights *m,
+                        qn_err *err)
 {
     *out = NULL;
     qn_plan *p = qn_calloc(1, sizeof *p, QN_MEM_MISC);
@@ -234,7 +242,8 @@ static qn_status check_linear(const qn_plan *p, size_t i, qn_err *err)
     const qn_node *n = &p->nodes[i];
     for (uint32_t k = 0; k < n->op.n_w; k++)
         if (n->w[k]->cols != p->bufs[n->in[0]].width)
-            return qn_fail(err, QN_E_INTERNAL, "plan: node %zu: input is %u wide, weight has %zu columns", i,
+            return qn_fail(err, QN_E_INTERNAL,
+                           "plan: node %zu: input is %u wide, weight has %zu columns", i,
                            p->bufs[n->in[0]].width, n->w[k]->cols);
     if (out_width(n) != p->bufs[n->out].width)
         return qn_fail(err, QN_E_INTERNAL, "plan: node %zu: output is %u wide, weights give %zu", i,
@@ -255,10 +264,12 @@ qn_status qn_plan_check(const qn_plan *p, qn_err *err)
             continue;
         for (int k = 0; k < QN_OP_MAX_IN; k++)
             if (n->in[k] >= 0 && !defined[n->in[k]])
-                s = qn_fail(err, QN_E_INTERNAL, "plan: node %zu (%s) reads '%s' before it is written", i,
+                s = qn_fail(err, QN_E_INTERNAL,
+                            "plan: node %zu (%s) reads '%s' before it is written", i,
                             qn_op_kind_name(n->op.kind), p->bufs[n->in[k]].name);
         if (n->out >= 0 && defined[n->out])
-            s = qn_fail(err, QN_E_INTERNAL, "plan: node %zu writes '%s' twice", i, p->bufs[n->out].name);
+            s = qn_fail(err, QN_E_INTERNAL, "plan: node %zu writes '%s' twice", i,
+                        p->bufs[n->out].name);
         if (n->out >= 0)
             defined[n->out] = true;
         gathered = gathered || n->op.kind == QN_OP_GATHER;
@@ -319,8 +330,9 @@ static double attended(const qn_node *n, double rows, double depth, bool last_on
     return total;
 }
 
-void qn_node_cost(const qn_plan *p, const qn_node *n, size_t n_rows, size_t depth, size_t n_logit_rows,
-                  double *flops, double *weight_bytes, double *activation_bytes)
+void qn_node_cost(const qn_plan *p, const qn_node *n, size_t n_rows, size_t depth,
+                  size_t n_logit_rows, double *flops, double *weight_bytes,
+                  double *activation_bytes)
 {
     double rows = (double)(n->op.on_logit_rows ? n_logit_rows : n_rows);
     double width = n->out >= 0 ? p->bufs[n->out].width : 0, f = 0, b = 0;
@@ -396,8 +408,8 @@ static double resident(const qn_plan *p, size_t i)
         for (size_t k = 0; k < QN_COUNT(one); k++)
             b += (double)qn_weight_bytes(one[k]) * p->config->n_experts;
         if (n->op.kind == QN_OP_MOE) {
-            const qn_weight *shared[] = {&w->router, &w->shared_gate, &w->shared_up, &w->shared_down,
-                                         &w->shared_router};
+            const qn_weight *shared[] = {&w->router, &w->shared_gate, &w->shared_up,
+                                         &w->shared_down, &w->shared_router};
             for (size_t k = 0; k < QN_COUNT(shared); k++)
                 b += shared[k]->data ? (double)qn_weight_bytes(shared[k]) : 0;
         }
@@ -413,10 +425,12 @@ qn_plan_cost qn_plan_cost_of(const qn_plan *p, size_t n_rows, size_t depth, size
         if (n->dead)
             continue;
         c.n_ops++;
-        qn_node_cost(p, n, n_rows, depth, n_logit_rows, &c.flops, &c.weight_bytes, &c.activation_bytes);
+        qn_node_cost(p, n, n_rows, depth, n_logit_rows, &c.flops, &c.weight_bytes,
+                     &c.activation_bytes);
         c.matrix_bytes += resident(p, i);
         if (n->out >= 0)
-            c.buffer_bytes += 4.0 * p->bufs[n->out].width * (double)(n->op.on_logit_rows ? n_logit_rows : n_rows);
+            c.buffer_bytes +=
+                4.0 * p->bufs[n->out].width * (double)(n->op.on_logit_rows ? n_logit_rows : n_rows);
     }
     if (p->arena_bytes)
         c.buffer_bytes = (double)p->arena_bytes;

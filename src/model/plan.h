@@ -27,12 +27,12 @@ typedef struct qn_plan_buf {
 } qn_plan_buf;
 
 typedef struct qn_node {
-    qn_op op;                   /* attributes now; operands and device weights when bound */
-    int in[QN_OP_MAX_IN], out;  /* buffer ids, -1: none (KV_STORE has no output) */
-    bool in_place;              /* out must share in[0]'s memory */
+    qn_op op;                  /* attributes now; operands and device weights when bound */
+    int in[QN_OP_MAX_IN], out; /* buffer ids, -1: none (KV_STORE has no output) */
+    bool in_place;             /* out must share in[0]'s memory */
     const qn_weight *w[QN_OP_MAX_W];
     const qn_weight *vec[2][QN_PLAN_MAX_VEC_PARTS]; /* parts side by side */
-    const qn_layer_weights *experts; /* EXPERTS, MOE */
+    const qn_layer_weights *experts;                /* EXPERTS, MOE */
     int tap; /* this output is hidden state number tap (0: embedding ... n_layers + 1: final norm); -1 */
     bool dead;
 } qn_node;
@@ -48,13 +48,18 @@ typedef struct qn_plan {
 } qn_plan;
 
 /* The plain plan. Views in c and m are borrowed for the plan's life. */
-QN_MUST_USE qn_status qn_plan_build(qn_plan **out, const qn_model_config *c, const qn_model_weights *m, qn_err *err);
+QN_MUST_USE qn_status qn_plan_build(qn_plan **out, const qn_model_config *c,
+                                    const qn_model_weights *m, qn_err *err);
 void qn_plan_free(qn_plan *p);
 QN_MUST_USE qn_status qn_plan_check(const qn_plan *p, qn_err *err);
 
 /* Passes; each returns what it removed or saved through qn_plan_cost before and after. */
-void qn_pass_fold(qn_plan *p);  /* what is constant: biases of zeros, sums with nothing; tied matrices become one */
-void qn_pass_fuse(qn_plan *p);  /* norm, bias, residual, SwiGLU into products; q|k|v with rope and store; experts */
+void qn_pass_fold(
+    qn_plan
+        *p); /* what is constant: biases of zeros, sums with nothing; tied matrices become one */
+void qn_pass_fuse(
+    qn_plan
+        *p); /* norm, bias, residual, SwiGLU into products; q|k|v with rope and store; experts */
 void qn_pass_prune(qn_plan *p); /* after the last attention only the rows whose logits are wanted */
 /* Memory by liveness. max_logit_rows rows for what follows GATHER. False: too big. */
 bool qn_pass_place(qn_plan *p, size_t max_rows, size_t max_logit_rows);
@@ -62,15 +67,16 @@ bool qn_pass_place(qn_plan *p, size_t max_rows, size_t max_logit_rows);
 /* What one step costs: n_rows tokens of one sequence after `depth` computed ones, logits of n_logit_rows. */
 typedef struct qn_plan_cost {
     size_t n_ops;
-    double flops;             /* multiply and add counted as two */
-    double weight_bytes;      /* read once a step */
-    double activation_bytes;  /* read and written between operations */
-    double buffer_bytes;      /* memory of all buffers, without reuse; after place: the arena */
-    double matrix_bytes;      /* distinct matrices resident */
+    double flops;            /* multiply and add counted as two */
+    double weight_bytes;     /* read once a step */
+    double activation_bytes; /* read and written between operations */
+    double buffer_bytes;     /* memory of all buffers, without reuse; after place: the arena */
+    double matrix_bytes;     /* distinct matrices resident */
 } qn_plan_cost;
 qn_plan_cost qn_plan_cost_of(const qn_plan *p, size_t n_rows, size_t depth, size_t n_logit_rows);
 /* FLOPs and bytes of one node of that step. */
-void qn_node_cost(const qn_plan *p, const qn_node *n, size_t n_rows, size_t depth, size_t n_logit_rows, double *flops,
-                  double *weight_bytes, double *activation_bytes);
+void qn_node_cost(const qn_plan *p, const qn_node *n, size_t n_rows, size_t depth,
+                  size_t n_logit_rows, double *flops, double *weight_bytes,
+                  double *activation_bytes);
 
 #endif

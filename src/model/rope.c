@@ -30,7 +30,8 @@ static void yarn(qn_rope *r, const qn_model_config *c)
         float ramp = ((float)i - (float)low) / (float)(high - low);
         ramp = fminf(fmaxf(ramp, 0), 1);
         float keep = 1 - ramp;
-        float interpolated = 1.0f / (c->yarn_factor * powf(r->theta, (float)(2 * i) / (float)r->dim));
+        float interpolated =
+            1.0f / (c->yarn_factor * powf(r->theta, (float)(2 * i) / (float)r->dim));
         r->scaled[i] = interpolated * (1 - keep) + r->native[i] * keep;
     }
     r->attention_factor = c->yarn_attention_factor;

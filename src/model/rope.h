@@ -22,7 +22,7 @@ typedef struct qn_rope_choice {
 } qn_rope_choice;
 
 typedef struct qn_rope {
-    uint32_t dim;         /* rotated dimensions of a head */
+    uint32_t dim;          /* rotated dimensions of a head */
     uint32_t original_ctx; /* longest sequence that needs no scaling; 0: no scaling in the config */
     float theta;
     float native[QN_MAX_ROPE_DIM / 2], scaled[QN_MAX_ROPE_DIM / 2];

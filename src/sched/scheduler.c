@@ -4,10 +4,13 @@
 
 #include "base/mem.h"
 
-void qn_scheduler_init(qn_scheduler *s, qn_block_pool *pool, uint32_t block_size, uint32_t max_batch_tokens, uint32_t max_seqs)
+void qn_scheduler_init(qn_scheduler *s, qn_block_pool *pool, uint32_t block_size,
+                       uint32_t max_batch_tokens, uint32_t max_seqs)
 {
-    *s = (qn_scheduler){
-        .pool = pool, .block_size = block_size, .max_batch_tokens = max_batch_tokens, .max_seqs = max_seqs};
+    *s = (qn_scheduler){.pool = pool,
+                        .block_size = block_size,
+                        .max_batch_tokens = max_batch_tokens,
+                        .max_seqs = max_seqs};
 }
 
 void qn_scheduler_fini(qn_scheduler *s)
@@ -38,8 +41,9 @@ qn_status qn_scheduler_add(qn_scheduler *s, qn_sched_seq *q, uint32_t max_tokens
 {
     size_t room = qn_block_pool_n_blocks(s->pool) * (size_t)s->block_size;
     if (max_tokens > room)
-        return qn_fail(err, QN_E_TOO_LONG, "the request may need %u tokens of K/V cache, there is room for %zu", max_tokens,
-                       room);
+        return qn_fail(err, QN_E_TOO_LONG,
+                       "the request may need %u tokens of K/V cache, there is room for %zu",
+                       max_tokens, room);
     return insert(s, q) ? QN_OK : qn_fail_nomem(err, sizeof(qn_sched_seq *));
 }
 
@@ -58,8 +62,8 @@ static bool reserve(qn_scheduler *s, qn_sched_seq *q, uint32_t n)
     return true;
 }
 
-qn_status qn_scheduler_fork(qn_scheduler *s, qn_sched_seq *child, const qn_sched_seq *parent, int32_t *copy_to,
-                            int32_t *copy_from, qn_err *err)
+qn_status qn_scheduler_fork(qn_scheduler *s, qn_sched_seq *child, const qn_sched_seq *parent,
+                            int32_t *copy_to, int32_t *copy_from, qn_err *err)
 {
     *copy_to = *copy_from = QN_BLOCK_NULL;
     if (!insert(s, child))
@@ -143,7 +147,9 @@ size_t qn_scheduler_schedule(qn_scheduler *s, qn_sched_seq **out)
             qn_sched_seq *q = s->seqs[i];
             uint32_t missing = q->n_tokens - q->n_computed;
             bool running = q->state == QN_SEQ_RUNNING;
-            bool turn = pass == 0 ? running && missing == 1 : pass == 1 ? running && missing > 1 : !running;
+            bool turn = pass == 0   ? running && missing == 1
+                        : pass == 1 ? running && missing > 1
+                                    : !running;
             if (!turn || !missing || q->n_scheduled)
                 continue;
             uint32_t n = give(s, q, budget);
@@ -175,10 +181,11 @@ qn_status qn_scheduler_check(const qn_scheduler *s, qn_err *err)
         const qn_sched_seq *q = s->seqs[i];
         uint32_t want = QN_DIV_UP(q->n_computed + q->n_scheduled, s->block_size);
         if (q->n_blocks < want)
-            return qn_fail(err, QN_E_INTERNAL, "scheduler: sequence %zu holds %u blocks, needs %u", i, q->n_blocks, want);
+            return qn_fail(err, QN_E_INTERNAL, "scheduler: sequence %zu holds %u blocks, needs %u",
+                           i, q->n_blocks, want);
         if (q->n_computed + q->n_scheduled > q->n_tokens)
-            return qn_fail(err, QN_E_INTERNAL, "scheduler: sequence %zu is %u of %u tokens ahead", i,
-                           q->n_computed + q->n_scheduled, q->n_tokens);
+            return qn_fail(err, QN_E_INTERNAL, "scheduler: sequence %zu is %u of %u tokens ahead",
+                           i, q->n_computed + q->n_scheduled, q->n_tokens);
         if (i && s->seqs[i - 1]->arrival > q->arrival)
             return qn_fail(err, QN_E_INTERNAL, "scheduler: sequence %zu is out of order", i);
     }

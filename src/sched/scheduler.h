@@ -34,14 +34,17 @@ typedef struct qn_scheduler {
     uint64_t n_preempted;
 } qn_scheduler;
 
-void qn_scheduler_init(qn_scheduler *s, qn_block_pool *pool, uint32_t block_size, uint32_t max_batch_tokens, uint32_t max_seqs);
+void qn_scheduler_init(qn_scheduler *s, qn_block_pool *pool, uint32_t block_size,
+                       uint32_t max_batch_tokens, uint32_t max_seqs);
 void qn_scheduler_fini(qn_scheduler *s);
 /* q's fields are zero but for n_tokens and arrival. max_tokens: the most it will ever hold; more blocks than the pool has: QN_E_TOO_LONG. */
-QN_MUST_USE qn_status qn_scheduler_add(qn_scheduler *s, qn_sched_seq *q, uint32_t max_tokens, qn_err *err);
+QN_MUST_USE qn_status qn_scheduler_add(qn_scheduler *s, qn_sched_seq *q, uint32_t max_tokens,
+                                       qn_err *err);
 /* Child continues parent: shares its full blocks. If the last block is partly filled, *copy_to is a new block that the caller fills from
  * *copy_from; else both are QN_BLOCK_NULL. child->n_tokens and arrival are set by the caller. QN_E_KV_FULL: no block free; the child
  * then starts from nothing (still added). */
-QN_MUST_USE qn_status qn_scheduler_fork(qn_scheduler *s, qn_sched_seq *child, const qn_sched_seq *parent, int32_t *copy_to,
+QN_MUST_USE qn_status qn_scheduler_fork(qn_scheduler *s, qn_sched_seq *child,
+                                        const qn_sched_seq *parent, int32_t *copy_to,
                                         int32_t *copy_from, qn_err *err);
 /* Takes q out and gives its blocks back. */
 void qn_scheduler_remove(qn_scheduler *s, qn_sched_seq *q);

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+# The front door; the build itself is CMakeLists.txt.
+PREFIX ?= /usr/local
+DESTDIR ?=
+PROMPT ?=
+MODEL ?=
+# As many jobs as there are cores.
+JOBS := $(shell nproc)
+BUILD := build/release
+
+.PHONY: run build test install clean
+export PROMPT
+
+# Chat with the demo model; PROMPT="..." answers once. MODEL=... takes another model.
+run: build
+	@model="$(MODEL)"; [ -n "$$model" ] || model=$$(tools/get_demo_model.sh) || exit 1; \
+	if [ -n "$$PROMPT" ]; then exec $(BUILD)/quern run -m "$$model" -- "$$PROMPT"; \
+	else exec $(BUILD)/quern run -m "$$model"; fi
+
+build:
+	@tools/setup.sh run
+	@cmake --preset release -DCMAKE_INSTALL_PREFIX="$(PREFIX)" >/dev/null
+	@cmake --build --preset release --target quern-cmd -j $(JOBS)
+
+# Builds everything and runs every test; the last line is the count.
+test:
+	@tools/setup.sh test
+	@cmake --preset release -DCMAKE_INSTALL_PREFIX="$(PREFIX)" >/dev/null
+	@cmake --build --preset release -j $(JOBS)
+	@tests/run.sh $(BUILD)
+
+install:
+	@tools/setup.sh run
+	@cmake --preset release -DCMAKE_INSTALL_PREFIX="$(PREFIX)" >/dev/null
+	@cmake --build --preset release -j $(JOBS)
+	DESTDIR="$(DESTDIR)" cmake --install $(BUILD)
+
+clean:
+	rm -rf build

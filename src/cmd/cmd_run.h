@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * cmd_run.h - `quern run`: what answering once (cmd_run.c) and the chat (cmd_chat.c) share. Of the engine they know quern.h only.
+ * Threads: main; the interrupt handler may run on any. */
+#ifndef QN_CMD_CMD_RUN_H
+#define QN_CMD_CMD_RUN_H
+
+#include "base/limits.h"
+#include "cmd/cmd.h"
+
+typedef struct run_options {
+    qn_config cfg;
+    qn_params params;
+    qn_opt_list stop, stop_ids, logit_bias, vars;
+    const char *system;
+    bool raw, special, json, quiet;
+} run_options;
+
+typedef struct run_answer {
+    qn_str text[QN_LIMIT_CANDIDATES];
+    qn_finish finish[QN_LIMIT_CANDIDATES];
+    float score[QN_LIMIT_CANDIDATES];
+    int n;
+    qn_event done;   /* counts and times */
+    double first_ms; /* submit to first token */
+} run_answer;
+void run_answer_fini(run_answer *a);
+
+/* Submits, prints as the options say, and waits for the end. Cancelled by Ctrl-C: QN_OK with QN_FINISH_CANCELLED. */
+QN_MUST_USE qn_status run_ask(const run_options *o, qn_engine *e, const qn_params *params,
+                              const qn_prompt *prompt, run_answer *out, qn_err *err);
+
+/* From now on Ctrl-C cancels what is being answered and sets this flag instead of ending the program. */
+void run_catch_interrupt(void);
+bool run_take_interrupt(void); /* the flag, which is cleared */
+
+/* A conversation as the JSON that a chat template wants. */
+typedef struct run_turn {
+    const char *role;
+    char *content; /* owned by the list's user */
+    size_t n;
+} run_turn;
+void run_add_chat_json(qn_str *out, const run_options *o, const char *system, const run_turn *turns,
+                       size_t n);
+
+/* The chat in the terminal; the result is the exit status. */
+int run_chat(const run_options *o, qn_engine *e, const qn_params *params, bool raw);
+
+#endif

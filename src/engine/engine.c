@@ -1,0 +1,454 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * engine.c - opening, the engine thread's loop, closing. */
+#include "engine/engine.h"
+
+#include "base/cpu.h"
+#include <stdio.h>
+#include <string.h>
+
+qn_config qn_config_default(void)
+{
+    return (qn_config){.device = "cpu", .cpu_mask = QN_CPU_ALL};
+}
+
+/* ---- the loop ---- */
+
+/* Gives everything of a request back; the caller may free it from then on. */
+static void detach(qn_engine *e, struct qn_request *r)
+{
+    for (size_t i = 0; i < r->n_seqs; i++)
+        qn_seq_free(e, r->seqs[i]);
+    r->n_seqs = 0;
+    (void)pthread_mutex_lock(&r->lock);
+    r->detached = true;
+    (void)pthread_cond_broadcast(&r->changed);
+    (void)pthread_mutex_unlock(&r->lock);
+}
+
+/* The request's first sequence goes to the scheduler. */
+static qn_status start(qn_engine *e, struct qn_request *r, qn_err *err)
+{
+    r->t_start = qn_now_ns();
+    qn_seq *q = qn_seq_new(r, 0, err);
+    if (!q)
+        return err->status;
+    q->sched.arrival = e->arrivals++;
+    return qn_scheduler_add(&e->scheduler, &q->sched, r->max_tokens, err);
+}
+
+static bool take_inbox(qn_engine *e)
+{
+    (void)pthread_mutex_lock(&e->lock);
+    while (!e->stopping && !e->inbox && !e->n_active)
+        (void)pthread_cond_wait(&e->wake, &e->lock);
+    struct qn_request *r = e->inbox;
+    e->inbox = NULL;
+    e->inbox_end = &e->inbox;
+    bool go_on = !e->stopping;
+    (void)pthread_mutex_unlock(&e->lock);
+    while (r) {
+        struct qn_request *next = r->next_in_inbox;
+        qn_err err = {0};
+        if (qn_grow(&e->active, &e->active_cap, e->n_active + 1, sizeof(struct qn_request *),
+                    QN_MEM_REQUEST)) {
+            e->active[e->n_active++] = r;
+            qn_status s = start(e, r, &err);
+            if (s != QN_OK)
+                qn_request_fail(r, s, &err);
+        } else {
+            qn_request_fail(r, qn_fail_nomem(&err, sizeof(struct qn_request *)), &err);
+            detach(e, r);
+        }
+        r = next;
+    }
+    return go_on;
+}
+
+static bool all_done(const struct qn_request *r)
+{
+    for (size_t i = 0; i < r->n_seqs; i++)
+        if (!r->seqs[i]->done)
+            return false;
+    return true;
+}
+
+static void drop_ended(qn_engine *e, bool stopping)
+{
+    size_t k = 0;
+    for (size_t i = 0; i < e->n_active; i++) {
+        struct qn_request *r = e->active[i];
+        if (!r->over && (stopping || atomic_load(&r->cancelled))) {
+            qn_err err = {0};
+            qn_request_fail(r, qn_fail(&err, QN_E_CANCELLED, "the request was cancelled"), &err);
+        }
+        if (!r->over && all_done(r))
+            qn_request_finish(r);
+        if (r->over)
+            detach(e, r);
+        else
+            e->active[k++] = r;
+    }
+    e->n_active = k;
+}
+
+/* The first sequence has its prompt computed: the other candidates start from its blocks. */
+static qn_status fork_candidates(qn_engine *e, struct qn_request *r, qn_err *err)
+{
+    qn_seq *first = r->seqs[0];
+    for (int i = 1; i < r->params.n; i++) {
+        qn_seq *q = qn_seq_new(r, i, err);
+        if (!q)
+            return err->status;
+        q->sched.arrival = e->arrivals++;
+        int32_t to, from;
+        qn_status s = qn_scheduler_fork(&e->scheduler, &q->sched, &first->sched, &to, &from, err);
+        if (s != QN_OK && s != QN_E_KV_FULL)
+            return s;
+        if (to != QN_BLOCK_NULL)
+            QN_TRY(qn_kv_cache_copy_block(e->runner->kv, (uint32_t)to, (uint32_t)from, err));
+    }
+    return QN_OK;
+}
+
+static qn_status sample_one(qn_engine *e, qn_seq *q, const float *logits, qn_err *err)
+{
+    struct qn_request *r = q->request;
+    if (r->params.beam_width) {
+        q->has_top = true;
+        return qn_sampler_top(q->sampler, logits, q->top, 2 * (size_t)r->params.beam_width, err);
+    }
+    size_t n_best = (size_t)QN_MAX(r->params.n_logprobs, 0);
+    QN_TRY(qn_sampler_sample(q->sampler, logits, e->best, n_best, err));
+    qn_sampler_accept(q->sampler, e->best[0].id, true);
+    q->sum_logprob += (double)e->best[0].logprob;
+    return qn_request_emit(r, q, e->best, 1 + n_best, err);
+}
+
+static qn_status after_row(qn_engine *e, qn_seq *q, const float *logits, qn_err *err)
+{
+    struct qn_request *r = q->request;
+    if (!r->t_first)
+        r->t_first = qn_now_ns();
+    if (!r->forked) {
+        r->forked = true;
+        if (!r->params.beam_width && r->params.n > 1) {
+            QN_TRY(fork_candidates(e, r, err));
+            for (size_t i = 1; i < r->n_seqs; i++) /* they see the same row of logits */
+                if (r->seqs[i]->sched.n_computed == r->seqs[i]->sched.n_tokens)
+                    QN_TRY(sample_one(e, r->seqs[i], logits, err));
+        }
+    }
+    return sample_one(e, q, logits, err);
+}
+
+static void end_sequences(qn_engine *e, struct qn_request *r)
+{
+    for (size_t i = 0; i < r->n_seqs; i++)
+        if (r->seqs[i]->done && r->seqs[i]->sched.state != QN_SEQ_FINISHED)
+            qn_scheduler_remove(&e->scheduler, &r->seqs[i]->sched);
+}
+
+static void step(qn_engine *e)
+{
+    size_t n = qn_scheduler_schedule(&e->scheduler, e->chosen);
+    qn_err err = {0};
+    if (!n)
+        return;
+    for (size_t i = 0; i < n; i++) {
+        qn_seq *q = (qn_seq *)e->chosen[i];
+        const qn_sched_seq *s = &q->sched;
+        e->run_seqs[i] = (qn_run_seq){.tokens = q->tokens,
+                                      .n_computed = s->n_computed,
+                                      .n_new = s->n_scheduled,
+                                      .blocks = s->blocks,
+                                      .n_blocks = s->n_blocks,
+                                      .rope = &q->rope,
+                                      .n_logits = s->n_computed + s->n_scheduled == s->n_tokens};
+    }
+    qn_status st = qn_runner_step(e->runner, e->run_seqs, (uint32_t)n, NULL, &err);
+    qn_scheduler_advance(&e->scheduler);
+    const float *row = e->runner->logits;
+    for (size_t i = 0; i < n; i++) {
+        qn_seq *q = (qn_seq *)e->chosen[i];
+        qn_status s = st;
+        if (s == QN_OK && e->run_seqs[i].n_logits) {
+            if (!q->request->over)
+                s = after_row(e, q, row, &err);
+            row += e->model->config.n_vocab;
+        }
+        if (s != QN_OK)
+            qn_request_fail(q->request, s, &err);
+    }
+    for (size_t i = 0; i < e->n_active; i++) {
+        struct qn_request *r = e->active[i];
+        if (!r->over && r->params.beam_width && qn_beam_ready(r)) {
+            qn_status s = qn_beam_advance(e, r, &err);
+            if (s != QN_OK)
+                qn_request_fail(r, s, &err);
+        }
+        end_sequences(e, r);
+    }
+}
+
+static void *engine_main(void *arg)
+{
+    qn_engine *e = arg;
+    while (take_inbox(e)) {
+        (void)pthread_mutex_lock(&e->step_lock);
+        drop_ended(e, false);
+        step(e);
+        drop_ended(e, false);
+        (void)pthread_mutex_unlock(&e->step_lock);
+    }
+    drop_ended(e, true);
+    return NULL;
+}
+
+/* ---- opening ---- */
+
+static qn_status check_config(const qn_config *c, qn_err *err)
+{
+    if (!c->model || !*c->model)
+        return qn_fail(err, QN_E_ARG,
+                       "config: no model given, want a GGUF file or a Hugging Face folder");
+    if (c->device && strcmp(c->device, "cpu") != 0)
+        return qn_fail(err, QN_E_UNSUPPORTED, "device: found '%s', want 'cpu'", c->device);
+    if (c->n_threads < 0 || c->n_threads > 256)
+        return qn_fail(err, QN_E_ARG, "threads: found %d, want 0..256", c->n_threads);
+    if (c->max_ctx < 0 || c->max_ctx > 1 << 24)
+        return qn_fail(err, QN_E_ARG, "max_ctx: found %d, want 0..%d", c->max_ctx, 1 << 24);
+    if (c->max_seqs < 0 || c->max_seqs > 1024)
+        return qn_fail(err, QN_E_ARG, "max_seqs: found %d, want 0..1024", c->max_seqs);
+    if (c->max_batch_tokens < 0 || c->max_batch_tokens > 65536)
+        return qn_fail(err, QN_E_ARG, "max_batch_tokens: found %d, want 0..65536",
+                       c->max_batch_tokens);
+    if (c->n_kv_blocks < 0)
+        return qn_fail(err, QN_E_ARG, "n_kv_blocks: found %d, want 0 or more", c->n_kv_blocks);
+    return QN_OK;
+}
+
+static void default_sizes(qn_config *c)
+{
+    c->n_threads = c->n_threads ? c->n_threads : qn_cpu_n_usable();
+    c->max_seqs = c->max_seqs ? c->max_seqs : 16;
+    c->max_batch_tokens = c->max_batch_tokens ? c->max_batch_tokens : 512;
+    c->max_batch_tokens = QN_MAX(c->max_batch_tokens, c->max_seqs);
+}
+
+static void add_eos(qn_engine *e, int32_t id)
+{
+    for (size_t i = 0; i < e->n_eos; i++)
+        if (e->eos_ids[i] == id)
+            return;
+    if (id >= 0 && e->n_eos < QN_COUNT(e->eos_ids))
+        e->eos_ids[e->n_eos++] = id;
+}
+
+/* The ids that end an answer: the files', and for GGUF (which names one) the two end tokens of the family. */
+static void find_eos(qn_engine *e)
+{
+    const qn_model_config *c = &e->model->config;
+    for (uint32_t i = 0; i < c->n_eos; i++)
+        add_eos(e, c->eos_ids[i]);
+    if (!c->n_eos)
+        add_eos(e, qn_tokenizer_eos(e->tokenizer));
+    if (e->model->files->format != QN_FORMAT_GGUF)
+        return;
+    static const char *const ends[] = {"<|im_end|>", "<|endoftext|>"};
+    for (size_t i = 0; i < QN_COUNT(ends); i++) {
+        int32_t id = qn_tokenizer_find(e->tokenizer, qn_slice_of(ends[i]));
+        if (qn_tokenizer_kind(e->tokenizer, id) == QN_TOKEN_SPECIAL)
+            add_eos(e, id);
+    }
+}
+
+static qn_status read_generation_config(qn_engine *e, qn_err *err)
+{
+    qn_params *p = &e->defaults;
+    const json_t *g = e->model->files->generation_config;
+    static const char where[] = "generation_config.json";
+    *p = qn_params_default();
+    if (!g)
+        return QN_OK;
+    bool do_sample = true;
+    uint32_t top_k = (uint32_t)p->top_k;
+    QN_TRY(qn_json_bool(g, where, "do_sample", &do_sample, err));
+    QN_TRY(qn_json_f32(g, where, "temperature", 0, 100, &p->temperature, err));
+    QN_TRY(qn_json_u32(g, where, "top_k", 0, INT32_MAX, &top_k, err));
+    QN_TRY(qn_json_f32(g, where, "top_p", 0, 1, &p->top_p, err));
+    QN_TRY(qn_json_f32(g, where, "min_p", 0, 1, &p->min_p, err));
+    QN_TRY(qn_json_f32(g, where, "typical_p", 0, 1, &p->typical_p, err));
+    QN_TRY(qn_json_f32(g, where, "repetition_penalty", 0, 10, &p->repetition_penalty, err));
+    p->top_k = (int)top_k;
+    if (!do_sample)
+        p->temperature = 0;
+    qn_status s = qn_params_check(p, e->model->config.n_vocab, err);
+    return s == QN_OK ? QN_OK : qn_wrap(err, s, "%s", where);
+}
+
+static qn_status open_chat(qn_engine *e, qn_err *err)
+{
+    if (!e->config.chat_template)
+        return qn_chat_template_from_model(&e->chat, e->model->files, err);
+    qn_str text = {0};
+    qn_status s = qn_file_read(&text, e->config.chat_template, (size_t)256 << 10, err);
+    if (s == QN_OK)
+        s = qn_chat_template_new(&e->chat, text.p ? text.p : "", text.n, e->config.chat_template,
+                                 err);
+    qn_str_fini(&text);
+    return s;
+}
+
+/* Blocks for one sequence of max_ctx, or 1,024 tokens for each of max_seqs, within half of the memory the machine has left. */
+static qn_status size_cache(qn_engine *e, qn_dtype kv_dtype, uint32_t *n_blocks, qn_err *err)
+{
+    qn_config *c = &e->config;
+    const qn_model_config *mc = &e->model->config;
+    uint32_t limit = mc->max_ctx;
+    if (c->max_ctx && (uint32_t)c->max_ctx > limit)
+        return qn_fail(err, QN_E_ARG, "max_ctx: found %d, this model has at most %u", c->max_ctx,
+                       limit);
+    c->max_ctx = c->max_ctx ? c->max_ctx : (int)QN_MIN(limit, 32768u);
+    qn_kv_shape shape = {mc->n_layers, mc->n_kv_heads, mc->head_dim, kv_dtype};
+    size_t one = qn_kv_block_bytes(&shape), total = qn_cpu_memory_bytes();
+    uint64_t used = qn_model_weight_bytes(e->model), want = (uint64_t)c->n_kv_blocks;
+    if (!want) {
+        uint64_t tokens = QN_MAX((uint64_t)c->max_ctx, (uint64_t)c->max_seqs * 1024);
+        want = QN_DIV_UP(tokens, QN_KV_BLOCK);
+        uint64_t room = total > used ? (total - used) / 2 / one : 0;
+        want = QN_MAX(QN_MIN(want, room), (uint64_t)4);
+        c->max_ctx = (int)QN_MIN((uint64_t)c->max_ctx, want * QN_KV_BLOCK);
+    }
+    if (want >= INT32_MAX)
+        return qn_fail(err, QN_E_ARG, "n_kv_blocks: found %llu, want less than 2^31",
+                       (unsigned long long)want);
+    *n_blocks = (uint32_t)want + 1; /* and the null block */
+    return QN_OK;
+}
+
+static void fill_info(qn_engine *e)
+{
+    const qn_model_config *c = &e->model->config;
+    qn_plan_cost cost = qn_plan_cost_of(e->model->plan, 1, 0, 1);
+    e->model->backend->describe(e->model->device, e->device, sizeof e->device);
+    e->info =
+        (qn_engine_info){.name = c->name,
+                         .arch = qn_arch_name(c->arch),
+                         .quantization = qn_model_main_dtype(e->model->matrices, e->model->plan),
+                         .device = e->device,
+                         .n_params = qn_model_config_n_params(c),
+                         .weight_bytes = qn_model_weight_bytes(e->model),
+                         .weight_bytes_per_token = (uint64_t)cost.weight_bytes,
+                         .kv_bytes = qn_mem_live(QN_MEM_KV),
+                         .activation_bytes = qn_mem_live(QN_MEM_ACTIVATIONS),
+                         .vocab_bytes = qn_mem_live(QN_MEM_VOCAB),
+                         .n_layers = (int)c->n_layers,
+                         .hidden_size = (int)c->hidden_size,
+                         .n_vocab = (int)c->n_vocab,
+                         .max_ctx = e->config.max_ctx,
+                         .model_max_ctx = (int)c->max_ctx,
+                         .n_threads = e->config.n_threads,
+                         .has_chat_template = e->chat != NULL};
+}
+
+static qn_status open_steps(qn_engine *e, qn_err *err)
+{
+    qn_config *c = &e->config;
+    uint32_t n_blocks = 0;
+    qn_model_options o = {.device = {.n_threads = c->n_threads,
+                                     .cpu_mask = c->cpu_mask,
+                                     .exact = c->exact,
+                                     .max_rows = (uint32_t)c->max_batch_tokens,
+                                     .max_seqs = (uint32_t)c->max_seqs,
+                                     .max_ctx = (uint32_t)(c->max_ctx ? c->max_ctx : 1 << 24)},
+                          .max_logit_rows = (uint32_t)QN_MAX(c->max_seqs, 64),
+                          .progress = c->progress,
+                          .progress_arg = c->progress_arg};
+    QN_TRY(qn_model_open(&e->model, c->model, &o, err));
+    QN_TRY(qn_tokenizer_new(&e->tokenizer, e->model->files, err));
+    if (qn_tokenizer_n_tokens(e->tokenizer) > e->model->config.n_vocab)
+        return qn_fail(err, QN_E_FORMAT,
+                       "%s: the tokenizer has %zu tokens, the model only %u rows of output",
+                       c->model, qn_tokenizer_n_tokens(e->tokenizer), e->model->config.n_vocab);
+    QN_TRY(open_chat(e, err));
+    find_eos(e);
+    QN_TRY(read_generation_config(e, err));
+    qn_dtype kv_dtype = c->exact ? QN_F32 : QN_F16;
+    QN_TRY(size_cache(e, kv_dtype, &n_blocks, err));
+    QN_TRY(qn_runner_new(&e->runner, e->model, n_blocks, (uint32_t)c->max_seqs,
+                         (uint32_t)c->max_ctx, kv_dtype, err));
+    QN_TRY(qn_block_pool_new(&e->pool, n_blocks, err));
+    qn_scheduler_init(&e->scheduler, e->pool, QN_KV_BLOCK, (uint32_t)c->max_batch_tokens,
+                      (uint32_t)c->max_seqs);
+    size_t n = (size_t)c->max_seqs;
+    e->chosen = qn_calloc(n, sizeof *e->chosen, QN_MEM_MISC);
+    e->run_seqs = qn_calloc(n, sizeof *e->run_seqs, QN_MEM_MISC);
+    e->best = qn_calloc(32, sizeof *e->best, QN_MEM_MISC);
+    if (!e->chosen || !e->run_seqs || !e->best)
+        return qn_fail_nomem(err, n * sizeof *e->run_seqs);
+    fill_info(e);
+    e->inbox_end = &e->inbox;
+    if (pthread_create(&e->thread, NULL, engine_main, e) != 0)
+        return qn_fail(err, QN_E_NOMEM, "cannot start the engine thread");
+    e->has_thread = true;
+    return QN_OK;
+}
+
+qn_status qn_engine_open(qn_engine **out, const qn_config *cfg, qn_err *err)
+{
+    *out = NULL;
+    QN_TRY(check_config(cfg, err));
+    qn_engine *e = qn_calloc(1, sizeof *e, QN_MEM_MISC);
+    if (!e)
+        return qn_fail_nomem(err, sizeof *e);
+    e->config = *cfg;
+    default_sizes(&e->config);
+    (void)pthread_mutex_init(&e->lock, NULL);
+    (void)pthread_mutex_init(&e->step_lock, NULL);
+    (void)pthread_cond_init(&e->wake, NULL);
+    qn_status s = open_steps(e, err);
+    e->config.model = e->config.chat_template = e->config.device = NULL; /* the caller's strings */
+    if (s != QN_OK) {
+        qn_engine_free(e);
+        return s;
+    }
+    *out = e;
+    return QN_OK;
+}
+
+void qn_engine_free(qn_engine *e)
+{
+    if (!e)
+        return;
+    if (e->has_thread) {
+        (void)pthread_mutex_lock(&e->lock);
+        e->stopping = true;
+        (void)pthread_cond_signal(&e->wake);
+        (void)pthread_mutex_unlock(&e->lock);
+        (void)pthread_join(e->thread, NULL);
+    }
+    qn_scheduler_fini(&e->scheduler);
+    qn_block_pool_free(e->pool);
+    qn_free(e->chosen);
+    qn_free(e->run_seqs);
+    qn_free(e->best);
+    qn_free(e->active);
+    qn_chat_template_free(e->chat);
+    qn_tokenizer_free(e->tokenizer);
+    qn_runner_free(e->runner);
+    qn_model_free(e->model);
+    (void)pthread_cond_destroy(&e->wake);
+    (void)pthread_mutex_destroy(&e->step_lock);
+    (void)pthread_mutex_destroy(&e->lock);
+    qn_free(e);
+}
+
+void qn_engine_get_info(const qn_engine *e, qn_engine_info *out)
+{
+    *out = e->info;
+}
+
+void qn_engine_get_params(const qn_engine *e, qn_params *out)
+{
+    *out = e->defaults;
+}

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * engine.h - the engine's own view of itself: what engine.c, request.c, beam.c and score.c share.
+ *
+ *   caller's thread   submit: render, encode, checks --> inbox --> engine thread: sequences, scheduler, runner, sampler
+ *                     next  <-- events of the request <-------------- one push per token
+ *
+ * Who owns what:
+ *   inbox, stopping        engine->lock
+ *   events, state, error   request->lock
+ *   active, scheduler, sampler, sequences: engine thread only
+ *   runner and device      engine->step_lock: the engine thread during a step, qn_score and qn_bench for their whole run
+ * A request ends by DETACHED: the engine thread will not look at it again, so that the caller may free it. */
+#ifndef QN_ENGINE_ENGINE_H
+#define QN_ENGINE_ENGINE_H
+
+#include "engine/runner.h"
+#include "sample/sampler.h"
+#include "sched/scheduler.h"
+#include "text/chat.h"
+#include <pthread.h>
+#include <stdatomic.h>
+
+/* One candidate or beam. */
+typedef struct qn_seq {
+    qn_sched_seq sched; /* first: the scheduler's pointer is ours */
+    struct qn_request *request;
+    int index;
+    int32_t *tokens; /* prompt and output; sched.n_tokens of them */
+    size_t cap;
+    uint32_t n_prompt;
+    qn_sampler *sampler;
+    qn_detok detok;
+    qn_str pending; /* text held back for stop strings */
+    qn_seq_rope rope;
+    double sum_logprob;
+    bool done;
+    /* beam search: the best continuations after the last token */
+    qn_candidate *top;
+    bool has_top;
+} qn_seq;
+
+typedef struct qn_event_node {
+    qn_event_kind kind;
+    int index;
+    int32_t token_id;
+    size_t text_at, n_text, logprobs_at, n_logprobs;
+    qn_finish finish;
+    float score;
+} qn_event_node;
+
+/* A finished beam. */
+typedef struct qn_hypothesis {
+    int32_t *ids;
+    size_t n;
+    double score;
+    qn_finish finish;
+} qn_hypothesis;
+
+struct qn_request {
+    qn_engine *engine;
+    struct qn_request *next_in_inbox;
+    qn_params params; /* deep copy in arena */
+    qn_arena arena;
+    int32_t *prompt;
+    size_t n_prompt;
+    uint32_t max_tokens; /* of one sequence, prompt included */
+    int32_t *stop_ids;   /* the model's, unless ignore_eos, and the caller's */
+    size_t n_stop_ids;
+    qn_seq **seqs; /* [n_seqs]: candidates, or beams */
+    size_t n_seqs, seqs_cap;
+    qn_hypothesis *finished; /* beam search */
+    size_t n_finished;
+    int n_output;
+    bool forked; /* candidates 1..n-1 (or the beams) were made */
+    uint64_t t_submit, t_start, t_first, t_end;
+
+    atomic_bool cancelled;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    qn_event_node *events;
+    size_t n_events, events_cap, n_taken;
+    qn_str text;
+    qn_logprob *logprobs;
+    size_t n_logprobs, logprobs_cap;
+    bool over;     /* no more events will come */
+    bool detached; /* the engine thread is through with it */
+    bool reported; /* the error was handed out */
+    qn_err error;
+    /* what next() handed out last */
+    qn_str current;
+    qn_logprob current_logprobs[21];
+};
+
+struct qn_engine {
+    qn_config config;
+    qn_model *model;
+    qn_runner *runner;
+    qn_tokenizer *tokenizer;
+    qn_chat_template *chat;
+    qn_params defaults;
+    qn_engine_info info;
+    char device[96];
+    int32_t eos_ids[QN_MAX_EOS + 4];
+    size_t n_eos;
+    qn_block_pool *pool;
+    qn_scheduler scheduler;
+    qn_sched_seq **chosen; /* [max_seqs] */
+    qn_run_seq *run_seqs;  /* [max_seqs] */
+    qn_candidate *best;    /* [21] */
+
+    pthread_t thread;
+    bool has_thread;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    struct qn_request *inbox, **inbox_end;
+    bool stopping;
+    pthread_mutex_t step_lock;
+    struct qn_request **active; /* engine thread */
+    size_t n_active, active_cap;
+    uint64_t arrivals;
+};
+
+/* ---- request.c ---- */
+/* All on the engine thread. */
+qn_seq *qn_seq_new(struct qn_request *r, int index, qn_err *err); /* not scheduled yet */
+void qn_seq_free(qn_engine *e, qn_seq *q);
+qn_status qn_seq_append(qn_seq *q, int32_t id, qn_err *err);
+/* Puts token `best[0]` out: detokenises, looks for stop strings, pushes the event; marks the sequence done when it ends. */
+qn_status qn_request_emit(struct qn_request *r, qn_seq *q, const qn_candidate *best, size_t n_best,
+                          qn_err *err);
+void qn_request_fail(struct qn_request *r, qn_status s, const qn_err *err);
+void qn_request_finish(struct qn_request *r); /* pushes DONE and detaches */
+/* Adds an event; text and logprobs are copied. */
+qn_status qn_request_push(struct qn_request *r, const qn_event_node *node, const char *text,
+                          size_t n, const qn_candidate *best, size_t n_best, qn_err *err);
+bool qn_is_stop_id(const struct qn_request *r, int32_t id);
+
+/* ---- beam.c ---- */
+/* All beams have their next tokens' scores: keep the best, fork, finish. */
+qn_status qn_beam_advance(qn_engine *e, struct qn_request *r, qn_err *err);
+bool qn_beam_ready(const struct qn_request *r);
+
+#endif
