@@ -2,7 +2,12 @@
  * weights.h - "a set of named tensors and metadata", whatever the files are.
  *
  * Tensor names are those of the files. Shapes are outermost first, as Hugging Face writes them: a matrix is [out, in]
- * (GGUF's reversed order is turned here). Every tensor's bytes were checked to lie inside its file, aligned, disjoint.
+ * (GGUF's reversed order is turned here).
+ *
+ * Invariants, checked while opening (gguf.c, safetensors.c, weights.c):
+ *  1. Tensor names are unique over all files, not empty, at most QN_MAX_NAME bytes of UTF-8 without NUL.
+ *  2. A tensor's bytes are exactly what dtype and shape ask for; they lie inside its file and overlap no other's.
+ *  3. data is aligned for the dtype's elements (a safetensors file may misplace them: such tensors are copied).
  * Data is mapped, not copied; views live as long as the qn_weights. Threads: any after opening (read-only). */
 #ifndef QN_FORMAT_WEIGHTS_H
 #define QN_FORMAT_WEIGHTS_H
@@ -10,16 +15,21 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "format/name_index.h"
 #include "tensor/dtype.h"
 
-#define QN_MAX_DIMS 4
+#define QN_MAX_DIMS       8 /* of a stored tensor (a vision model's convolution has 5) */
+#define QN_MAX_NAME       1024
+#define QN_MAX_SHARDS     1024
+#define QN_MAX_TENSORS    ((size_t)1 << 20)   /* over all files */
+#define QN_MAX_META_BYTES ((size_t)512 << 20) /* memory for names, metadata and tensor tables */
 
 typedef struct qn_tensor {
     const char *name;
     qn_dtype dtype;
     uint32_t n_dims;
     uint64_t dims[QN_MAX_DIMS]; /* outermost first */
-    const void *data;
+    const void *data;           /* NULL when bytes is 0 */
     size_t bytes;
 } qn_tensor;
 
@@ -29,19 +39,35 @@ typedef struct qn_weights {
     qn_format format;
     char *path;         /* as opened: file or folder */
     qn_tensor *tensors; /* in file order */
-    size_t n_tensors;
+    size_t n_tensors, tensors_cap;
     struct qn_gguf_meta *gguf; /* GGUF: metadata of the first file (gguf.h); else NULL */
     json_t *config;            /* HF: config.json; else NULL */
     json_t *generation_config; /* HF: generation_config.json if there; else NULL */
     qn_file **files;
-    size_t n_files;
-    uint32_t *index; /* hash table over names, ours */
-    size_t index_size;
+    size_t n_files, files_cap;
+    qn_arena arena;  /* names, metadata */
+    qn_arena copies; /* misplaced tensors */
+    qn_name_index index;
 } qn_weights;
 
 /* path: a GGUF file (or the first of split files), or a folder with config.json. */
 QN_MUST_USE qn_status qn_weights_open(qn_weights **out, const char *path, qn_err *err);
 void qn_weights_free(qn_weights *w);
 const qn_tensor *qn_weights_find(const qn_weights *w, const char *name); /* NULL: not there */
+
+/* ---- for the readers of the formats ---- */
+
+/* Maps path and keeps it in w; *out is borrowed. */
+QN_MUST_USE qn_status qn_weights_map(qn_weights *w, const char *path, const qn_file **out,
+                                     qn_err *err);
+/* Appends copies of the tensors of file `name`. */
+QN_MUST_USE qn_status qn_weights_add(qn_weights *w, const qn_tensor *tensors, size_t n,
+                                     const char *name, qn_err *err);
+/* What a file is that cannot be read here ("a pickle file"), from its first bytes; NULL: unknown. */
+const char *qn_foreign_file(const void *data, size_t n);
+/* The part of a path after its last slash. */
+const char *qn_base_name(const char *path);
+/* A tensor or metadata name cut for a message: at most 96 bytes. Returns buf. */
+const char *qn_short_name(char buf[100], qn_slice name);
 
 #endif

@@ -254,8 +254,9 @@ static qn_status json_windows(source *s)
         use = false;
     const json_t *types = field(s->o, "layer_types");
     if (types && (!json_is_array(types) || json_array_size(types) != c->n_layers))
-        return qn_fail(s->err, QN_E_FORMAT, "%s: layer_types: found %s of %zu, want a list of %u",
-                       s->where, qn_json_type_name(types), json_array_size(types), c->n_layers);
+        return qn_fail(s->err, QN_E_FORMAT,
+                       "%s: layer_types: found %s with %zu elements, want a list of %u", s->where,
+                       qn_json_type_name(types), json_array_size(types), c->n_layers);
     for (uint32_t i = 0; i < c->n_layers; i++) {
         bool slides = use;
         if (types) {
@@ -341,6 +342,9 @@ static qn_status json_rope(source *s)
     snprintf(where, sizeof where, "%s: %s", s->where, key);
     if (r && !json_is_object(r))
         return wrong_type(s, key, r, "an object");
+    if (r && (field(r, "full_attention") || field(r, "sliding_attention")))
+        return qn_fail(s->err, QN_E_UNSUPPORTED,
+                       "%s: one rope for each layer type is not supported", where);
     if (c->arch == QN_ARCH_QWEN) {
         QN_TRY(qn_json_f32(s->o, s->where, "rotary_emb_base", THETA_MIN, THETA_MAX, &c->rope_theta,
                            s->err));
@@ -355,15 +359,20 @@ static qn_status json_rope(source *s)
         QN_TRY(qn_json_f32(r, where, "partial_rotary_factor", 1e-3, 1, &part, s->err));
         QN_TRY(qn_json_str(r, where, field(r, "rope_type") ? "rope_type" : "type", &type, s->err));
     }
-    c->rope_dim = (uint32_t)((float)c->head_dim * part);
+    c->rope_dim = (uint32_t)((float)c->head_dim * part + 1e-3f); /* 10 * 0.7 is 7 */
     if (strcmp(type, "default") == 0)
         return QN_OK;
     if (strcmp(type, "yarn") == 0)
         return json_yarn(s, r, where);
     if (strcmp(type, "llama3") == 0)
         return json_llama3(s, r, where);
-    if (strcmp(type, "linear") == 0)
-        return qn_json_f32(r, where, "factor", 1e-3, 1e6, &c->rope_linear_factor, s->err);
+    if (strcmp(type, "linear") == 0) {
+        c->rope_linear_factor = 0;
+        QN_TRY(qn_json_f32(r, where, "factor", 1e-3, 1e6, &c->rope_linear_factor, s->err));
+        if (c->rope_linear_factor == 0)
+            return qn_fail(s->err, QN_E_FORMAT, "%s: factor: missing, want 0.001 to 1e6", where);
+        return QN_OK;
+    }
     return qn_fail(
         s->err, QN_E_UNSUPPORTED,
         "%s: rope type '%.32s' is not supported; supported: default, linear, yarn, llama3", where,
@@ -377,8 +386,9 @@ static qn_status quant_group(source *s, const json_t *q, const char *where)
     const json_t *g = field(q, "group_size");
     json_int_t n = g ? json_integer_value(g) : 128;
     if ((g && !json_is_integer(g)) || (n != -1 && (n < 8 || n > 65536)))
-        return qn_fail(s->err, QN_E_FORMAT, "%s: group_size: found %s %lld, want -1 or 8 to 65536",
-                       where, qn_json_type_name(g), (long long)n);
+        return qn_fail(s->err, QN_E_FORMAT,
+                       "%s: group_size: found %s (%lld), want -1 or 8 to 65536", where,
+                       qn_json_type_name(g), (long long)n);
     s->c->quant_group = n == -1 ? 0 : (uint32_t)n;
     return QN_OK;
 }
@@ -541,7 +551,7 @@ static qn_status json_ids(source *s)
         return QN_OK;
     json_int_t id = json_integer_value(bos);
     if (!json_is_integer(bos) || id < 0 || id >= (json_int_t)s->c->n_vocab)
-        return qn_fail(s->err, QN_E_FORMAT, "%s: bos_token_id: found %s %lld, want 0 to %u",
+        return qn_fail(s->err, QN_E_FORMAT, "%s: bos_token_id: found %s (%lld), want 0 to %u",
                        s->where, qn_json_type_name(bos), (long long)id, s->c->n_vocab - 1);
     s->c->bos_id = (int32_t)id;
     return QN_OK;

@@ -23,6 +23,7 @@
 #define N_BUCKETS    256
 #define SCAN_CHUNK   256 /* logits; 1 KiB stays in L1 for the second look */
 #define N_LANES      8
+#define EXP_CHUNK    64
 
 #define COUNT_PROMPT 0x80000000u /* in counts[]: seen in the prompt; the rest counts the output */
 
@@ -333,10 +334,15 @@ static qn_status scan_row(const float *x, size_t n, int32_t *id, float *max, qn_
     return QN_OK;
 }
 
-/* exp(x) for x <= 0 to 1e-14, without a branch so that the compiler makes vectors of it; what is below e^-700 gives that. */
-static inline double exp_negative(double x)
+/* What is below e^-700 weighs nothing beside the maximum's 1. */
+static inline double clamp(double x)
 {
-    x = x > -700.0 ? x : -700.0;
+    return x > -700.0 ? x : -700.0;
+}
+
+/* exp(x) for -700 <= x <= 0, to 1e-14; without a branch, so that the compiler makes vectors of it. */
+static inline double exp_clamped(double x)
+{
     /* x = n ln2 + r, |r| <= ln2 / 2; adding 1.5 * 2^52 leaves n in the low bits. */
     double shifted = x * 1.4426950408889634 + 0x1.8p52, n = shifted - 0x1.8p52;
     double r = x - n * 0x1.62e42fee00000p-1 - n * 0x1.a39ef35793c76p-33;
@@ -360,16 +366,28 @@ static inline double exp_negative(double x)
     return y * power;
 }
 
-/* Sum of exp((x - max) * scale), in lanes: the order depends on n alone. */
+static double exp_negative(double x)
+{
+    return exp_clamped(clamp(x));
+}
+
+/* Sum of exp((x - max) * scale). In lanes, so the order depends on n alone; chunk by chunk, so that each loop is a simple
+ * one for the compiler's vectors. */
 static double sum_exp(const float *x, size_t n, float max, double scale)
 {
-    double lane[N_LANES] = {0};
-    size_t i = 0;
-    for (; i + N_LANES <= n; i += N_LANES)
-        for (size_t j = 0; j < N_LANES; j++)
-            lane[j] += exp_negative(((double)x[i + j] - (double)max) * scale);
-    for (size_t j = 0; i < n; i++, j++)
-        lane[j] += exp_negative(((double)x[i] - (double)max) * scale);
+    double lane[N_LANES] = {0}, e[EXP_CHUNK];
+    for (size_t begin = 0; begin < n; begin += EXP_CHUNK) {
+        size_t m = QN_MIN(n - begin, EXP_CHUNK);
+        for (size_t i = 0; i < m; i++)
+            e[i] = clamp(((double)x[begin + i] - (double)max) * scale);
+        for (size_t i = 0; i < m; i++)
+            e[i] = exp_clamped(e[i]);
+        for (size_t i = m; i < EXP_CHUNK; i++)
+            e[i] = 0;
+        for (size_t i = 0; i < EXP_CHUNK; i += N_LANES)
+            for (size_t j = 0; j < N_LANES; j++)
+                lane[j] += e[i + j];
+    }
     return ((lane[0] + lane[4]) + (lane[2] + lane[6])) +
            ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 }

@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * attention.c - ATTENTION of the CPU device over the paged cache, prefill and decode by the same code.
+ *
+ *   queries of one sequence and kv head: row 0 head 0..G-1, row 1 head 0..G-1, ...  (G = n_heads / n_kv_heads)
+ *   cut into groups of up to QUERIES; a decode row is one group of G
+ *   keys: chunks of CHUNK positions [0,512) [512,1024) ...; a chunk is tiles of QN_ATTN_KEYS positions
+ *
+ * For each tile, K is widened and transposed and V widened once for all queries of the group: scores, running maximum and sum,
+ * weighted sum (Milakov & Gimelshein 2018; Dao et al. 2022). Each chunk has its own maximum, sum and output; chunks are merged upwards
+ * (flash decoding). If there are few groups, the threads share the chunks of each.
+ *
+ * Why any chunking, block order, neighbour or thread count gives a query the same bits:
+ *  1. tiles and chunks begin at fixed positions, not where the query or its block begins;
+ *  2. a score and an output element are one chain of FMAs over head_dim and over the tile's keys upwards (kernels.h);
+ *  3. a masked key weighs exactly 0, and a tile that is masked as a whole is left out of maximum, sum and output;
+ *  4. a chunk without a visible key is left out of the merge. */
+#include <math.h>
+#include <string.h>
+
+#include "backend/cpu/cpu_device.h"
+
+#define QUERIES                                                                                    \
+    48            /* 8 register blocks; 48 x 64 scores, a tile of K and of V stay in the L2 cache */
+#define CHUNK 512 /* positions */
+
+typedef struct attn_job {
+    const qn_cpu_job *job;
+    const qn_operand *q;
+    const qn_kv_view *kv;
+    size_t group;      /* query heads of a kv head */
+    size_t dim, width; /* head_dim; the same rounded up to 8 */
+    size_t n_groups,
+        n_chunks; /* groups of queries; chunks of context, 1 if a thread does all of a group's */
+    size_t next;  /* work counter */
+    uint32_t window;
+} attn_job;
+
+/* Up to QUERIES queries of one sequence and kv head, and a thread's memory for them. */
+typedef struct attn_group {
+    size_t seq, head, first, n;      /* queries [first, first + n) in the picture above */
+    size_t lo[QUERIES], hi[QUERIES]; /* visible positions [lo, hi) */
+    size_t lo_min, hi_max;
+    float *q, *kt, *v,
+        *s; /* [QUERIES][dim], [dim][QN_ATTN_STRIDE], [QN_ATTN_KEYS][width], [QUERIES][QN_ATTN_KEYS] */
+    float *part, *total; /* see part_floats */
+} attn_group;
+
+/* A result: maxima [QUERIES], sums [QUERIES], outputs [QUERIES][width]. */
+static size_t part_floats(size_t n_q, size_t width)
+{
+    return n_q * (2 + width);
+}
+
+static size_t scratch_floats(size_t dim)
+{
+    size_t width = QN_ROUND_UP(dim, 8);
+    return QUERIES * dim + dim * QN_ATTN_STRIDE + QN_ATTN_KEYS * width + QUERIES * QN_ATTN_KEYS +
+           2 * part_floats(QUERIES, width);
+}
+
+void qn_cpu_attention_sizes(const qn_device *d, const qn_op *op, qn_cpu_sizes *s)
+{
+    size_t width = QN_ROUND_UP(op->head_dim, 8), chunks = QN_DIV_UP(d->cfg.max_ctx, CHUNK);
+    s->attn = QN_MAX(s->attn, QN_ROUND_UP(scratch_floats(op->head_dim), 16));
+    s->attn_parts = QN_MAX(s->attn_parts, chunks * part_floats(op->n_heads, width));
+}
+
+static void group_set(attn_group *g, const attn_job *a, size_t index, int thread)
+{
+    const qn_device *d = a->job->d;
+    const qn_batch *batch = a->job->batch;
+    const uint32_t *begins = d->attn_tiles;
+    float *m = d->attn + (size_t)thread * d->have.attn;
+    for (g->seq = 0; begins[g->seq + 1] <= index;)
+        g->seq++;
+    size_t n_kv = a->kv->n_kv_heads, row0 = batch->row_begin[g->seq];
+    size_t n = (batch->row_begin[g->seq + 1] - row0) * a->group;
+    index -= begins[g->seq];
+    g->head = index % n_kv;
+    g->first = index / n_kv * QUERIES;
+    g->n = QN_MIN(n - g->first, QUERIES);
+    g->q = m;
+    g->kt = g->q + QUERIES * a->dim;
+    g->v = g->kt + a->dim * QN_ATTN_STRIDE;
+    g->s = g->v + QN_ATTN_KEYS * a->width;
+    g->part = g->s + QUERIES * QN_ATTN_KEYS;
+    g->total = g->part + part_floats(QUERIES, a->width);
+    g->lo_min = SIZE_MAX;
+    g->hi_max = 0;
+    float scale = 1.0f / sqrtf((float)a->dim);
+    for (size_t i = 0; i < g->n; i++) {
+        size_t row = row0 + (g->first + i) / a->group;
+        size_t head = g->head * a->group + (g->first + i) % a->group;
+        g->hi[i] = (size_t)batch->positions[row] + 1;
+        g->lo[i] = a->window && g->hi[i] > a->window ? g->hi[i] - a->window : 0;
+        g->lo_min = QN_MIN(g->lo_min, g->lo[i]);
+        g->hi_max = QN_MAX(g->hi_max, g->hi[i]);
+        d->k.scale(qn_cpu_row(a->q, row) + head * a->dim, scale, a->dim, g->q + i * a->dim);
+    }
+}
+
+/* K and V of positions [pos, pos + n), from however many blocks they lie in. */
+static void tile_load(const attn_job *a, const attn_group *g, size_t pos, size_t n)
+{
+    const qn_kv_view *kv = a->kv;
+    const qn_kernels *k = &a->job->d->k;
+    const qn_batch *batch = a->job->batch;
+    const uint32_t *table = batch->block_tables + g->seq * batch->max_blocks;
+    size_t bytes = a->dim * (kv->dtype == QN_F16 ? 2 : 4);
+    for (size_t j = 0; j < n;) {
+        size_t block = (pos + j) / kv->block_size, off = (pos + j) % kv->block_size;
+        size_t count = QN_MIN(kv->block_size - off, n - j);
+        size_t at =
+            ((table[block] * (size_t)kv->n_kv_heads + g->head) * kv->block_size + off) * bytes;
+        k->attn_load_k(kv->k->data + at, kv->dtype, count, a->dim, g->kt + j);
+        k->attn_load_v(kv->v->data + at, kv->dtype, count, a->dim, a->width, g->v + j * a->width);
+        j += count;
+    }
+}
+
+/* Attention of the group to the keys of one chunk. */
+static void chunk_run(const attn_job *a, const attn_group *g, size_t chunk, float *part)
+{
+    const qn_kernels *k = &a->job->d->k;
+    float *max = part, *sum = max + g->n, *out = sum + g->n, scale[QUERIES];
+    size_t begin = QN_MAX(chunk * CHUNK, g->lo_min / QN_ATTN_KEYS * QN_ATTN_KEYS);
+    size_t end = QN_MIN((chunk + 1) * CHUNK, g->hi_max);
+    for (size_t i = 0; i < g->n; i++)
+        max[i] = -INFINITY;
+    memset(sum, 0, g->n * (1 + a->width) * sizeof *sum);
+    for (size_t pos = begin; pos < end; pos += QN_ATTN_KEYS) {
+        size_t n = QN_MIN((size_t)QN_ATTN_KEYS, end - pos);
+        tile_load(a, g, pos, n);
+        k->attn_scores(g->q, g->n, g->kt, n, a->dim, g->s);
+        for (size_t i = 0; i < g->n; i++) {
+            float *s = g->s + i * QN_ATTN_KEYS;
+            size_t lo = g->lo[i] > pos ? g->lo[i] - pos : 0;
+            size_t hi = g->hi[i] > pos ? QN_MIN(g->hi[i] - pos, n) : 0;
+            scale[i] = 1.0f;
+            if (lo < hi)
+                scale[i] = k->attn_softmax(s, lo, hi, &max[i], &sum[i]);
+            else
+                memset(s, 0, QN_ATTN_KEYS * sizeof *s);
+        }
+        k->attn_weigh(g->s, scale, g->n, g->v, n, a->width, out);
+    }
+}
+
+/* total = both, for each query; total's maximum -infinity: nothing in it yet. */
+static void merge(const attn_job *a, const attn_group *g, const float *part, float *total)
+{
+    const qn_kernels *k = &a->job->d->k;
+    const float *max = part, *sum = max + g->n, *out = sum + g->n;
+    float *t_max = total, *t_sum = t_max + g->n, *t_out = t_sum + g->n;
+    for (size_t i = 0; i < g->n; i++, out += a->width, t_out += a->width) {
+        if (sum[i] == 0)
+            continue;
+        if (t_sum[i] == 0) {
+            t_max[i] = max[i];
+            t_sum[i] = sum[i];
+            memcpy(t_out, out, a->width * sizeof *out);
+            continue;
+        }
+        float m = fmaxf(max[i], t_max[i]), mine = expf(t_max[i] - m), other = expf(max[i] - m);
+        t_max[i] = m;
+        t_sum[i] = fmaf(other, sum[i], t_sum[i] * mine);
+        k->scale(t_out, mine, a->width, t_out);
+        k->add_scaled(out, other, a->width, t_out);
+    }
+}
+
+static void total_clear(const attn_job *a, const attn_group *g)
+{
+    memset(g->total, 0, part_floats(g->n, a->width) * sizeof *g->total);
+}
+
+static void write_out(const attn_job *a, const attn_group *g)
+{
+    const qn_cpu_job *job = a->job;
+    const float *sum = g->total + g->n, *out = sum + g->n;
+    for (size_t i = 0; i < g->n; i++) {
+        size_t row = job->batch->row_begin[g->seq] + (g->first + i) / a->group;
+        size_t head = g->head * a->group + (g->first + i) % a->group;
+        job->d->k.scale(out + i * a->width, 1.0f / sum[i], a->dim,
+                        qn_cpu_row(&job->op->out, row) + head * a->dim);
+    }
+}
+
+/* Whole groups. The last ones have the longest contexts: they go first, so that the threads end together. */
+static void run_groups(attn_job *a, int thread)
+{
+    attn_group g;
+    for (;;) {
+        size_t i = __atomic_fetch_add(&a->next, 1, __ATOMIC_RELAXED);
+        if (i >= a->n_groups)
+            return;
+        group_set(&g, a, a->n_groups - 1 - i, thread);
+        total_clear(a, &g);
+        for (size_t c = g.lo_min / CHUNK; c * CHUNK < g.hi_max; c++) {
+            chunk_run(a, &g, c, g.part);
+            merge(a, &g, g.part, g.total);
+        }
+        write_out(a, &g);
+    }
+}
+
+/* Few groups: their chunks are the pieces of work, the results are merged in the order of run_groups. */
+static void run_chunks(attn_job *a, int thread, int n_threads)
+{
+    qn_device *d = a->job->d;
+    attn_group g;
+    size_t most = part_floats(a->group, a->width);
+    for (;;) {
+        size_t i = __atomic_fetch_add(&a->next, 1, __ATOMIC_RELAXED), c = i % a->n_chunks;
+        if (i >= a->n_groups * a->n_chunks)
+            break;
+        group_set(&g, a, i / a->n_chunks, thread);
+        if (c >= g.lo_min / CHUNK && c * CHUNK < g.hi_max)
+            chunk_run(a, &g, c, d->attn_parts + i * most);
+    }
+    qn_team_barrier(d->team);
+    for (size_t i = (size_t)thread; i < a->n_groups; i += (size_t)n_threads) {
+        group_set(&g, a, i, thread);
+        total_clear(a, &g);
+        for (size_t c = g.lo_min / CHUNK; c * CHUNK < g.hi_max; c++)
+            merge(a, &g, d->attn_parts + (i * a->n_chunks + c) * most, g.total);
+        write_out(a, &g);
+    }
+}
+
+static void attention(void *arg, int thread, int n_threads)
+{
+    attn_job *a = arg;
+    if (a->n_chunks > 1)
+        run_chunks(a, thread, n_threads);
+    else
+        run_groups(a, thread);
+}
+
+void qn_cpu_attention(const qn_cpu_job *job)
+{
+    qn_device *d = job->d;
+    const qn_op *op = job->op;
+    const qn_batch *batch = job->batch;
+    attn_job a = {.job = job,
+                  .q = &op->in[0],
+                  .kv = op->kv,
+                  .group = op->n_heads / op->n_kv_heads,
+                  .dim = op->head_dim,
+                  .width = QN_ROUND_UP(op->head_dim, 8),
+                  .n_chunks = 1,
+                  .window = op->window};
+    size_t most_rows = 0, ctx = 0;
+    for (uint32_t s = 0; s < batch->n_seqs; s++) {
+        size_t rows = batch->row_begin[s + 1] - batch->row_begin[s];
+        d->attn_tiles[s] = (uint32_t)a.n_groups;
+        a.n_groups += QN_DIV_UP(rows * a.group, (size_t)QUERIES) * op->n_kv_heads;
+        most_rows = QN_MAX(most_rows, rows);
+        if (rows > 0)
+            ctx = QN_MAX(ctx, (size_t)batch->positions[batch->row_begin[s + 1] - 1] + 1);
+    }
+    d->attn_tiles[batch->n_seqs] = (uint32_t)a.n_groups;
+    /* One decode row each, and room for all results: the scratch is for the heads of one row. */
+    size_t chunks = QN_DIV_UP(ctx, (size_t)CHUNK);
+    if (most_rows == 1 && a.group <= QUERIES && qn_team_size(d->team) > 1 &&
+        a.n_groups * chunks * part_floats(a.group, a.width) <= d->have.attn_parts)
+        a.n_chunks = chunks;
+    qn_team_run(d->team, attention, &a);
+}

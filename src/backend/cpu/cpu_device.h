@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * cpu_device.h - the CPU device's inside, shared by the files that run its operations.
+ *
+ * Scratch is taken at prepare() for the largest operation seen and max_rows rows; every operation may use all of it, none of
+ * it lives longer than a run(). Threads: the engine thread; the team only inside run(). */
+#ifndef QN_BACKEND_CPU_CPU_DEVICE_H
+#define QN_BACKEND_CPU_CPU_DEVICE_H
+
+#include "backend/cpu/matmul.h"
+
+struct qn_buf {
+    char *data;
+    size_t bytes;
+};
+
+/* Sizes of the scratch, in elements. */
+typedef struct qn_cpu_sizes {
+    size_t act_cols; /* acts: columns of any product's input, all rows */
+    size_t ffn_cols; /* ffn_acts: columns of an expert's inner product, all rows */
+    size_t one_cols; /* one_acts: the same for one row; of n_one experts at a time */
+    size_t n_one;
+    size_t norm;       /* norm: normalised rows */
+    size_t tile;       /* tile: a thread's part of a product, before its epilogue */
+    size_t logits;     /* router probabilities of all rows */
+    size_t routing;    /* routing of all rows: ids and weights, as QN_OP_ROUTE writes them */
+    size_t entries;    /* tokens of all experts, grouped: row and weight of each */
+    size_t experts;    /* begin of each expert's entries */
+    size_t hidden;     /* inner rows of one expert for all tokens, or of all experts for one */
+    size_t moe_out;    /* sums over experts */
+    size_t attn;       /* a thread's tile of attention */
+    size_t attn_parts; /* results of chunks of context that other threads merge */
+} qn_cpu_sizes;
+
+struct qn_device {
+    qn_device_config cfg;
+    qn_kernels k;
+    qn_team *team;
+    qn_cpu_sizes have;
+    qn_acts *acts, *ffn_acts, **one_acts;
+    float *norm, *tile, *logits, *routing, *entry_weights, *shared_weights, *hidden, *moe_out;
+    uint32_t *entry_rows, *expert_begin;
+    float *attn, *attn_parts;
+    uint32_t *attn_tiles; /* [max_seqs + 1] */
+};
+
+/* What the workers of one operation see. */
+typedef struct qn_cpu_job {
+    qn_device *d;
+    const qn_op *op;
+    const qn_batch *batch;
+    size_t n_rows;
+} qn_cpu_job;
+
+static inline float *qn_cpu_row(const qn_operand *o, size_t row)
+{
+    return (float *)(void *)(o->buf->data + o->offset) + row * o->width;
+}
+
+static inline const float *qn_cpu_vec(const qn_buf *b)
+{
+    return (const float *)(const void *)b->data;
+}
+
+static inline unsigned qn_cpu_kind(const qn_dweight *w)
+{
+    return w ? 1u << qn_dweight_kind(w) : 0u;
+}
+
+/* A thread's tile. */
+static inline float *qn_cpu_tile(const qn_device *d, int thread)
+{
+    return d->tile + (size_t)thread * d->have.tile;
+}
+
+/* ---- linear.c ---- */
+void qn_cpu_linear_sizes(const qn_device *d, const qn_op *op, qn_cpu_sizes *s);
+void qn_cpu_linear(const qn_cpu_job *job);
+/* h = silu(x·gateᵀ) * (x·upᵀ) for prepared rows x; bias (gate's outputs, then up's) is added before silu, residual last. */
+typedef struct qn_cpu_gated {
+    const qn_acts *acts;
+    size_t n_rows;
+    const qn_dweight *gate, *up;
+    const float *bias;          /* or NULL */
+    const qn_operand *residual; /* or NULL; may be what h is */
+    float *h;
+    size_t stride; /* of h */
+} qn_cpu_gated;
+size_t qn_cpu_gated_step(const qn_dweight *gate, const qn_dweight *up);
+/* Columns [begin, end), multiples of that step. */
+void qn_cpu_gated_run(const qn_device *d, const qn_cpu_gated *g, size_t begin, size_t end,
+                      int thread);
+/* Columns of a product, in multiples of step, that fit a thread's tile for n_rows rows. */
+size_t qn_cpu_tile_cols(const qn_device *d, size_t step, size_t n_rows);
+/* The y to hand to qn_matmul so that column `begin` lands on tile[0]. */
+static inline float *qn_cpu_tile_at(float *tile, size_t begin)
+{
+    return (float *)((uintptr_t)tile - begin * sizeof *tile);
+}
+/* One weight in a list that is split over the team by bytes. */
+typedef struct qn_cpu_span {
+    size_t total, before, bytes; /* of the list; of the weights before it; its own */
+    size_t rows, step;           /* its outputs, and their unit */
+} qn_cpu_span;
+/* Its first output that belongs to worker t of n or a later one: where t/n of all bytes have passed. */
+size_t qn_cpu_border(const qn_cpu_span *s, int t, int n);
+/* Prepares this thread's share of the rows in[0], normalised if the operation says so, for products. Between it and the products: a barrier. */
+void qn_cpu_put_rows(const qn_cpu_job *job, int thread, int n_threads);
+
+/* ---- moe.c ---- */
+void qn_cpu_moe_sizes(const qn_device *d, const qn_op *op, qn_cpu_sizes *s);
+void qn_cpu_route(const qn_cpu_job *job);
+void qn_cpu_experts(const qn_cpu_job *job);
+void qn_cpu_shared_gate(const qn_cpu_job *job);
+void qn_cpu_moe(const qn_cpu_job *job);
+
+/* ---- attention.c ---- */
+void qn_cpu_attention_sizes(const qn_device *d, const qn_op *op, qn_cpu_sizes *s);
+void qn_cpu_attention(const qn_cpu_job *job);
+
+#endif

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * linear.c - LINEAR of the CPU device: norm, products, bias, gate, residual in one pass of the team.
+ *
+ *   rows of in[0] --(norm)--> acts | barrier | each thread: its outputs of w[0], w[1], ... for all rows, then the epilogue on them
+ *
+ * Outputs are split by the bytes of their weights, so that the threads end together. A product that needs an epilogue with another
+ * operand goes through the thread's tile, some columns at a time, while it is in the cache. */
+#include "backend/cpu/cpu_device.h"
+
+#define TILE_COLS 128 /* of max_rows rows */
+
+static size_t op_outputs(const qn_op *op)
+{
+    size_t n = 0;
+    for (uint32_t i = 0; i < op->n_w; i++)
+        n += qn_dweight_rows(op->w[i]);
+    return n;
+}
+
+void qn_cpu_linear_sizes(const qn_device *d, const qn_op *op, qn_cpu_sizes *s)
+{
+    s->act_cols = QN_MAX(s->act_cols, op->in[0].width);
+    if (op->fuse & QN_FUSE_NORM)
+        s->norm = QN_MAX(s->norm, d->cfg.max_rows * op->in[0].width);
+    s->tile = QN_MAX(s->tile, QN_MAX((size_t)d->cfg.max_rows * TILE_COLS, op_outputs(op)));
+}
+
+size_t qn_cpu_tile_cols(const qn_device *d, size_t step, size_t n_rows)
+{
+    return QN_MAX(d->have.tile / n_rows / step, 1) * step;
+}
+
+void qn_cpu_put_rows(const qn_cpu_job *job, int thread, int n_threads)
+{
+    const qn_device *d = job->d;
+    const qn_op *op = job->op;
+    const qn_operand *in = &op->in[0];
+    size_t begin, end;
+    qn_team_split(job->n_rows, QN_ACTS_ROW_STEP, thread, n_threads, &begin, &end);
+    if (begin == end)
+        return;
+    if (!(op->fuse & QN_FUSE_NORM)) {
+        qn_acts_put(d->acts, &d->k, begin, end, qn_cpu_row(in, 0), in->width, NULL);
+        return;
+    }
+    for (size_t r = begin; r < end; r++)
+        d->k.rmsnorm(qn_cpu_row(in, r), qn_cpu_vec(op->vec[0]), in->width, op->eps,
+                     d->norm + r * in->width);
+    qn_acts_put(d->acts, &d->k, begin, end, d->norm, in->width, NULL);
+}
+
+size_t qn_cpu_gated_step(const qn_dweight *gate, const qn_dweight *up)
+{
+    return QN_MAX(qn_dweight_row_step(gate), qn_dweight_row_step(up));
+}
+
+/* gate in the tile's first half, up in the second. */
+void qn_cpu_gated_run(const qn_device *d, const qn_cpu_gated *g, size_t begin, size_t end,
+                      int thread)
+{
+    size_t width = qn_dweight_rows(g->gate);
+    size_t cols = qn_cpu_tile_cols(d, qn_cpu_gated_step(g->gate, g->up), 2 * g->n_rows);
+    for (size_t c = begin; c < end; c += cols) {
+        size_t n = QN_MIN(cols, end - c);
+        float *a = qn_cpu_tile(d, thread), *b = a + g->n_rows * n;
+        qn_matmul(&d->k, g->gate, g->acts, c, c + n, qn_cpu_tile_at(a, c), n, thread);
+        qn_matmul(&d->k, g->up, g->acts, c, c + n, qn_cpu_tile_at(b, c), n, thread);
+        for (size_t r = 0; r < g->n_rows; r++, a += n, b += n) {
+            float *to = g->h + r * g->stride + c;
+            if (g->bias) {
+                d->k.add(a, g->bias + c, n, a);
+                d->k.add(b, g->bias + width + c, n, b);
+            }
+            d->k.silu_mul(a, b, n, g->residual ? a : to);
+            if (g->residual)
+                d->k.add(a, qn_cpu_row(g->residual, r) + c, n, to);
+        }
+    }
+}
+
+size_t qn_cpu_border(const qn_cpu_span *s, int t, int n)
+{
+    size_t at = (size_t)((double)s->total * t / n);
+    if (at >= s->before + s->bytes)
+        return s->rows;
+    if (at <= s->before)
+        return 0;
+    size_t row = (size_t)((double)(at - s->before) / (double)s->bytes * (double)s->rows);
+    return QN_MIN((row + s->step / 2) / s->step * s->step, s->rows);
+}
+
+/* Outputs [b, e) of w[i], which are columns `first` + [b, e) of the operation, with bias and residual. */
+static void outputs(const qn_cpu_job *job, const qn_dweight *w, size_t first, size_t b, size_t e,
+                    int thread)
+{
+    const qn_device *d = job->d;
+    const qn_op *op = job->op;
+    const float *bias = op->fuse & QN_FUSE_BIAS ? qn_cpu_vec(op->vec[1]) + first : NULL;
+    bool residual = op->fuse & QN_FUSE_RESIDUAL;
+    float *out = qn_cpu_row(&op->out, 0) + first;
+    size_t cols = residual ? qn_cpu_tile_cols(d, qn_dweight_row_step(w), job->n_rows) : e - b;
+    float *tile = qn_cpu_tile(d, thread);
+    for (size_t c = b; c < e; c += cols) {
+        size_t n = QN_MIN(cols, e - c);
+        if (residual)
+            qn_matmul(&d->k, w, d->acts, c, c + n, qn_cpu_tile_at(tile, c), n, thread);
+        else
+            qn_matmul(&d->k, w, d->acts, c, c + n, out, op->out.width, thread);
+        for (size_t r = 0; r < job->n_rows; r++) {
+            float *to = out + r * op->out.width + c, *y = residual ? tile + r * n : to;
+            if (bias)
+                d->k.add(y, bias + c, n, y);
+            if (residual)
+                d->k.add(y, qn_cpu_row(&op->in[1], r) + first + c, n, to);
+        }
+    }
+}
+
+static void linear(void *arg, int thread, int n_threads)
+{
+    const qn_cpu_job *job = arg;
+    const qn_op *op = job->op;
+    qn_cpu_put_rows(job, thread, n_threads);
+    qn_team_barrier(job->d->team);
+    if (op->fuse & QN_FUSE_SILU_MUL) {
+        qn_cpu_gated g = {.acts = job->d->acts,
+                          .n_rows = job->n_rows,
+                          .gate = op->w[0],
+                          .up = op->w[1],
+                          .bias = op->fuse & QN_FUSE_BIAS ? qn_cpu_vec(op->vec[1]) : NULL,
+                          .residual = op->fuse & QN_FUSE_RESIDUAL ? &op->in[1] : NULL,
+                          .h = qn_cpu_row(&op->out, 0),
+                          .stride = op->out.width};
+        size_t b, e;
+        qn_team_split(qn_dweight_rows(g.gate), qn_cpu_gated_step(g.gate, g.up), thread, n_threads,
+                      &b, &e);
+        qn_cpu_gated_run(job->d, &g, b, e, thread);
+        return;
+    }
+    size_t first = 0;
+    qn_cpu_span s = {0};
+    for (uint32_t i = 0; i < op->n_w; i++)
+        s.total += qn_dweight_bytes(op->w[i]);
+    for (uint32_t i = 0; i < op->n_w; i++) {
+        s.bytes = qn_dweight_bytes(op->w[i]);
+        s.rows = qn_dweight_rows(op->w[i]);
+        s.step = qn_dweight_row_step(op->w[i]);
+        outputs(job, op->w[i], first, qn_cpu_border(&s, thread, n_threads),
+                qn_cpu_border(&s, thread + 1, n_threads), thread);
+        s.before += s.bytes;
+        first += s.rows;
+    }
+}
+
+void qn_cpu_linear(const qn_cpu_job *job)
+{
+    const qn_op *op = job->op;
+    unsigned kinds = 0;
+    for (uint32_t i = 0; i < op->n_w; i++)
+        kinds |= qn_cpu_kind(op->w[i]);
+    qn_acts_begin(job->d->acts, job->n_rows, op->in[0].width, kinds);
+    qn_team_run(job->d->team, linear, (void *)(uintptr_t)job);
+}

@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * matmul.c - weights, prepared activations and the drivers of both arithmetics.
+ *
+ *   integer   panels of 16 rows (pack.h) stand in one allocation; one row of activations: mm_gemv; more: mm_gemm panel by panel
+ *   float32   the stored weight is borrowed; tiles of rows are decoded into the thread's scratch and multiplied there. F32 needs no
+ *             tile, and for one row F16 and BF16 need none either
+ *
+ * Activations, for the largest set asked for at init:  f32 [rows][cols rounded up to 8, zeros];
+ * int8 qn_act4 [rows / 4][cols / 32], lanes past the last row zero, or qn_act1 [cols / 32] for a set of one row.
+ * Threads: as matmul.h says; each thread writes only its rows of qn_acts and its own scratch. */
+#include "backend/cpu/matmul.h"
+
+#include <string.h>
+
+#include "base/mem.h"
+
+enum {
+    TILE_FLOATS = 32 * 1024, /* of decoded rows: 128 KiB, in the second-level cache */
+    TILE_MIN_ROWS = 4,
+    CHUNK_QUADS = 32 /* rows of activations of one mm_gemm call, by 4: bounds its output */
+};
+
+struct qn_dweight {
+    qn_mm_kind kind;
+    qn_pack pack;
+    qn_weight view;      /* as stored; memory borrowed */
+    uint8_t *panels;     /* integer: own */
+    size_t panel_bytes;
+};
+
+struct qn_acts {
+    size_t max_rows, max_cols, max_pad;
+    int n_threads;
+    size_t rows, cols;
+    unsigned kinds;
+    float *f32;
+    void *i8;
+    uint8_t *scratch;
+    size_t scratch_bytes; /* of one thread */
+};
+
+/* ---- weights ---- */
+
+qn_status qn_dweight_new(qn_dweight **out, const qn_kernels *k, const qn_weight *w, bool exact, qn_err *err)
+{
+    (void)k;
+    *out = NULL;
+    qn_dweight *d = qn_calloc(1, sizeof *d, QN_MEM_WEIGHTS);
+    if (!d)
+        return qn_fail_nomem(err, sizeof *d);
+    d->view = *w;
+    if (!exact && qn_pack_choose(w, &d->pack)) {
+        size_t n_panels = QN_DIV_UP(w->rows, (size_t)QN_PACK_ROWS), bytes;
+        d->kind = QN_MM_INT;
+        d->panel_bytes = qn_pack_panel_bytes(d->pack, w->cols);
+        if (!qn_mul_size(n_panels, d->panel_bytes, &bytes) || !(d->panels = qn_alloc(bytes, QN_MEM_WEIGHTS))) {
+            qn_free(d);
+            return qn_fail_nomem(err, n_panels * w->cols);
+        }
+        for (size_t i = 0; i < n_panels; i++)
+            qn_pack_panel(w, d->pack, i, d->panels + i * d->panel_bytes);
+    }
+    *out = d;
+    return QN_OK;
+}
+
+void qn_dweight_free(qn_dweight *w)
+{
+    if (!w)
+        return;
+    qn_free(w->panels);
+    qn_free(w);
+}
+
+qn_mm_kind qn_dweight_kind(const qn_dweight *w)
+{
+    return w->kind;
+}
+
+size_t qn_dweight_rows(const qn_dweight *w)
+{
+    return w->view.rows;
+}
+
+size_t qn_dweight_cols(const qn_dweight *w)
+{
+    return w->view.cols;
+}
+
+size_t qn_dweight_bytes(const qn_dweight *w)
+{
+    if (w->kind == QN_MM_F32)
+        return qn_weight_bytes(&w->view);
+    return QN_DIV_UP(w->view.rows, (size_t)QN_PACK_ROWS) * w->panel_bytes;
+}
+
+bool qn_dweight_is_borrowed(const qn_dweight *w)
+{
+    return w->kind == QN_MM_F32;
+}
+
+size_t qn_dweight_row_step(const qn_dweight *w)
+{
+    return w->kind == QN_MM_INT ? QN_PACK_ROWS : TILE_MIN_ROWS;
+}
+
+void qn_dweight_row(const qn_dweight *w, size_t row, float *out)
+{
+    qn_weight_decode(&w->view, row, 1, out);
+}
+
+/* ---- activations ---- */
+
+/* Zero columns after the end, so that kernels may read whole vectors. */
+static size_t padded(size_t cols)
+{
+    return QN_ROUND_UP(cols, (size_t)8);
+}
+
+qn_status qn_acts_new(qn_acts **out, size_t max_rows, size_t max_cols, int n_threads, qn_err *err)
+{
+    *out = NULL;
+    qn_acts *a = qn_calloc(1, sizeof *a, QN_MEM_ACTIVATIONS);
+    if (!a)
+        return qn_fail_nomem(err, sizeof *a);
+    size_t pad, quads = QN_DIV_UP(max_rows, (size_t)4), blocks, n_f32, n_i8, bytes = 0, tile;
+    if (!qn_add_size(max_cols, 31, &pad) || !qn_mul_size(quads * 4, pad, &n_f32) ||
+        !qn_mul_size(quads, blocks = pad / 32, &n_i8) || !qn_mul_size(pad, TILE_MIN_ROWS * sizeof(float), &tile))
+        goto fail;
+    a->max_rows = max_rows;
+    a->max_cols = max_cols;
+    a->n_threads = n_threads;
+    /* One thread's scratch: decoded rows, or unpacked panel and the results of one mm_gemm. */
+    tile = QN_MAX(tile, TILE_FLOATS * sizeof(float));
+    a->scratch_bytes = QN_ROUND_UP(QN_MAX(tile, QN_MM_SCRATCH + CHUNK_QUADS * 4 * QN_PACK_ROWS * sizeof(float)), (size_t)64);
+    a->f32 = qn_alloc_array(n_f32, sizeof(float), QN_MEM_ACTIVATIONS);
+    a->i8 = qn_alloc_array(n_i8, sizeof(qn_act4), QN_MEM_ACTIVATIONS);
+    a->scratch = qn_alloc_array((size_t)n_threads, a->scratch_bytes, QN_MEM_ACTIVATIONS);
+    bytes = n_f32 * sizeof(float) + n_i8 * sizeof(qn_act4) + (size_t)n_threads * a->scratch_bytes;
+    if (!a->f32 || !a->i8 || !a->scratch)
+        goto fail;
+    *out = a;
+    return QN_OK;
+fail:
+    qn_acts_free(a);
+    return qn_fail_nomem(err, bytes);
+}
+
+void qn_acts_free(qn_acts *a)
+{
+    if (!a)
+        return;
+    qn_free(a->f32);
+    qn_free(a->i8);
+    qn_free(a->scratch);
+    qn_free(a);
+}
+
+void qn_acts_begin(qn_acts *a, size_t rows, size_t cols, unsigned kinds)
+{
+    QN_ASSERT(rows <= a->max_rows && cols <= a->max_cols);
+    a->rows = rows;
+    a->cols = cols;
+    a->kinds = kinds;
+    if (cols % 32 != 0) /* no weight of this width has panels */
+        a->kinds &= ~(1u << QN_MM_INT);
+}
+
+void qn_acts_put(qn_acts *a, const qn_kernels *k, size_t begin, size_t end, const float *src, size_t stride, const uint32_t *index)
+{
+    size_t n_blocks = a->cols / 32, pad = padded(a->cols);
+    int lanes = a->rows == 1 ? 1 : 4;
+    for (size_t r = begin; r < end; r++) {
+        const float *x = src + (index ? index[r] : r) * stride;
+        if (a->kinds & 1u << QN_MM_F32) {
+            memcpy(a->f32 + r * pad, x, a->cols * sizeof *x);
+            memset(a->f32 + r * pad + a->cols, 0, (pad - a->cols) * sizeof *x);
+        }
+        if (!(a->kinds & 1u << QN_MM_INT))
+            continue;
+        qn_act4 *quad = (qn_act4 *)a->i8 + r / 4 * n_blocks;
+        if (lanes == 4 && r % 4 == 0 && r + 4 > a->rows)
+            memset(quad, 0, n_blocks * sizeof *quad);
+        k->mm_quantise(x, n_blocks, lanes, (int)(r % 4), quad);
+    }
+}
+
+/* ---- integer driver ---- */
+
+static void copy_columns(const float *c, size_t n_rows, size_t n_cols, float *y, size_t y_stride)
+{
+    for (size_t t = 0; t < n_rows; t++)
+        memcpy(y + t * y_stride, c + t * QN_PACK_ROWS, n_cols * sizeof *y);
+}
+
+static void matmul_int(const qn_kernels *k, const qn_dweight *w, const qn_acts *a, size_t begin, size_t end, float *y,
+                       size_t y_stride, uint8_t *scratch)
+{
+    size_t n_blocks = a->cols / 32;
+    const uint8_t *panel = w->panels + begin / QN_PACK_ROWS * w->panel_bytes;
+    if (a->rows == 1) {
+        size_t whole = (end - begin) / QN_PACK_ROWS;
+        k->mm_gemv[w->pack](panel, whole, n_blocks, a->i8, y + begin);
+        begin += whole * QN_PACK_ROWS;
+        if (begin < end) {
+            float last[QN_PACK_ROWS];
+            k->mm_gemv[w->pack](panel + whole * w->panel_bytes, 1, n_blocks, a->i8, last);
+            memcpy(y + begin, last, (end - begin) * sizeof *y);
+        }
+        return;
+    }
+    float *c = (float *)(scratch + QN_MM_SCRATCH);
+    for (; begin < end; begin += QN_PACK_ROWS, panel += w->panel_bytes)
+        for (size_t t = 0; t < a->rows; t += CHUNK_QUADS * 4) {
+            size_t n = QN_MIN(a->rows - t, (size_t)CHUNK_QUADS * 4);
+            const qn_act4 *quads = (const qn_act4 *)a->i8 + t / 4 * n_blocks;
+            k->mm_gemm[w->pack](panel, n_blocks, quads, QN_DIV_UP(n, (size_t)4), c, scratch);
+            copy_columns(c, n, QN_MIN(end - begin, (size_t)QN_PACK_ROWS), y + t * y_stride + begin, y_stride);
+        }
+}
+
+/* ---- float driver ---- */
+
+/* Rows [row, row + n) of w in float32, `stride` floats apart. */
+static void decode_rows(const qn_kernels *k, const qn_weight *w, size_t row, size_t n, float *out, size_t stride)
+{
+    if (k->mm_decode[w->dtype]) {
+        for (size_t i = 0; i < n; i++)
+            k->mm_decode[w->dtype]((const uint8_t *)w->data + (row + i) * w->stride, w->cols, out + i * stride);
+    } else if (stride == w->cols) {
+        qn_weight_decode(w, row, n, out);
+    } else {
+        for (size_t i = 0; i < n; i++)
+            qn_weight_decode(w, row + i, 1, out + i * stride);
+    }
+}
+
+static void matmul_f32(const qn_kernels *k, const qn_dweight *w, const qn_acts *a, size_t begin, size_t end, float *y,
+                       size_t y_stride, float *tile)
+{
+    const qn_weight *v = &w->view;
+    size_t pad = padded(a->cols), n_tile = QN_MAX(TILE_FLOATS / pad / TILE_MIN_ROWS, (size_t)1) * TILE_MIN_ROWS;
+    if (a->rows == 1 && k->mm_dot[v->dtype]) {
+        const uint8_t *rows = (const uint8_t *)v->data + begin * v->stride;
+        k->mm_dot[v->dtype](rows, v->stride, end - begin, a->f32, a->cols, y + begin);
+        return;
+    }
+    for (size_t r = begin; r < end; r += n_tile) {
+        size_t n = QN_MIN(n_tile, end - r);
+        decode_rows(k, v, r, n, tile, pad);
+        k->mm_f32(&(qn_mm_f32){.w = tile, .x = a->f32, .w_stride = pad, .x_stride = pad, .n_rows = n, .n_tokens = a->rows,
+                               .cols = a->cols, .y = y + r, .y_stride = y_stride});
+    }
+}
+
+void qn_matmul(const qn_kernels *k, const qn_dweight *w, const qn_acts *a, size_t begin, size_t end, float *y, size_t y_stride,
+               int thread)
+{
+    QN_ASSERT(a->cols == w->view.cols && end <= w->view.rows && (a->kinds & 1u << w->kind) && thread < a->n_threads);
+    QN_ASSERT(begin % qn_dweight_row_step(w) == 0);
+    uint8_t *scratch = a->scratch + (size_t)thread * a->scratch_bytes;
+    if (begin >= end || a->rows == 0)
+        return;
+    if (w->kind == QN_MM_INT)
+        matmul_int(k, w, a, begin, end, y, y_stride, scratch);
+    else
+        matmul_f32(k, w, a, begin, end, y, y_stride, (float *)scratch);
+}
