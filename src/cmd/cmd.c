@@ -9,6 +9,7 @@
 
 #include "base/limits.h"
 #include "base/mem.h"
+#include "format/hub.h"
 
 static const qn_opt config_opts[] = {
     {"model", 'm', QN_OPT_STR, offsetof(qn_config, model), "MODEL",
@@ -69,16 +70,37 @@ int cmd_fail(const qn_err *err)
     return CMD_FAILED;
 }
 
+/* In the hub's cache; the network is not asked. */
+static qn_status find_cached(qn_str *path, const char *spec, qn_err *err)
+{
+    qn_hub_config hub = {0};
+    qn_str text = {0};
+    qn_status s = qn_hub_config_from_env(&hub, &text, err);
+
+    hub.offline = true;
+    if (s == QN_OK)
+        s = qn_hub_pull(&hub, spec, NULL, NULL, path, err);
+    if (s == QN_E_NOT_FOUND)
+        s = qn_fail(err, s,
+                    "%s: found neither a file nor a whole model of that name in the hub's cache; "
+                    "get it with: quern pull %s",
+                    spec, spec);
+    qn_str_fini(&text);
+    return s;
+}
+
 qn_status cmd_model_find(qn_str *path, const char *model, qn_err *err)
 {
-    if (!qn_file_exists(model) && !qn_dir_exists(model))
-        return qn_fail(
-            err, QN_E_NOT_FOUND,
-            "%s: found no such file or folder, wanted a GGUF file, a Hugging Face folder, or "
-            "OWNER/NAME after `quern pull OWNER/NAME`",
-            model);
-    qn_str_adds(path, model);
-    return path->failed ? qn_fail_nomem(err, path->n) : QN_OK;
+    if (qn_file_exists(model) || qn_dir_exists(model)) {
+        qn_str_adds(path, model);
+        return path->failed ? qn_fail_nomem(err, strlen(model)) : QN_OK;
+    }
+    if (qn_hub_is_spec(model))
+        return find_cached(path, model, err);
+    return qn_fail(err, QN_E_NOT_FOUND,
+                   "%s: found no such file or folder, wanted a GGUF file, a Hugging Face folder, "
+                   "or OWNER/NAME got with quern pull",
+                   model);
 }
 
 static qn_status open_json(cmd_text *out, const char *path, qn_err *err)

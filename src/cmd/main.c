@@ -11,11 +11,9 @@ typedef struct command {
 } command;
 
 static const command commands[] = {
-    {&cmd_run_opts, cmd_run},
-    {&cmd_tokenize_opts, cmd_tokenize},
-    {&cmd_template_opts, cmd_template},
-    {&cmd_limits_opts, cmd_limits},
-    {&cmd_completion_opts, cmd_completion},
+    {&cmd_run_opts, cmd_run},           {&cmd_tokenize_opts, cmd_tokenize},
+    {&cmd_template_opts, cmd_template}, {&cmd_pull_opts, cmd_pull},
+    {&cmd_limits_opts, cmd_limits},     {&cmd_completion_opts, cmd_completion},
 };
 
 static const command *find(const char *name)
