@@ -146,7 +146,7 @@ bool cmd_is_stdin(const char *path)
 
 qn_status cmd_read(qn_str *out, const char *path, qn_err *err)
 {
-    char buf[16384];
+    char buf[8192];
 
     if (!cmd_is_stdin(path))
         return qn_file_read(out, path, QN_LIMIT_INPUT_BYTES, err);
