@@ -113,6 +113,26 @@ static qn_status open_json(cmd_text *out, const char *path, qn_err *err)
     return s;
 }
 
+/* A folder without the weights: they need not be there, nor be looked at. */
+static qn_status open_folder(qn_weights **out, const char *path, qn_err *err)
+{
+    qn_str config = {0};
+    qn_weights *w = qn_calloc(1, sizeof(*w), QN_MEM_MISC);
+
+    if (!w || !(w->path = qn_strdup(path, QN_MEM_MISC))) {
+        qn_free(w);
+        return qn_fail_nomem(err, sizeof(*w));
+    }
+    *out = w;
+    w->format = QN_FORMAT_HF;
+    QN_TRY(qn_path_join(&config, path, "config.json", err));
+    qn_status s = qn_file_exists(config.p)
+                      ? qn_json_load(&w->config, config.p, QN_LIMIT_CONFIG_BYTES, err)
+                      : QN_OK;
+    qn_str_fini(&config);
+    return s;
+}
+
 qn_status cmd_text_open(cmd_text *out, const char *model, qn_err *err)
 {
     qn_str path = {0};
@@ -122,7 +142,8 @@ qn_status cmd_text_open(cmd_text *out, const char *model, qn_err *err)
     if (s == QN_OK && qn_ends_with(path.p, ".json"))
         s = open_json(out, path.p, err);
     else if (s == QN_OK) {
-        s = qn_weights_open(&out->weights, path.p, err);
+        s = qn_dir_exists(path.p) ? open_folder(&out->weights, path.p, err)
+                                  : qn_weights_open(&out->weights, path.p, err);
         if (s == QN_OK)
             s = qn_tokenizer_new(&out->tokenizer, out->weights, err);
     }
