@@ -186,8 +186,6 @@ static qn_status parse_tokens(const char *text, int32_t **ids, size_t *n, qn_err
 
 static qn_status read_ids(const eval_options *o, const char *file, const qn_engine *e, int32_t **ids, size_t *n, qn_err *err)
 {
-    if (o->tokens)
-        return parse_tokens(o->tokens, ids, n, err);
     qn_str text = {0};
     qn_status s = cmd_read(&text, file, err);
     if (s == QN_OK)
@@ -253,15 +251,19 @@ static qn_status evaluate(eval_options *o, const char *file, qn_err *err)
     qn_str path = {0};
     int32_t *ids = NULL;
     eval v = {.o = o, .bar = {.start_ns = qn_now_ns()}};
-    qn_status s = cmd_model_find(&path, o->config.model, err);
+    qn_status s = o->tokens ? parse_tokens(o->tokens, &ids, &v.n_all, err) : QN_OK;
+    if (s == QN_OK)
+        s = cmd_model_find(&path, o->config.model, err);
     if (s == QN_OK) {
         o->config.model = path.p;
+        if (!o->config.max_ctx && o->tokens) /* ids are scored whole, past the model's context too */
+            o->config.max_ctx = (int)QN_MIN(v.n_all, (size_t)1 << 24);
         o->config.progress = cmd_progress_load;
         o->config.progress_arg = &v.bar;
         s = qn_engine_open(&e, &o->config, err);
         cmd_progress_end(&v.bar);
     }
-    if (s == QN_OK)
+    if (s == QN_OK && !o->tokens)
         s = read_ids(o, file, e, &ids, &v.n_all, err);
     if (s == QN_OK) {
         qn_engine_info info;

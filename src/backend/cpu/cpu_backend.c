@@ -264,7 +264,8 @@ static void rotate(const qn_cpu_job *j, size_t row, float *x, size_t n_heads)
 {
     const qn_op *op = j->op;
     for (size_t h = 0; h < n_heads; h++)
-        j->d->k.rope(x + h * op->head_dim, j->batch->rope + row * op->rope_dim, op->rope_dim);
+        (op->rope_adjacent ? j->d->k.rope_adjacent : j->d->k.rope)(
+            x + h * op->head_dim, j->batch->rope + row * op->rope_dim, op->rope_dim);
 }
 
 static void rope(const qn_cpu_job *j, size_t begin, size_t end)
