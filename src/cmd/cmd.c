@@ -125,10 +125,9 @@ static qn_status open_folder(qn_weights **out, const char *path, qn_err *err)
     }
     *out = w;
     w->format = QN_FORMAT_HF;
-    QN_TRY(qn_path_join(&config, path, "config.json", err));
-    qn_status s = qn_file_exists(config.p)
-                      ? qn_json_load(&w->config, config.p, QN_LIMIT_CONFIG_BYTES, err)
-                      : QN_OK;
+    qn_status s = qn_path_join(&config, path, "config.json", err);
+    if (s == QN_OK && qn_file_exists(config.p))
+        s = qn_json_load(&w->config, config.p, QN_LIMIT_CONFIG_BYTES, err);
     qn_str_fini(&config);
     return s;
 }

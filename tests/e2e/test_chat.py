@@ -95,7 +95,7 @@ def test_chat(folder):
     c = Chat(folder, "-n", "5", "--ignore-eos")
     c.wait(">>> ")
     c.send("\x1b[A\x1b[A\x1b[A")
-    check("history", c.wait("/again") is not None, c.out)
+    check("history", c.wait("again") is not None, c.out)  # the slash stays on the screen from the line before
     c.send("\x15/exit\r")
     check("/exit", c.end() == 0, c.out[-200:])
     mode = os.stat(os.path.join(folder, "quern", "history")).st_mode & 0o777
