@@ -7,6 +7,7 @@
  * Sources: huggingface_hub file_download.py (headers, which redirects HEAD follows); RFC 9110 14 (ranges). */
 #include "format/fetch.h"
 
+#include "base/limits.h"
 #include "base/mem.h"
 
 #include <curl/curl.h>
@@ -14,6 +15,7 @@
 #include <fcntl.h>
 #include <openssl/evp.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -25,7 +27,6 @@
 
 #define N_RETRIES    5 /* of a file; */
 #define N_ASKS       3 /* of anything shorter: somebody waits for the answer */
-#define N_REDIRECTS  8
 #define CONNECT_S    15L
 #define STALL_S      30L /* without a byte: the connection is given up */
 #define RETRY_S_MAX  60
@@ -376,6 +377,25 @@ static bool is_same_origin(const char *a, const char *b)
     return same;
 }
 
+/* A peer that hangs up while we write must not end the process: OpenSSL writes without MSG_NOSIGNAL. Blocked for this
+ * thread and then taken, the signal stays nobody else's business. */
+static CURLcode perform_without_sigpipe(CURL *c)
+{
+    const struct timespec now = {0};
+    sigset_t broken, old, before;
+    (void)sigemptyset(&broken);
+    (void)sigaddset(&broken, SIGPIPE);
+    (void)sigemptyset(&before);
+    (void)pthread_sigmask(SIG_BLOCK, &broken, &old);
+    (void)sigpending(&before);
+    CURLcode code = curl_easy_perform(c);
+    if (!sigismember(&before, SIGPIPE))
+        while (sigtimedwait(&broken, NULL, &now) < 0 && errno == EINTR)
+            continue;
+    (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return code;
+}
+
 /* One request and its response, whatever its status is. */
 static qn_status perform(qn_fetch *f, const char *url, bool is_head, sink *k)
 {
@@ -407,7 +427,7 @@ static qn_status perform(qn_fetch *f, const char *url, bool is_head, sink *k)
     }
     if (!ok)
         return qn_fail(k->err, QN_E_INTERNAL, "%s: libcurl refuses an option", k->what);
-    CURLcode code = curl_easy_perform(c);
+    CURLcode code = perform_without_sigpipe(c);
     if (k->status != QN_OK)
         return k->status; /* the body's own error */
     if (code == CURLE_OK)
@@ -479,9 +499,9 @@ static qn_status follow(qn_fetch *f, const char *path, bool is_head, sink *k)
         if (is_head && (k->r->linked_etag[0] || !is_same_origin(to, f->endpoint)))
             break;
         bool is_down = qn_starts_with(url.p, "https:") && strncasecmp(to, "https:", 6) != 0;
-        if (i == N_REDIRECTS || is_down) {
+        if (i == QN_LIMIT_HUB_REDIRECTS || is_down) {
             s = qn_fail(k->err, QN_E_FORMAT, "%s: the hub redirects %s", k->what,
-                        is_down ? "from https to plain http" : "more than 8 times");
+                        is_down ? "from https to plain http" : "too often");
             break;
         }
         qn_str_clear(&url);
@@ -534,7 +554,7 @@ static qn_status try_again(qn_fetch *f, const char *path, bool is_head, sink *k)
 qn_status qn_fetch_text(qn_fetch *f, const char *path, const char *what, size_t max_bytes,
                         qn_str *out, qn_err *err)
 {
-    reply r;
+    reply r = {0};
     sink k = {.r = &r, .what = what, .text = out, .max_bytes = max_bytes, .err = err};
     return try_again(f, path, false, &k);
 }
@@ -553,15 +573,14 @@ static qn_status copy_etag(char out[65], const char *v, const char *what, qn_err
         return qn_fail(err, QN_E_FORMAT,
                        "%s: the hub's ETag is '%.80s', want a checksum of 40 or 64 hex digits",
                        what, v);
-    memset(out, 0, 65);
-    memcpy(out, v, n);
+    (void)snprintf(out, 65, "%.*s", (int)n, v);
     return QN_OK;
 }
 
 qn_status qn_fetch_head(qn_fetch *f, const char *path, const char *what, qn_remote *out,
                         qn_err *err)
 {
-    reply r;
+    reply r = {0};
     sink k = {.r = &r, .what = what, .err = err};
     memset(out, 0, sizeof(*out));
     QN_TRY(try_again(f, path, true, &k));
@@ -614,7 +633,7 @@ static qn_status check_part(blob *b, const char *part, qn_err *err)
     char hex[2 * EVP_MAX_MD_SIZE + 1] = "";
     if (EVP_DigestFinal_ex(b->md, digest, &n) != 1)
         return qn_fail(err, QN_E_INTERNAL, "%s: libcrypto refuses to hash", b->what);
-    for (unsigned i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++)
         (void)snprintf(hex + 2 * i, 3, "%02x", digest[i]);
     if (strcmp(hex, b->remote->etag) == 0)
         return QN_OK;
@@ -627,7 +646,7 @@ qn_status qn_fetch_file(qn_fetch *f, const char *path, const char *what, const q
                         const char *dest, qn_fetch_progress progress, void *progress_arg,
                         qn_err *err)
 {
-    reply rep;
+    reply rep = {0};
     blob b = {.fd = -1,
               .remote = r,
               .what = what,

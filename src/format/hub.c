@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/limits.h"
 #include "base/mem.h"
 #include "format/fetch.h"
 
@@ -21,12 +22,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define N_COMPONENTS   8
-#define COMPONENT_MAX  128
-#define NAME_MAX_BYTES (N_COMPONENTS * (COMPONENT_MAX + 1))
-#define N_NAMES_MAX    65536
-#define API_BYTES_MAX  (64u << 20)
-#define N_PARTS_MAX    1024
+#define NAME_MAX_BYTES (QN_LIMIT_HUB_COMPONENTS * (QN_LIMIT_HUB_COMPONENT_BYTES + 1))
 #define N_LISTED       12 /* choices named in an error */
 #define PART_SUFFIX    15 /* strlen("-00001-of-00002") */
 #define COMMIT_DIGITS  40
@@ -38,8 +34,8 @@ typedef struct names {
 
 typedef struct pull {
     const qn_hub_config *cfg;
-    qn_fetch *fetch;                  /* NULL when offline */
-    char repo[2 * COMPONENT_MAX + 2]; /* OWNER/NAME */
+    qn_fetch *fetch;                                 /* NULL when offline */
+    char repo[2 * QN_LIMIT_HUB_COMPONENT_BYTES + 2]; /* OWNER/NAME */
     char revision[256];
     char file[1024]; /* "": the whole repository */
     qn_str root;     /* CACHE/models--OWNER--NAME */
@@ -70,7 +66,7 @@ static bool is_plain_path(const char *s, size_t n, size_t n_max)
             n_components++;
             length = 0;
         } else if (!is_plain_char(s[i]) || (length == 0 && s[i] == '.') ||
-                   ++length > COMPONENT_MAX) {
+                   ++length > QN_LIMIT_HUB_COMPONENT_BYTES) {
             return false;
         }
     }
@@ -92,8 +88,8 @@ static void free_names(names *l)
 
 static qn_status add_name(names *l, const char *s, size_t n, qn_err *err)
 {
-    if (l->n == N_NAMES_MAX)
-        return qn_fail(err, QN_E_FORMAT, "repository: more than %d files", N_NAMES_MAX);
+    if (l->n == QN_LIMIT_HUB_FILES)
+        return qn_fail(err, QN_E_FORMAT, "repository: more than %d files", QN_LIMIT_HUB_FILES);
     char *copy = qn_strndup(s, n, QN_MEM_MISC);
     if (!copy || !qn_grow(&l->p, &l->cap, l->n + 1, sizeof(*l->p), QN_MEM_MISC)) {
         qn_free(copy);
@@ -139,7 +135,8 @@ static void settle_names(names *l)
 static bool parse_part(const char *name, size_t *n_stem, uint64_t *part, uint64_t *n_parts)
 {
     const char *dot = strrchr(name, '.');
-    if (!dot || dot - name < PART_SUFFIX || (strcmp(dot, ".gguf") && strcmp(dot, ".safetensors")))
+    if (!dot || dot - name < PART_SUFFIX ||
+        (strcmp(dot, ".gguf") != 0 && strcmp(dot, ".safetensors") != 0))
         return false;
     const char *p = dot - PART_SUFFIX;
     *n_stem = (size_t)(p - name);
@@ -179,13 +176,13 @@ static bool split_spec(const char *s, qn_slice *repo, qn_slice *revision, qn_sli
     if (*s == '@') {
         n = strcspn(++s, ":");
         *revision = (qn_slice){s, n};
-        if (n > 255 || !is_plain_path(s, n, N_COMPONENTS))
+        if (n > 255 || !is_plain_path(s, n, QN_LIMIT_HUB_COMPONENTS))
             return false;
         s += n;
     }
     if (*s == ':') {
         *file = (qn_slice){s + 1, strlen(s + 1)};
-        if (file->n > 1023 || !is_plain_path(file->p, file->n, N_COMPONENTS))
+        if (file->n > 1023 || !is_plain_path(file->p, file->n, QN_LIMIT_HUB_COMPONENTS))
             return false;
     }
     return true;
@@ -246,11 +243,13 @@ static bool is_word_char(char c)
     return is_plain_char(c) && c != '.' && c != '-';
 }
 
-/* Does name hold the tag, in any case? whole: and not as a part of a longer word. */
+/* Does name hold the tag, in any case? whole: and not as a part of a longer word. An empty tag is in every name. */
 static bool has_tag(const char *name, const char *tag, bool whole)
 {
     size_t n = strlen(tag);
-    for (const char *p = name; strlen(p) >= n; p++)
+    if (n == 0)
+        return true;
+    for (const char *p = name; *p; p++)
         if (strncasecmp(p, tag, n) == 0 &&
             (!whole || ((p == name || !is_word_char(p[-1])) && !is_word_char(p[n]))))
             return true;
@@ -267,9 +266,9 @@ static qn_status want_set(pull *p, const char *name, qn_err *err)
         p->wanted[p->n_wanted++] = name;
         return QN_OK;
     }
-    if (n_parts > N_PARTS_MAX)
+    if (n_parts > QN_LIMIT_SHARDS)
         return qn_fail(err, QN_E_FORMAT, "%s: %llu parts, want at most %d", name,
-                       (unsigned long long)n_parts, N_PARTS_MAX);
+                       (unsigned long long)n_parts, QN_LIMIT_SHARDS);
     for (part = 1; part <= n_parts; part++) {
         (void)snprintf(other, sizeof(other), "%.*s-%05llu-of-%05llu%s", (int)n_stem, name,
                        (unsigned long long)part, (unsigned long long)n_parts, strrchr(name, '.'));
@@ -388,7 +387,7 @@ static qn_status list_folder(pull *p, const char *dir, names *dirs, qn_str *path
         qn_str_clear(&name);
         qn_str_addf(&name, "%s%s%s", dir, *dir ? "/" : "", e->d_name);
         s = name.failed ? qn_fail_nomem(err, name.n) : snapshot_path(p, path, name.p, err);
-        if (s != QN_OK || !is_plain_path(name.p, name.n, N_COMPONENTS))
+        if (s != QN_OK || !is_plain_path(name.p, name.n, QN_LIMIT_HUB_COMPONENTS))
             continue;
         if (qn_file_exists(path->p))
             s = add_name(&p->all, name.p, name.n, err);
@@ -472,8 +471,8 @@ static qn_status read_listing(pull *p, const json_t *o, qn_err *err)
     free_names(&p->all);
     for (size_t i = 0; i < json_array_size(files); i++) {
         const json_t *name = json_object_get(json_array_get(files, i), "rfilename");
-        if (json_is_string(name) &&
-            is_plain_path(json_string_value(name), json_string_length(name), N_COMPONENTS))
+        if (json_is_string(name) && is_plain_path(json_string_value(name), json_string_length(name),
+                                                  QN_LIMIT_HUB_COMPONENTS))
             QN_TRY(add_name(&p->all, json_string_value(name), json_string_length(name), err));
     }
     settle_names(&p->all);
@@ -486,8 +485,9 @@ static qn_status list_hub(pull *p, qn_err *err)
     json_t *o = NULL;
     qn_str_addf(&path, "/api/models/%s/revision/", p->repo);
     add_revision(&path, p->revision);
-    qn_status s = path.failed ? qn_fail_nomem(err, path.n)
-                              : qn_fetch_text(p->fetch, path.p, p->repo, API_BYTES_MAX, &text, err);
+    qn_status s = path.failed
+                      ? qn_fail_nomem(err, path.n)
+                      : qn_fetch_text(p->fetch, path.p, p->repo, QN_LIMIT_HUB_LISTING, &text, err);
     if (s == QN_OK)
         s = qn_json_parse(&o, text.p ? text.p : "", text.n, 0, p->repo, err);
     if (s == QN_OK)
