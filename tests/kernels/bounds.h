@@ -16,4 +16,10 @@
 /* GPTQ and AWQ with zeros off the middle keep scale * zero as f16: 2^-11 of it, half of that when rounded. */
 #define BOUND_F16_OFFSET(scale_zero_x) (0x1p-12 * 1.001 * (scale_zero_x))
 
+/* Logits of a whole tiny model (values up to about 10), plain C kernels against the fast ones. Exact: both are float32 sums in other
+ * orders, some 1e-6 of the logits a layer. Fast: an activation on the border of two int8 steps may fall to the other side when the float
+ * sum before it differs in its last bits, which moves one product by a step (1/127 of a block's largest value). */
+#define QN_BOUND_MODEL_EXACT 2e-4
+#define QN_BOUND_MODEL_FAST  0.1
+
 #endif
