@@ -153,6 +153,7 @@ static read_result read_line(chat *c, const char *prompt, const char **line, siz
     int count = 0;
 
     c->prompt = prompt;
+    (void)run_take_interrupt(); /* what stopped the last answer is not meant for this line */
     const char *got = el_gets(c->el, &count);
     if (run_take_interrupt()) {
         fputs("^C\n", stdout);

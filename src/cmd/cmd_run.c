@@ -236,12 +236,18 @@ static void print_speeds(const run_answer *a)
 {
     const qn_event *d = &a->done;
     bool is_terminal = isatty(STDERR_FILENO);
+    double decode = per_second(d->n_output_tokens - a->n, d->decode_ms);
 
-    fprintf(stderr,
-            "%s%d + %d tokens, first after %.0f ms, prefill %.1f tok/s, decode %.1f tok/s%s\n",
-            is_terminal ? "\033[2m" : "", d->n_prompt_tokens, d->n_output_tokens, a->first_ms,
-            per_second(d->n_prompt_tokens, d->prefill_ms),
-            per_second(d->n_output_tokens - a->n, d->decode_ms), is_terminal ? "\033[0m" : "");
+    fputs(is_terminal ? "\033[2m" : "", stderr);
+    if (a->finish[0] == QN_FINISH_CANCELLED)
+        fprintf(stderr, "stopped after %d tokens, first after %.0f ms, decode %.1f tok/s",
+                d->n_output_tokens, a->first_ms, decode);
+    else
+        fprintf(stderr,
+                "%d + %d tokens, first after %.0f ms, prefill %.1f tok/s, decode %.1f tok/s",
+                d->n_prompt_tokens, d->n_output_tokens, a->first_ms,
+                per_second(d->n_prompt_tokens, d->prefill_ms), decode);
+    fputs(is_terminal ? "\033[0m\n" : "\n", stderr);
 }
 
 static void print_candidates(const run_answer *a)
@@ -292,13 +298,26 @@ static qn_status take_token(const run_options *o, const qn_event *ev, bool is_st
     return QN_OK;
 }
 
+/* A cancelled request has no last event: what was seen of it stands in for that. */
+static void note_cancelled(run_answer *a, int n_tokens, double elapsed_ms)
+{
+    for (int i = 0; i < a->n; i++)
+        if (a->finish[i] == QN_FINISH_NONE)
+            a->finish[i] = QN_FINISH_CANCELLED;
+    a->done = (qn_event){.kind = QN_EVENT_DONE,
+                         .n_output_tokens = n_tokens,
+                         .prefill_ms = a->first_ms,
+                         .decode_ms = elapsed_ms - a->first_ms};
+}
+
 qn_status run_ask(const run_options *o, qn_engine *e, const qn_params *params,
                   const qn_prompt *prompt, run_answer *out, qn_err *err)
 {
-    bool is_streamed = params->n == 1 && params->beam_width == 0;
+    bool is_streamed = params->n == 1 && params->beam_width == 0, is_done = false;
     uint64_t start = qn_now_ns();
     qn_request *r = NULL;
     qn_event ev;
+    int n_tokens = 0;
 
     *out = (run_answer){.n = params->n};
     (void)run_take_interrupt();
@@ -307,19 +326,21 @@ qn_status run_ask(const run_options *o, qn_engine *e, const qn_params *params,
     if (atomic_load(&is_interrupted))
         qn_request_cancel(r);
     qn_status s = QN_OK;
-    for (bool is_done = false; s == QN_OK && !is_done;) {
+    while (s == QN_OK && !is_done) {
         s = qn_request_next(r, &ev, err);
-        if (s == QN_OK && out->first_ms == 0)
-            out->first_ms = (double)(qn_now_ns() - start) / 1e6;
-        if (s == QN_OK && ev.kind == QN_EVENT_DONE) {
+        if (s != QN_OK)
+            break;
+        is_done = ev.kind == QN_EVENT_DONE;
+        if (is_done)
             out->done = ev;
-            is_done = true;
-        } else if (s == QN_OK)
+        else
             s = take_token(o, &ev, is_streamed, out, err);
+        if (n_tokens++ == 0)
+            out->first_ms = (double)(qn_now_ns() - start) / 1e6;
     }
     end_request(r);
     if (s == QN_E_CANCELLED) {
-        out->finish[0] = QN_FINISH_CANCELLED;
+        note_cancelled(out, n_tokens, (double)(qn_now_ns() - start) / 1e6);
         s = QN_OK;
     }
     if (s == QN_OK)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * weight.c - what every stored form of a weight matrix means, in float32.
  *
- * Callers ask for tiles of a few rows. GPTQ and AWQ store the matrix transposed, a row of ours being a column of theirs, so those
- * decoders walk the stored rows and write one word's worth of columns to all rows of the tile: each cache line of the file is
- * read once. */
+ * Callers ask for tiles of a few rows. GPTQ and AWQ store the matrix transposed, a row of ours
+ * being a column of theirs, so those decoders walk the stored rows and write one word's worth of
+ * columns to all rows of the tile: each cache line of the file is read once. */
 #include "tensor/weight.h"
 
 #include "tensor/fp.h"

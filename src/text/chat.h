@@ -33,6 +33,12 @@ typedef struct qn_chat_text {
 } qn_chat_text;
 void qn_chat_text_fini(qn_chat_text *t);
 
+/* Parses the variables of a rendering: an object of JSON. As qn_json_parse, but integers of more than 64 bits are kept
+ * digit for digit (as strings that begin with QN_CHAT_BIG_INTEGER) and rendered as numbers. */
+#define QN_CHAT_BIG_INTEGER "\xf4\x8f\xbf\xbf" /* U+10FFFF, which is no character */
+QN_MUST_USE qn_status qn_chat_variables_parse(json_t **out, const char *text, size_t n,
+                                              const char *name, qn_err *err);
+
 /* variables: an object with messages, tools, add_generation_prompt and anything else the template reads; bos_token, eos_token are
  * added by the caller. A raise_exception in the template is QN_E_ARG with its message. now: seconds since 1970 for strftime_now. */
 QN_MUST_USE qn_status qn_chat_template_render(const qn_chat_template *t, const json_t *variables,

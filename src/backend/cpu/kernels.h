@@ -48,7 +48,8 @@ typedef struct qn_kernels {
     void (*rmsnorm)(const float *x, const float *w, size_t n, float eps, float *y);
     void (*rope)(float *x, const float *cos_sin,
                  size_t dim); /* pairs (i, i + dim/2) by angle i; cosines, then sines */
-    void (*rope_adjacent)(float *x, const float *cos_sin, size_t dim); /* pairs (2i, 2i + 1) by angle i */
+    void (*rope_adjacent)(float *x, const float *cos_sin,
+                          size_t dim); /* the same for pairs (2i, 2i + 1) */
     void (*softmax)(float *x, size_t n);
     void (*to_f16)(const float *x, size_t n,
                    uint16_t *y); /* beyond the range: the largest number, never infinity */
