@@ -5,7 +5,7 @@
  * order, after a preemption. Within bounds: the plain plan against the passes in exact mode, plain C against the fast kernels. */
 #include "golden.h"
 
-#include "kernels/bounds.h"
+#include "../kernels/bounds.h"
 #include "engine/engine.h"
 #include <math.h>
 
