@@ -172,6 +172,7 @@ static void test_plain_c(void **state)
             c.cpu_mask = 0;
             logits plain = score(&c, ids, 64);
             double d = largest_difference(&fast, &plain), bound = exact ? QN_BOUND_MODEL_EXACT : QN_BOUND_MODEL_FAST;
+            printf("%s%s: plain C differs by %g\n", models[m], exact ? " (exact)" : "", d);
             if (!(d <= bound))
                 fail_msg("%s%s: plain C differs by %g, bound %g", models[m], exact ? " (exact)" : "", d, bound);
             qn_free(fast.p);
