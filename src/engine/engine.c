@@ -50,7 +50,7 @@ static bool take_inbox(qn_engine *e)
         struct qn_request *next = r->next_in_inbox;
         qn_err err = {0};
         if (qn_grow(&e->active, &e->active_cap, e->n_active + 1, sizeof(struct qn_request *),
-                    QN_MEM_REQUEST)) {
+                    QN_MEM_MISC)) {
             e->active[e->n_active++] = r;
             qn_status s = start(e, r, &err);
             if (s != QN_OK)
