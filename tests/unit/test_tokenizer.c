@@ -814,6 +814,116 @@ static void test_bad_json(void **state)
     }
 }
 
+/* Metadata of a small vocabulary; each test spoils one value. */
+enum { G_MODEL, G_PRE, G_TOKENS, G_TYPES, G_MERGES, G_BOS, G_EOS, G_ADD_BOS, G_N };
+typedef struct small_gguf {
+    qn_slice tokens[6], merges[2];
+    uint8_t types[6];
+    qn_gguf_value values[G_N];
+    qn_gguf_meta meta;
+} small_gguf;
+
+static qn_gguf_value gguf_string(const char *key, const char *s)
+{
+    return (qn_gguf_value){.key = qn_slice_of(key), .type = QN_GGUF_STRING, .v.s = qn_slice_of(s)};
+}
+
+static qn_gguf_value gguf_number(const char *key, qn_gguf_type type, uint64_t u)
+{
+    return (qn_gguf_value){.key = qn_slice_of(key), .type = type, .v.u = u};
+}
+
+static void small_gguf_init(small_gguf *g)
+{
+    static const char *const tokens[] = {"a", "b", "ab", "<s>", "<t>", "[PAD]"};
+    static const uint8_t types[] = {1, 1, 1, 3, 4, 5};
+    *g = (small_gguf){.merges = {QN_SLICE("a b"), QN_SLICE("b a")}};
+    for (size_t i = 0; i < QN_COUNT(tokens); i++)
+        g->tokens[i] = qn_slice_of(tokens[i]);
+    memcpy(g->types, types, sizeof(types));
+    g->values[G_MODEL] = gguf_string("tokenizer.ggml.model", "gpt2");
+    g->values[G_PRE] = gguf_string("tokenizer.ggml.pre", "qwen2");
+    g->values[G_TOKENS] = (qn_gguf_value){.key = QN_SLICE("tokenizer.ggml.tokens"),
+                                          .type = QN_GGUF_ARRAY,
+                                          .item = QN_GGUF_STRING,
+                                          .n = 6,
+                                          .strings = g->tokens};
+    g->values[G_TYPES] = (qn_gguf_value){.key = QN_SLICE("tokenizer.ggml.token_type"),
+                                         .type = QN_GGUF_ARRAY,
+                                         .item = QN_GGUF_U8,
+                                         .n = 6,
+                                         .items = g->types};
+    g->values[G_MERGES] = (qn_gguf_value){.key = QN_SLICE("tokenizer.ggml.merges"),
+                                          .type = QN_GGUF_ARRAY,
+                                          .item = QN_GGUF_STRING,
+                                          .n = 1,
+                                          .strings = g->merges};
+    g->values[G_BOS] = gguf_number("tokenizer.ggml.bos_token_id", QN_GGUF_U32, 3);
+    g->values[G_EOS] = gguf_number("tokenizer.ggml.eos_token_id", QN_GGUF_U32, 4);
+    g->values[G_ADD_BOS] = gguf_number("tokenizer.ggml.add_bos_token", QN_GGUF_BOOL, 1);
+    g->meta = (qn_gguf_meta){.version = 3, .values = g->values, .n_values = G_N};
+}
+
+static void gguf_fails(small_gguf *g, const char *want)
+{
+    qn_tokenizer *t = NULL;
+    qn_status s = qn_tokenizer_from_gguf(&t, &g->meta, "m.gguf", &err);
+    if (s == QN_OK || !strstr(err.msg, want))
+        print_error("found: %s\nwant:  %s\n", err.msg, want);
+    assert_int_not_equal(s, QN_OK);
+    assert_non_null(strstr(err.msg, want));
+    small_gguf_init(g);
+}
+
+static void test_gguf(void **state)
+{
+    (void)state;
+    small_gguf g;
+    qn_tokenizer *t;
+    small_gguf_init(&g);
+    OK(qn_tokenizer_from_gguf(&t, &g.meta, "m.gguf", &err));
+    assert_int_equal(qn_tokenizer_n_tokens(t), 5);
+    assert_int_equal(qn_tokenizer_bos(t), 3);
+    assert_int_equal(qn_tokenizer_eos(t), 4);
+    assert_true(qn_tokenizer_add_bos(t));
+    assert_int_equal(qn_tokenizer_kind(t, 3), QN_TOKEN_SPECIAL);
+    assert_int_equal(qn_tokenizer_kind(t, 4), QN_TOKEN_ADDED);
+    check_ids(t, QN_SPECIAL_ALL, "ab<s>a<t>b", "[2,3,0,4,1]");
+    check_ids(t, QN_SPECIAL_ADDED, "ab<s>a<t>b", "[2,0,4,1]"); /* '<' has no token */
+    check_ids(t, QN_SPECIAL_NONE, "ab<s>a<t>b", "[2,0,1]");
+    qn_tokenizer_free(t);
+
+    g.values[G_MODEL].v.s = QN_SLICE("llama");
+    gguf_fails(&g, "tokenizer.ggml.model: found 'llama', want 'gpt2'");
+    g.values[G_MODEL].key.n = 0;
+    gguf_fails(&g, "tokenizer.ggml.model: found 'nothing'");
+    g.values[G_PRE].v.s = QN_SLICE("qwen\n99");
+    gguf_fails(&g, "tokenizer.ggml.pre: found 'qwen\\x0a99', want qwen2");
+    g.values[G_PRE] = gguf_number("tokenizer.ggml.pre", QN_GGUF_U32, 1);
+    gguf_fails(&g, "tokenizer.ggml.pre");
+    g.values[G_TOKENS].key.n = 0;
+    gguf_fails(&g, "tokenizer.ggml.tokens: found nothing, want an array of strings");
+    g.values[G_TOKENS].item = QN_GGUF_F32;
+    gguf_fails(&g, "tokenizer.ggml.tokens: found an array of f32, want an array of strings");
+    g.values[G_TYPES].n = 5;
+    gguf_fails(&g, "tokenizer.ggml.token_type: found 5 elements, want 6");
+    g.types[1] = 6;
+    gguf_fails(&g, "tokenizer.ggml.token_type[1]: found 6, want 1, 3, 4 or 5");
+    g.tokens[1] = QN_SLICE("a");
+    gguf_fails(&g, "tokenizer.ggml.tokens: 'a' is there twice, ids 0 and 1");
+    g.tokens[3] = QN_SLICE("<t>");
+    gguf_fails(&g, "tokenizer.ggml.tokens: '<t>' is there twice");
+    g.values[G_MERGES].n = 2;
+    gguf_fails(&g, "tokenizer.ggml.merges[1]: result 'ba' is not in the vocabulary");
+    g.values[G_MERGES].type = QN_GGUF_U32;
+    gguf_fails(&g, "tokenizer.ggml.merges: found u32, want an array of strings");
+    g.values[G_BOS].v.u = 5;
+    gguf_fails(&g, "tokenizer.ggml.bos_token_id");
+    memset(g.types, 5, sizeof(g.types));
+    g.values[G_MERGES].n = 0;
+    gguf_fails(&g, "no tokens");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -824,6 +934,7 @@ int main(void)
         cmocka_unit_test(test_modes),          cmocka_unit_test(test_added_flags),
         cmocka_unit_test(test_random_merges),  cmocka_unit_test(test_long_runs),
         cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_bad_json),
+        cmocka_unit_test(test_gguf),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
