@@ -52,7 +52,6 @@ static void rope(float *x, const float *cos_sin, size_t dim)
     }
 }
 
-/* Pairs (2i, 2i + 1): Llama files in GGUF. */
 static void rope_adjacent(float *x, const float *cos_sin, size_t dim)
 {
     size_t half = dim / 2;
