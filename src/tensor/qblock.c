@@ -231,23 +231,25 @@ static unsigned even_signs(unsigned index)
     return index | (unsigned)__builtin_parity(index) << 7;
 }
 
+/* v, negated where bit i of signs is set: without a branch, for signs are random. */
+static float signed_by(float v, unsigned signs, int i)
+{
+    return qn_bits_to_f32(qn_f32_to_bits(v) ^ (signs >> i & 1u) << 31);
+}
+
 /* Eight elements: scale * coordinate, negative where the bit of signs is set. */
 static void iq2_point(float scale, uint16_t point, unsigned signs, float *out)
 {
-    for (int i = 0; i < 8; i++) {
-        float v = scale * iq2_values[point >> 2 * i & 3];
-        out[i] = signs >> i & 1 ? -v : v;
-    }
+    for (int i = 0; i < 8; i++)
+        out[i] = signed_by(scale * iq2_values[point >> 2 * i & 3], signs, i);
 }
 
 /* Four elements, with the low four bits of signs. */
 static void iq3_point(float scale, uint16_t point, const float values[8], unsigned signs,
                       float *out)
 {
-    for (int i = 0; i < 4; i++) {
-        float v = scale * values[point >> 4 * i & 7];
-        out[i] = signs >> i & 1 ? -v : v;
-    }
+    for (int i = 0; i < 4; i++)
+        out[i] = signed_by(scale * values[point >> 4 * i & 7], signs, i);
 }
 
 static void iq1_point(float scale, uint16_t point, float shift, float *out)

@@ -23,6 +23,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     qn_arena arena;
     qn_tensor *tensors;
     size_t n_tensors, bytes = 0;
+    size_t live = qn_mem_live(QN_MEM_MISC);
     qn_err err = {0};
     qn_arena_init(&arena, QN_MAX_META_BYTES, QN_MEM_MISC);
     if (qn_safetensors_parse(data, n, "fuzz.safetensors", &arena, &tensors, &n_tensors, &err) ==
@@ -40,6 +41,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
         QN_ASSERT(strncmp(err.msg, "fuzz.safetensors: ", 18) == 0 && !strchr(err.msg, '\n'));
     }
     qn_arena_fini(&arena);
-    QN_ASSERT(qn_mem_live(QN_MEM_MISC) == 0);
+    QN_ASSERT(qn_mem_live(QN_MEM_MISC) == live);
     return 0;
 }
