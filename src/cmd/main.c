@@ -92,7 +92,7 @@ int cmd_completion(int argc, char **argv)
         if (strcmp(found.args[0], shells[i]) == 0) {
             qn_str text = {0};
             qn_err err;
-            qn_opts_completion(&text, (qn_shell)i, "quern", all, QN_COUNT(all));
+            qn_opts_completion(&text, (qn_shell)i, "quern", all, QN_COUNT(commands));
             rc = CMD_OK;
             if (text.failed) {
                 (void)qn_fail_nomem(&err, text.n);
