@@ -140,9 +140,9 @@ qn_status qn_acts_new(qn_acts **out, size_t max_rows, size_t max_cols, int n_thr
     qn_acts *a = qn_calloc(1, sizeof *a, QN_MEM_ACTIVATIONS);
     if (!a)
         return qn_fail_nomem(err, sizeof *a);
-    size_t pad, quads = QN_DIV_UP(max_rows, (size_t)4), blocks, n_f32, n_i8, bytes = 0, tile;
+    size_t pad, quads = QN_DIV_UP(max_rows, (size_t)4), n_f32, n_i8, bytes = 0, tile;
     if (!qn_add_size(max_cols, 31, &pad) || !qn_mul_size(quads * 4, pad, &n_f32) ||
-        !qn_mul_size(quads, blocks = pad / 32, &n_i8) ||
+        !qn_mul_size(quads, pad / 32, &n_i8) ||
         !qn_mul_size(pad, TILE_MIN_ROWS * sizeof(float), &tile))
         goto fail;
     a->max_rows = max_rows;

@@ -272,13 +272,38 @@ INLINE void block_sum(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *q
     }
 }
 
+/* The two float steps (pack.h) of block b of unit u, whose quants are at q, for 16 rows. */
+INLINE void gemv_block(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
+                       const uint8_t *q, const qn_act1 *a, __m256 f[2])
+{
+    const __m256 d = _mm256_set1_ps(a->d);
+    __m256i sum[2], pairs[2];
+    for (size_t half = 0; half < 2 && has_sub(scales); half++)
+        pairs[half] = sub_pairs(scales, u, b, half, false);
+    block_sum(bits, scales, q, a, pairs, sum);
+#pragma GCC unroll 2
+    for (size_t half = 0; half < 2; half++) {
+        __m256 sm[2], s = _mm256_set1_ps(a->s);
+        scales_at(bits, scales, u, b, half, sm);
+        if (has_sub(scales)) {
+            bool has_m = scales == QN_SCALES_SM;
+            __m256i m = has_m ? sub_pairs(scales, u, b, half, true) : pairs[half];
+            m = _mm256_madd_epi16(m, bcast4((const int8_t *)a->h));
+            s = _mm256_mul_ps(d, _mm256_cvtepi32_ps(m));
+        }
+        __m256 t = _mm256_mul_ps(d, _mm256_cvtepi32_ps(sum[half]));
+        f[half] = _mm256_fmadd_ps(sm[0], t, f[half]);
+        f[half] = _mm256_fmadd_ps(sm[1], s, f[half]);
+    }
+}
+
 /* Bytes ahead of the read; the panels of a thread's range are one stream. */
 enum { PREFETCH = 2048 };
 
 INLINE void gemv(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, size_t n_panels,
                  size_t n_blocks, const qn_act1 *acts, float *y)
 {
-    const size_t per = qn_scales_blocks(scales), bytes = qn_bits_bytes(bits),
+    const size_t per = qn_scales_blocks(scales), bytes = 2 * qn_bits_bytes(bits),
                  head = qn_scales_bytes(scales);
     for (; n_panels > 0; n_panels--, y += QN_PACK_ROWS) {
         const qn_act1 *a = acts;
@@ -286,28 +311,10 @@ INLINE void gemv(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, siz
         for (size_t i = 0; i < n_blocks; i += per) {
             const uint8_t *u = w;
             w += head;
-            for (size_t b = 0; b < per; b++, a++, w += 2 * bytes) {
-                for (size_t line = 0; line < 2 * bytes + head / per; line += 64)
+            for (size_t b = 0; b < per; b++, a++, w += bytes) {
+                for (size_t line = 0; line < bytes + head / per; line += 64)
                     _mm_prefetch((const char *)w + PREFETCH + line, _MM_HINT_T0);
-                __m256i sum[2], pairs[2];
-                const __m256 d = _mm256_set1_ps(a->d), s = _mm256_set1_ps(a->s);
-                for (size_t half = 0; half < 2 && has_sub(scales); half++)
-                    pairs[half] = sub_pairs(scales, u, b, half, false);
-                block_sum(bits, scales, w, a, pairs, sum);
-#pragma GCC unroll 2
-                for (size_t half = 0; half < 2; half++) {
-                    __m256 sm[2], t = s;
-                    scales_at(bits, scales, u, b, half, sm);
-                    if (has_sub(scales)) {
-                        __m256i m = scales == QN_SCALES_SM ? sub_pairs(scales, u, b, half, true)
-                                                           : pairs[half];
-                        __m256i h = bcast4((const int8_t *)a->h);
-                        t = _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_madd_epi16(m, h)));
-                    }
-                    f[half] = _mm256_fmadd_ps(
-                        sm[0], _mm256_mul_ps(d, _mm256_cvtepi32_ps(sum[half])), f[half]);
-                    f[half] = _mm256_fmadd_ps(sm[1], t, f[half]);
-                }
+                gemv_block(bits, scales, u, b, w, a, f);
             }
         }
         _mm256_storeu_ps(y, f[0]);
