@@ -32,7 +32,8 @@ const qn_opts cmd_bench_opts = {
     .command = "bench",
     .args = "",
     .summary = "Measure prompt and decode speed",
-    .about = "Runs random tokens through the model, without sampling. GB/s counts each matrix once a step; "
+    .about = "Runs random tokens through the model, without sampling. GB/s counts each matrix once "
+             "a step; "
              "GFLOP/s a multiply and an add as two.",
     .groups = {{&bench_group, 0}, {&cmd_config_group, offsetof(bench_options, config)}},
 };
@@ -56,59 +57,70 @@ static double median(const series *s)
     return s->n ? s->rate[s->n / 2] : 0;
 }
 
-static void print_rows(const bench_options *o, const qn_engine_info *i, const series *pre, const series *dec)
+static void print_rows(const bench_options *o, const qn_engine_info *i, const series *pre,
+                       const series *dec)
 {
     char depth[32] = "";
     if (o->depth)
         (void)snprintf(depth, sizeof depth, " at depth %d", o->depth);
-    printf("%s, %s, %.2f GB of weights; %s\n", i->name, i->quantization, (double)i->weight_bytes * 1e-9, i->device);
+    printf("%s, %s, %.2f GB of weights; %s\n", i->name, i->quantization,
+           (double)i->weight_bytes * 1e-9, i->device);
     if (pre->n)
-        printf("prefill %5d%s: %8.2f tok/s  (%.2f - %.2f)  %9.2f ms  %7.1f GFLOP/s\n", o->n_prefill, depth, median(pre),
-               pre->rate[0], pre->rate[pre->n - 1], 1e3 * o->n_prefill / median(pre),
-               2e-9 * (double)i->n_params * median(pre));
+        printf("prefill %5d%s: %8.2f tok/s  (%.2f - %.2f)  %9.2f ms  %7.1f GFLOP/s\n", o->n_prefill,
+               depth, median(pre), pre->rate[0], pre->rate[pre->n - 1],
+               1e3 * o->n_prefill / median(pre), 2e-9 * (double)i->n_params * median(pre));
     if (dec->n)
-        printf("decode  %5d%s: %8.2f tok/s  (%.2f - %.2f)  %9.2f ms  %7.1f GB/s%s\n", o->n_decode, depth, median(dec),
-               dec->rate[0], dec->rate[dec->n - 1], 1e3 * o->batch / median(dec),
-               1e-9 * (double)i->weight_bytes_per_token * median(dec) / o->batch, o->batch > 1 ? "  (all sequences)" : "");
+        printf("decode  %5d%s: %8.2f tok/s  (%.2f - %.2f)  %9.2f ms  %7.1f GB/s%s\n", o->n_decode,
+               depth, median(dec), dec->rate[0], dec->rate[dec->n - 1],
+               1e3 * o->batch / median(dec),
+               1e-9 * (double)i->weight_bytes_per_token * median(dec) / o->batch,
+               o->batch > 1 ? "  (all sequences)" : "");
 }
 
 static void add_series(qn_str *s, const char *name, const series *v, int tokens)
 {
     if (!v->n)
         return;
-    qn_str_addf(s, ", \"%s_tok_s\": %.4f, \"%s_tok_s_min\": %.4f, \"%s_tok_s_max\": %.4f, \"%s_ms\": %.4f", name,
-                median(v), name, v->rate[0], name, v->rate[v->n - 1], name, 1e3 * tokens / median(v));
+    qn_str_addf(
+        s, ", \"%s_tok_s\": %.4f, \"%s_tok_s_min\": %.4f, \"%s_tok_s_max\": %.4f, \"%s_ms\": %.4f",
+        name, median(v), name, v->rate[0], name, v->rate[v->n - 1], name, 1e3 * tokens / median(v));
 }
 
-static void print_json(const bench_options *o, const qn_engine_info *i, const series *pre, const series *dec)
+static void print_json(const bench_options *o, const qn_engine_info *i, const series *pre,
+                       const series *dec)
 {
     qn_str s = {0};
     qn_str_adds(&s, "{\"model\": ");
     qn_str_add_json(&s, i->name, strlen(i->name));
     qn_str_adds(&s, ", \"device\": ");
     qn_str_add_json(&s, i->device, strlen(i->device));
-    qn_str_addf(&s, ", \"threads\": %d, \"prefill\": %d, \"decode\": %d, \"depth\": %d, \"batch\": %d, \"repeat\": %d",
+    qn_str_addf(&s,
+                ", \"threads\": %d, \"prefill\": %d, \"decode\": %d, \"depth\": %d, \"batch\": %d, "
+                "\"repeat\": %d",
                 i->n_threads, o->n_prefill, o->n_decode, o->depth, o->batch, o->repeat);
     add_series(&s, "prefill", pre, o->n_prefill);
     add_series(&s, "decode", dec, o->n_decode * o->batch);
     if (dec->n)
         qn_str_addf(&s, ", \"decode_gb_s\": %.4f",
                     1e-9 * (double)i->weight_bytes_per_token * median(dec) / o->batch);
-    qn_str_addf(&s, ", \"weight_bytes\": %llu, \"weight_bytes_per_token\": %llu}\n", (unsigned long long)i->weight_bytes,
-                (unsigned long long)i->weight_bytes_per_token);
+    qn_str_addf(&s, ", \"weight_bytes\": %llu, \"weight_bytes_per_token\": %llu}\n",
+                (unsigned long long)i->weight_bytes, (unsigned long long)i->weight_bytes_per_token);
     if (s.p)
         (void)fputs(s.p, stdout);
     qn_str_fini(&s);
 }
 
-static qn_status measure(qn_engine *e, const bench_options *o, series *pre, series *dec, qn_err *err)
+static qn_status measure(qn_engine *e, const bench_options *o, series *pre, series *dec,
+                         qn_err *err)
 {
     cmd_progress bar = {.start_ns = qn_now_ns()};
     qn_bench_result r;
     for (int k = -1; k < o->repeat; k++) {
         /* prompt and decode each from their own start: decoding begins at `depth`, not behind the prompt */
         qn_bench_spec p = {.n_prefill = o->n_prefill, .depth = o->depth, .batch = 1};
-        qn_bench_spec d = {.n_decode = k < 0 ? QN_MIN(o->n_decode, 4) : o->n_decode, .depth = o->depth, .batch = o->batch};
+        qn_bench_spec d = {.n_decode = k < 0 ? QN_MIN(o->n_decode, 4) : o->n_decode,
+                           .depth = o->depth,
+                           .batch = o->batch};
         cmd_progress_show(&bar, "measuring", (k + 1.0) / (o->repeat + 1.0), NULL);
         if (o->n_prefill) {
             QN_TRY(qn_bench(e, &p, &r, err));
@@ -134,7 +146,8 @@ static qn_status bench(bench_options *o, qn_err *err)
     cmd_progress bar = {.start_ns = qn_now_ns()};
     series pre = {.rate = qn_calloc((size_t)o->repeat, sizeof(double), QN_MEM_MISC)};
     series dec = {.rate = qn_calloc((size_t)o->repeat, sizeof(double), QN_MEM_MISC)};
-    qn_status s = pre.rate && dec.rate ? cmd_model_find(&path, o->config.model, err) : qn_fail_nomem(err, 8);
+    qn_status s =
+        pre.rate && dec.rate ? cmd_model_find(&path, o->config.model, err) : qn_fail_nomem(err, 8);
     if (s == QN_OK) {
         o->config.model = path.p;
         o->config.max_seqs = QN_MAX(o->config.max_seqs, o->batch);
@@ -167,7 +180,8 @@ int cmd_bench(int argc, char **argv)
     if (code < 0 && !o.config.model)
         code = cmd_usage(&cmd_bench_opts, "no model given, want -m MODEL");
     if (code < 0 && o.n_prefill + o.n_decode == 0)
-        code = cmd_usage(&cmd_bench_opts, "--prefill and --decode are both 0, want something to measure");
+        code = cmd_usage(&cmd_bench_opts,
+                         "--prefill and --decode are both 0, want something to measure");
     if (code < 0)
         code = bench(&o, &err) == QN_OK ? CMD_OK : cmd_fail(&err);
     qn_opts_found_fini(&found);

@@ -18,14 +18,18 @@ typedef struct inspect_options {
 static const qn_opt inspect_opts[] = {
     {"model", 'm', QN_OPT_STR, offsetof(inspect_options, model), "MODEL",
      .help = "a GGUF file, a Hugging Face folder, or OWNER/NAME[:FILE]"},
-    {"metadata", 0, QN_OPT_FLAG, offsetof(inspect_options, metadata), .help = "every key of the file, or config.json"},
-    {"tensors", 0, QN_OPT_FLAG, offsetof(inspect_options, tensors), .help = "every tensor: format, shape, bytes"},
+    {"metadata", 0, QN_OPT_FLAG, offsetof(inspect_options, metadata),
+     .help = "every key of the file, or config.json"},
+    {"tensors", 0, QN_OPT_FLAG, offsetof(inspect_options, tensors),
+     .help = "every tensor: format, shape, bytes"},
     {"plan", 0, QN_OPT_FLAG, offsetof(inspect_options, plan),
      .help = "the operations, and operations, FLOPs and bytes before and after each pass"},
     {"rows", 0, QN_OPT_INT, offsetof(inspect_options, rows), "N", 1, 65536, "512",
      "--plan: tokens of the prompt step that is counted"},
-    {"depth", 0, QN_OPT_INT, offsetof(inspect_options, depth), "N", 0, 1 << 24, "0", "--plan: tokens before them"},
-    {"json", 0, QN_OPT_FLAG, offsetof(inspect_options, json), .help = "one JSON object with all that was asked for"},
+    {"depth", 0, QN_OPT_INT, offsetof(inspect_options, depth), "N", 0, 1 << 24, "0",
+     "--plan: tokens before them"},
+    {"json", 0, QN_OPT_FLAG, offsetof(inspect_options, json),
+     .help = "one JSON object with all that was asked for"},
 };
 static const qn_opt_group inspect_group = {"Options", inspect_opts, QN_COUNT(inspect_opts)};
 
@@ -210,12 +214,13 @@ static void show_tensors(view *v, const qn_weights *w)
             comma(v);
             qn_str_adds(&v->out, "{\"name\": ");
             qn_str_add_json(&v->out, t->name, strlen(t->name));
-            qn_str_addf(&v->out, ", \"dtype\": \"%s\", \"shape\": [%s], \"bytes\": %zu}", qn_dtype_get(t->dtype)->name, shape,
-                        t->bytes);
+            qn_str_addf(&v->out, ", \"dtype\": \"%s\", \"shape\": [%s], \"bytes\": %zu}",
+                        qn_dtype_get(t->dtype)->name, shape, t->bytes);
         } else {
             char name[128];
             qn_escape(name, sizeof name, t->name, strlen(t->name));
-            qn_str_addf(&v->out, "%-44s %-8s [%s]  %zu\n", name, qn_dtype_get(t->dtype)->name, shape, t->bytes);
+            qn_str_addf(&v->out, "%-44s %-8s [%s]  %zu\n", name, qn_dtype_get(t->dtype)->name,
+                        shape, t->bytes);
         }
     }
     close_part(v, ']');
@@ -230,22 +235,26 @@ static void show_cost(view *v, const char *pass, const qn_plan *p)
     if (v->o->json) {
         comma(v);
         qn_str_addf(&v->out,
-                    "{\"pass\": \"%s\", \"ops\": %zu, \"prompt_flops\": %.6g, \"decode_flops\": %.6g, \"weight_bytes\": %.0f, "
+                    "{\"pass\": \"%s\", \"ops\": %zu, \"prompt_flops\": %.6g, \"decode_flops\": "
+                    "%.6g, \"weight_bytes\": %.0f, "
                     "\"activation_bytes\": %.0f, \"buffer_bytes\": %.0f, \"matrix_bytes\": %.0f}",
-                    pass, c.n_ops, c.flops, d.flops, c.weight_bytes, c.activation_bytes, c.buffer_bytes, c.matrix_bytes);
+                    pass, c.n_ops, c.flops, d.flops, c.weight_bytes, c.activation_bytes,
+                    c.buffer_bytes, c.matrix_bytes);
         return;
     }
-    qn_str_addf(&v->out, "%-8s %6zu %14.3f %14.3f %14.1f %14.1f %12.2f %14.1f\n", pass, c.n_ops, c.flops * 1e-9,
-                d.flops * 1e-9, c.weight_bytes * 1e-6, c.activation_bytes * 1e-6, c.buffer_bytes * 1e-6,
-                c.matrix_bytes * 1e-6);
+    qn_str_addf(&v->out, "%-8s %6zu %14.3f %14.3f %14.1f %14.1f %12.2f %14.1f\n", pass, c.n_ops,
+                c.flops * 1e-9, d.flops * 1e-9, c.weight_bytes * 1e-6, c.activation_bytes * 1e-6,
+                c.buffer_bytes * 1e-6, c.matrix_bytes * 1e-6);
 }
 
 static void describe_weights(qn_str *out, const qn_node *n)
 {
     for (uint32_t k = 0; k < n->op.n_w; k++)
-        qn_str_addf(out, " %s[%zu, %zu]", qn_dtype_get(n->w[k]->dtype)->name, n->w[k]->rows, n->w[k]->cols);
+        qn_str_addf(out, " %s[%zu, %zu]", qn_dtype_get(n->w[k]->dtype)->name, n->w[k]->rows,
+                    n->w[k]->cols);
     if (n->experts && n->op.kind != QN_OP_ROUTE)
-        qn_str_addf(out, " experts %s[%zu, %zu]", qn_dtype_get(n->experts->expert_gate[0].dtype)->name,
+        qn_str_addf(out, " experts %s[%zu, %zu]",
+                    qn_dtype_get(n->experts->expert_gate[0].dtype)->name,
                     n->experts->expert_gate[0].rows, n->experts->expert_gate[0].cols);
 }
 
@@ -268,12 +277,14 @@ static void show_node(view *v, const qn_plan *p, const qn_node *n)
             (void)strncat(kind, fused[i], sizeof kind - strlen(kind) - 1);
     if (v->o->json) {
         comma(v);
-        qn_str_addf(&v->out, "{\"layer\": %d, \"kind\": \"%s\", \"buffers\": \"%s\", \"flops\": %.6g, \"weight_bytes\": %.0f}",
+        qn_str_addf(&v->out,
+                    "{\"layer\": %d, \"kind\": \"%s\", \"buffers\": \"%s\", \"flops\": %.6g, "
+                    "\"weight_bytes\": %.0f}",
                     n->op.layer, kind, io.p ? io.p : "", flops, weights);
     } else {
         describe_weights(&io, n);
-        qn_str_addf(&v->out, "%5d  %-28s %12.3f %10.2f  %s\n", n->op.layer, kind, flops * 1e-9, weights * 1e-6,
-                    io.p ? io.p : "");
+        qn_str_addf(&v->out, "%5d  %-28s %12.3f %10.2f  %s\n", n->op.layer, kind, flops * 1e-9,
+                    weights * 1e-6, io.p ? io.p : "");
     }
     qn_str_fini(&io);
 }
@@ -288,8 +299,9 @@ static qn_status show_plan(view *v, const qn_weights *w, const qn_model_config *
     if (s == QN_OK) {
         open_part(v, "passes", '[');
         if (!v->o->json)
-            qn_str_addf(&v->out, "%-8s %6s %14s %14s %14s %14s %12s %14s\n", "pass", "ops", "GFLOP prompt", "GFLOP decode",
-                        "MB weights", "MB moved", "MB buffers", "MB resident");
+            qn_str_addf(&v->out, "%-8s %6s %14s %14s %14s %14s %12s %14s\n", "pass", "ops",
+                        "GFLOP prompt", "GFLOP decode", "MB weights", "MB moved", "MB buffers",
+                        "MB resident");
         show_cost(v, "build", p);
         qn_pass_fold(p);
         show_cost(v, "fold", p);
@@ -297,14 +309,16 @@ static qn_status show_plan(view *v, const qn_weights *w, const qn_model_config *
         show_cost(v, "prune", p);
         qn_pass_fuse(p);
         show_cost(v, "fuse", p);
-        s = qn_pass_place(p, (size_t)v->o->rows, 1) ? qn_plan_check(p, err) : qn_fail_nomem(err, p->n_bufs);
+        s = qn_pass_place(p, (size_t)v->o->rows, 1) ? qn_plan_check(p, err)
+                                                    : qn_fail_nomem(err, p->n_bufs);
         show_cost(v, "place", p);
         close_part(v, ']');
     }
     if (s == QN_OK) {
         open_part(v, "operations", '[');
         if (!v->o->json)
-            qn_str_addf(&v->out, "%5s  %-28s %12s %10s  %s\n", "layer", "operation", "GFLOP", "MB", "buffers and weights");
+            qn_str_addf(&v->out, "%5s  %-28s %12s %10s  %s\n", "layer", "operation", "GFLOP", "MB",
+                        "buffers and weights");
         for (size_t i = 0; i < p->n_nodes; i++)
             show_node(v, p, &p->nodes[i]);
         close_part(v, ']');

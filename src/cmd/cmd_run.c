@@ -2,6 +2,8 @@
  * cmd_run.c - `quern run`: options, one answer and how it is printed. The chat is cmd_chat.c. */
 #include "cmd/cmd_run.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <sched.h>
 #include <signal.h>
@@ -92,6 +94,21 @@ static _Atomic(qn_request *) active; /* what Ctrl-C cancels */
 static atomic_int n_in_handler; /* the handler may run on another thread while the request ends */
 static atomic_bool is_interrupted;
 
+static int wake[2] = {-1, -1};
+
+void run_wake(void)
+{
+    int e = errno;
+    ssize_t n = write(wake[1], "", 1); /* a full pipe wakes as well */
+    (void)n;
+    errno = e;
+}
+
+int run_wake_fd(void)
+{
+    return wake[0];
+}
+
 static void on_interrupt(int sig)
 {
     (void)sig;
@@ -100,19 +117,27 @@ static void on_interrupt(int sig)
     qn_request *r = atomic_load(&active);
     if (r)
         qn_request_cancel(r);
+    run_wake();
     atomic_fetch_sub(&n_in_handler, 1);
 }
 
-void run_catch_interrupt(void)
+qn_status run_catch_interrupt(qn_err *err)
 {
-    struct sigaction a = {.sa_handler =
-                              on_interrupt}; /* no SA_RESTART: a read at the prompt ends too */
+    struct sigaction a = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
+
+    if (pipe2(wake, O_NONBLOCK | O_CLOEXEC) != 0)
+        return qn_fail(err, QN_E_IO, "cannot make a pipe: %s", strerror(errno));
     (void)sigemptyset(&a.sa_mask);
     (void)sigaction(SIGINT, &a, NULL);
+    return QN_OK;
 }
 
 bool run_take_interrupt(void)
 {
+    char buf[64];
+
+    while (read(wake[0], buf, sizeof(buf)) > 0)
+        ;
     return atomic_exchange(&is_interrupted, false);
 }
 
@@ -395,9 +420,9 @@ static int answer_once(const run_options *o, qn_engine *e, const qn_params *para
         run_add_chat_json(&json, o, o->system, &turn, 1);
         prompt.chat_json = json.p;
     }
-    run_catch_interrupt();
-    qn_status s =
-        json.failed ? qn_fail_nomem(&err, json.n) : run_ask(o, e, params, &prompt, &a, &err);
+    qn_status s = json.failed ? qn_fail_nomem(&err, json.n) : run_catch_interrupt(&err);
+    if (s == QN_OK)
+        s = run_ask(o, e, params, &prompt, &a, &err);
     int rc = s != QN_OK                           ? cmd_fail(&err)
              : a.finish[0] == QN_FINISH_CANCELLED ? CMD_INTERRUPTED
              : a.finish[0] == QN_FINISH_ERROR     ? CMD_FAILED

@@ -119,8 +119,8 @@ static const char *number_end(const char *p, const char *end, bool *big)
     return p;
 }
 
-qn_status qn_chat_variables_parse(json_t **out, const char *text, size_t n, const char *name,
-                                  qn_err *err)
+qn_status qn_chat_variables_parse(json_t **out, const char *text, size_t n, size_t max_depth,
+                                  const char *name, qn_err *err)
 {
     qn_str s = {0};
     const char *p = text, *end = text + n, *copied = text;
@@ -145,10 +145,10 @@ qn_status qn_chat_variables_parse(json_t **out, const char *text, size_t n, cons
     }
     qn_status status;
     if (copied == text) {
-        status = qn_json_parse(out, text, n, 0, name, err);
+        status = qn_json_parse(out, text, n, max_depth, name, err);
     } else {
         qn_str_add(&s, copied, (size_t)(end - copied));
-        status = s.failed ? qn_fail_nomem(err, n) : qn_json_parse(out, s.p, s.n, 0, name, err);
+        status = s.failed ? qn_fail_nomem(err, n) : qn_json_parse(out, s.p, s.n, max_depth, name, err);
     }
     qn_str_fini(&s);
     return status;

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * chat.h - chat templates: a sandboxed interpreter for the Jinja that published Qwen templates use.
  *
- * A template renders to segments: literal text (the template's own, where special tokens are recognised) and text from the request
- * (where none is). Bounded in steps, output bytes and depth (limits.def); nothing of the host is reachable.
- * Threads: a compiled template is read-only; rendering is a pure function. Source: jinja2 3.1 semantics with trim_blocks, lstrip_blocks,
- * loopcontrols; transformers' apply_chat_template for the environment (tojson, raise_exception, strftime_now). */
+ * A template renders to segments: literal text (the template's own, where special tokens are recognised) and text from
+ * the request (where none is). Bounded in steps, output bytes and depth (limits.def); nothing of the host is reachable.
+ * Threads: a compiled template is read-only; rendering is a pure function. Source: jinja2 3.1 semantics with
+ * trim_blocks, lstrip_blocks, loopcontrols; transformers' apply_chat_template for the environment (tojson,
+ * raise_exception, strftime_now, which writes local time). */
 #ifndef QN_TEXT_CHAT_H
 #define QN_TEXT_CHAT_H
 
@@ -37,7 +38,7 @@ void qn_chat_text_fini(qn_chat_text *t);
  * digit for digit (as strings that begin with QN_CHAT_BIG_INTEGER) and rendered as numbers. */
 #define QN_CHAT_BIG_INTEGER "\xf4\x8f\xbf\xbf" /* U+10FFFF, which is no character */
 QN_MUST_USE qn_status qn_chat_variables_parse(json_t **out, const char *text, size_t n,
-                                              const char *name, qn_err *err);
+                                              size_t max_depth, const char *name, qn_err *err);
 
 /* variables: an object with messages, tools, add_generation_prompt and anything else the template reads; bos_token, eos_token are
  * added by the caller. A raise_exception in the template is QN_E_ARG with its message. now: seconds since 1970 for strftime_now. */

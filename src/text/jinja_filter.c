@@ -539,8 +539,10 @@ static bool filter_attr(qn_jrun *r, const call *c, qn_jvalue *out)
 static qn_jargs rest_of(const qn_jargs *a, size_t n_skip)
 {
     qn_jargs rest = *a;
-    rest.pos += QN_MIN(n_skip, a->n_pos);
-    rest.n_pos -= QN_MIN(n_skip, a->n_pos);
+    n_skip = QN_MIN(n_skip, a->n_pos);
+    if (n_skip)
+        rest.pos += n_skip;
+    rest.n_pos -= n_skip;
     return rest;
 }
 
@@ -679,7 +681,7 @@ static bool test_type(const qn_jvalue *v, qn_slice name, bool *out)
         {"string", 1u << QN_J_STRING},
         {"mapping", 1u << QN_J_DICT},
         {"iterable", 1u << QN_J_STRING | 1u << QN_J_LIST | 1u << QN_J_DICT | 1u << QN_J_UNDEFINED},
-        {"callable", 1u << QN_J_MACRO | 1u << QN_J_FUNCTION | 1u << QN_J_METHOD},
+        {"callable", 1u << QN_J_MACRO | 1u << QN_J_FUNCTION | 1u << QN_J_METHOD | 1u << QN_J_UNDEFINED},
         {"undefined", 1u << QN_J_UNDEFINED},
         {"defined", ~(1u << QN_J_UNDEFINED)}};
     for (size_t i = 0; i < QN_COUNT(tests); i++) {

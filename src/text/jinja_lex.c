@@ -33,7 +33,7 @@ static qn_status push(lexer *l, qn_jtoken_kind kind, uint16_t op, size_t begin, 
         return qn_fail_nomem(l->err, (l->n_tokens + 1) * sizeof(*l->tokens));
     for (; l->counted < begin; l->counted++)
         l->line += l->p[l->counted] == '\n';
-    l->tokens[l->n_tokens++] = (qn_jtoken){kind, op, l->line, {l->p + begin, end - begin}};
+    l->tokens[l->n_tokens++] = (qn_jtoken){(uint8_t)kind, op, l->line, {l->p + begin, end - begin}};
     return QN_OK;
 }
 

@@ -522,6 +522,8 @@ static qn_status parse_test(parser *p, qn_jnode **out)
             QN_TRY(make(p, QN_JN_POSTFIX, line, base, ids, &kid));
             QN_TRY(push_kid(p, kid));
         }
+    } else if (is_word(p, "is")) {
+        return fail_here(p, "one test at a time");
     }
     QN_TRY(make(p, QN_JN_TEST, line, base, ids, out));
     (*out)->name = id;

@@ -6,6 +6,7 @@ import re
 import select
 import signal
 import tempfile
+import termios
 import time
 
 from cli import GOLDEN, QUERN, check, finish, skip
@@ -47,7 +48,14 @@ class Chat:
         return self.out[begin:self.seen].decode("utf-8", "replace")
 
     def send(self, text):
+        """Typed while the program edits the line: what comes before that, the terminal would echo and keep."""
+        end = time.monotonic() + PATIENCE
+        while termios.tcgetattr(self.fd)[3] & termios.ICANON and time.monotonic() < end:
+            select.select([], [], [], 0.01)
         os.write(self.fd, text.encode())
+
+    def interrupt(self):
+        os.write(self.fd, b"\x03")
 
     def end(self):
         while self.read():
@@ -103,19 +111,22 @@ def test_chat(folder):
 
 
 def test_interrupt(folder):
-    c = Chat(folder, "-n", "30000", "--max-ctx", "32768", "--ignore-eos")
+    c = Chat(folder, "-n", "20000", "--max-ctx", "32768", "--ignore-eos")
     for i in range(3):
         check("the prompt", c.wait(">>> ") is not None, c.out[-200:])
         c.send(f"question {i}\r")
         c.wait(f"question {i}")
         c.wait(" ")
-        c.send("\x03")
+        c.interrupt()
         check("Ctrl-C stops the answer and not the program", c.wait("stopped after ") is not None, c.out[-200:])
+        c.wait(">>> ")
+        c.send("/clear\r")
+        c.wait("forgotten")
     c.wait(">>> ")
     c.send("\x04")
     check("and Ctrl-D leaves it", c.end() == 0, c.out[-200:])
 
-    c = Chat(folder, "-n", "30000", "--max-ctx", "32768", "--ignore-eos", "a question")
+    c = Chat(folder, "-n", "20000", "--max-ctx", "32768", "--ignore-eos", "a question")
     c.read()
     while b" " not in c.out and c.read():
         pass

@@ -35,4 +35,11 @@
 /* One chain of n products, two roundings a step in plain C and one when fused. */
 #define BOUND_CHAIN(n, sum_abs) (3 * (double)(n) * 0x1p-24 * (sum_abs))
 
+/* Logits of a whole tiny model (values up to about 10), plain C kernels against the fast ones. Exact: both are float32 sums in other
+ * orders, some 1e-6 of the logits a layer (seen: 2.5e-5). Fast: a value on the border of two int8 steps may round the other way when the
+ * float sum before it differs in its last bits, and a near tie of the router may turn; so the bound is what int8 activations as a
+ * whole move such a model's logits by, 0.05 to 0.3 (seen: 0.12). Models of float weights have no int8 step: seen 1e-3. */
+#define QN_BOUND_MODEL_EXACT 2e-4
+#define QN_BOUND_MODEL_FAST  0.3
+
 #endif

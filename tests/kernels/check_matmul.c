@@ -180,11 +180,13 @@ static qn_acts *acts_new(size_t rows, size_t cols)
     return a;
 }
 
-static qn_dweight *dweight_new(const qn_kernels *k, const qn_weight *w, bool exact)
+static qn_team *team; /* of 2, packs the weights */
+
+static qn_dweight *dweight_new(const qn_weight *w, bool exact)
 {
     qn_dweight *d = NULL;
     qn_err err;
-    if (qn_dweight_new(&d, k, w, exact, &err) != QN_OK)
+    if (qn_dweight_new(&d, team, w, exact, &err) != QN_OK)
         ck_result(false, "qn_dweight_new: %s", err.msg);
     return d;
 }
@@ -364,7 +366,7 @@ static void check_format(const ck_isa *isa, qn_dtype t, bool exact, size_t rows,
     stored s = stored_new(t, rows, cols);
     if (t == QN_NF4)
         s.w.code = s.code;
-    qn_dweight *d = dweight_new(&isa->k, &s.w, exact);
+    qn_dweight *d = dweight_new(&s.w, exact);
     float *x = ck_in(MAX * cols * sizeof *x), *w = ck_in(rows * cols * sizeof *w),
           *row = ck_out(cols * sizeof *row);
     float *single = ck_out(MAX * rows * sizeof *single);
@@ -533,12 +535,12 @@ static void bench_format(const ck_isa *isa, qn_dtype t, bool exact, size_t rows,
     b.y = ck_in(512 * rows * sizeof(float));
     uint64_t start = qn_now_ns();
     for (int i = 0; i < b.n_copies; i++)
-        b.d[i] = dweight_new(&isa->k, &s.w, exact);
+        b.d[i] = dweight_new(&s.w, exact);
     char what[64];
-    snprintf(what, sizeof what, "%s%s %zux%zu load", qn_dtype_get(t)->name, exact ? " exact" : "",
-             rows, cols);
-    ck_row(what, isa->name, 1, (double)(qn_now_ns() - start) * 1e-9, 0,
-           (double)b.n_copies * (double)qn_dweight_bytes(b.d[0]) * 1e-9);
+    snprintf(what, sizeof what, "%s %zux%zu load", qn_dtype_get(t)->name, rows, cols);
+    if (!qn_dweight_is_borrowed(b.d[0]))
+        ck_row(what, isa->name, 2, (double)(qn_now_ns() - start) * 1e-9, 0,
+               (double)b.n_copies * (double)qn_dweight_bytes(b.d[0]) * 1e-9);
     for (size_t i = 0; i < QN_COUNT(batches); i++) {
         size_t m = batches[i];
         int copies = m == 1 && !exact ? b.n_copies : 1;
@@ -562,8 +564,23 @@ static void bench_format(const ck_isa *isa, qn_dtype t, bool exact, size_t rows,
     stored_free(&s);
 }
 
+static void bench_all(const ck_isa *isa)
+{
+    static const qn_dtype types[] = {QN_Q5_0, QN_Q8_0,   QN_Q6_K, QN_Q4_K, QN_Q4_0,
+                                     QN_Q5_K, QN_IQ4_NL, QN_Q2_K, QN_Q3_K, QN_F16};
+    for (int exact = 0; exact < 2; exact++)
+        for (size_t i = 0; i < QN_COUNT(types); i++) {
+            bool is_k = qn_dtype_get(types[i])->block_size == 256;
+            bench_format(isa, types[i], exact, 4864, is_k ? 1024 : 896);
+            if (i < 4)
+                bench_format(isa, types[i], exact, 896, 4864);
+        }
+}
+
 void check_matmul(void)
 {
+    qn_err err;
+    ck_result(qn_team_new(&team, 2, &err) == QN_OK, "a team of 2");
     for (int i = 0; i < ck_n_isas; i++) {
         const ck_isa *isa = &ck_isas[i];
         check_quantise(isa);
@@ -576,16 +593,7 @@ void check_matmul(void)
     }
     check_limits();
     check_act_order();
-    if (!ck_is_bench)
-        return;
-    static const qn_dtype fast[] = {QN_Q5_0, QN_Q8_0,   QN_Q6_K, QN_Q4_K, QN_Q4_0,
-                                    QN_Q5_K, QN_IQ4_NL, QN_Q2_K, QN_Q3_K, QN_F16};
-    const ck_isa *isa = &ck_isas[ck_n_isas - 1];
-    for (int exact = 0; exact < 2; exact++)
-        for (size_t i = 0; i < QN_COUNT(fast); i++) {
-            bench_format(isa, fast[i], exact, 4864,
-                         qn_dtype_get(fast[i])->block_size == 256 ? 1024 : 896);
-            if (i < 4)
-                bench_format(isa, fast[i], exact, 896, 4864);
-        }
+    if (ck_is_bench)
+        bench_all(&ck_isas[ck_n_isas - 1]);
+    qn_team_free(team);
 }

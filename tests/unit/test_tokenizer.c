@@ -61,8 +61,9 @@ static void check_decode(const qn_tokenizer *t, const int32_t *ids, size_t n, bo
     qn_detok d;
     qn_detok_init(&d, t, skip);
     for (size_t i = 0; i < n; i++) {
+        size_t begin = pieces.n;
         qn_detok_next(&d, ids[i], &pieces);
-        assert_true(pieces.n == 0 || qn_utf8_valid(pieces.p, pieces.n));
+        assert_true(pieces.n == begin || qn_utf8_valid(pieces.p + begin, pieces.n - begin));
         assert_in_range(d.n_held, 0, 3);
     }
     qn_detok_end(&d, &pieces);
@@ -634,7 +635,7 @@ static void test_random_merges(void **state)
     assert_true(n_late > 10); /* the queue's late keys were met */
 }
 
-/* Linear, or this takes hours. */
+/* Linear, or nobody sees the end of it. */
 static void test_long_runs(void **state)
 {
     (void)state;
@@ -645,7 +646,7 @@ static void test_long_runs(void **state)
     qn_tokenizer *t = mini("qwen3-untied-f32");
     for (size_t i = 0; i < QN_COUNT(units); i++) {
         qn_str text = {0}, back = {0};
-        while (text.n < (i == 0 ? BYTES : BYTES / 8))
+        while (text.n < (i == 0 ? BYTES : BYTES / 32))
             qn_str_adds(&text, units[i]);
         qn_ids ids = {0};
         OK(qn_tokenizer_encode(t, text.p, text.n, QN_SPECIAL_ALL, &ids, &err));

@@ -122,7 +122,7 @@ static qn_status weight_new(qn_dweight **out, qn_device *d, const qn_weight *w, 
                             qn_err *err)
 {
     (void)for_embed; /* every layout gives its rows back */
-    return qn_dweight_new(out, &d->k, w, d->cfg.exact, err);
+    return qn_dweight_new(out, d->team, w, d->cfg.exact, err);
 }
 
 /* ---- scratch ---- */

@@ -13,6 +13,8 @@ struct qn_buf {
     size_t bytes;
 };
 
+#define QN_CPU_TILE_COLS 128 /* of a product for max_rows rows, in a thread's tile */
+
 /* Sizes of the scratch, in elements. */
 typedef struct qn_cpu_sizes {
     size_t act_cols; /* acts: columns of any product's input, all rows */

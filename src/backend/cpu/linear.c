@@ -7,8 +7,6 @@
  * operand goes through the thread's tile, some columns at a time, while it is in the cache. */
 #include "backend/cpu/cpu_device.h"
 
-#define TILE_COLS 128 /* of max_rows rows */
-
 static size_t op_outputs(const qn_op *op)
 {
     size_t n = 0;
@@ -22,7 +20,7 @@ void qn_cpu_linear_sizes(const qn_device *d, const qn_op *op, qn_cpu_sizes *s)
     s->act_cols = QN_MAX(s->act_cols, op->in[0].width);
     if (op->fuse & QN_FUSE_NORM)
         s->norm = QN_MAX(s->norm, d->cfg.max_rows * op->in[0].width);
-    s->tile = QN_MAX(s->tile, QN_MAX((size_t)d->cfg.max_rows * TILE_COLS, op_outputs(op)));
+    s->tile = QN_MAX(s->tile, QN_MAX((size_t)d->cfg.max_rows * QN_CPU_TILE_COLS, op_outputs(op)));
 }
 
 size_t qn_cpu_tile_cols(const qn_device *d, size_t step, size_t n_rows)

@@ -41,26 +41,41 @@ struct qn_acts {
 
 /* ---- weights ---- */
 
-qn_status qn_dweight_new(qn_dweight **out, const qn_kernels *k, const qn_weight *w, bool exact,
+static size_t n_panels(const qn_dweight *w)
+{
+    return QN_DIV_UP(w->view.rows, (size_t)QN_PACK_ROWS);
+}
+
+static void pack_panels(void *arg, int thread, int n_threads)
+{
+    const qn_dweight *w = arg;
+    size_t begin, end;
+    qn_team_split(n_panels(w), 1, thread, n_threads, &begin, &end);
+    for (size_t i = begin; i < end; i++)
+        qn_pack_panel(&w->view, w->pack, i, w->panels + i * w->panel_bytes);
+}
+
+qn_status qn_dweight_new(qn_dweight **out, qn_team *team, const qn_weight *w, bool exact,
                          qn_err *err)
 {
-    (void)k;
     *out = NULL;
     qn_dweight *d = qn_calloc(1, sizeof *d, QN_MEM_WEIGHTS);
     if (!d)
         return qn_fail_nomem(err, sizeof *d);
     d->view = *w;
     if (!exact && qn_pack_choose(w, &d->pack)) {
-        size_t n_panels = QN_DIV_UP(w->rows, (size_t)QN_PACK_ROWS), bytes;
         d->kind = QN_MM_INT;
         d->panel_bytes = qn_pack_panel_bytes(d->pack, w->cols);
-        if (!qn_mul_size(n_panels, d->panel_bytes, &bytes) ||
-            !(d->panels = qn_alloc(bytes, QN_MEM_WEIGHTS))) {
+        d->panels = qn_alloc_array(n_panels(d), d->panel_bytes, QN_MEM_WEIGHTS);
+        if (!d->panels) {
+            qn_status s = qn_fail_nomem(err, qn_dweight_bytes(d));
             qn_free(d);
-            return qn_fail_nomem(err, n_panels * w->cols);
+            return s;
         }
-        for (size_t i = 0; i < n_panels; i++)
-            qn_pack_panel(w, d->pack, i, d->panels + i * d->panel_bytes);
+        if (team)
+            qn_team_run(team, pack_panels, d);
+        else
+            pack_panels(d, 0, 1);
     }
     *out = d;
     return QN_OK;
@@ -93,7 +108,7 @@ size_t qn_dweight_bytes(const qn_dweight *w)
 {
     if (w->kind == QN_MM_F32)
         return qn_weight_bytes(&w->view);
-    return QN_DIV_UP(w->view.rows, (size_t)QN_PACK_ROWS) * w->panel_bytes;
+    return n_panels(w) * w->panel_bytes;
 }
 
 bool qn_dweight_is_borrowed(const qn_dweight *w)

@@ -48,7 +48,7 @@ void qn_cpu_moe_sizes(const qn_device *d, const qn_op *op, qn_cpu_sizes *s)
     }
     size_t ffn = QN_MAX(ex->ffn_size, ex->shared_ffn_size);
     s->norm = QN_MAX(s->norm, rows * width);
-    s->tile = QN_MAX(s->tile, QN_MAX(rows * 128, 2 * QN_MAX(ffn, width)));
+    s->tile = QN_MAX(s->tile, QN_MAX(rows * QN_CPU_TILE_COLS, 2 * QN_MAX(ffn, width)));
     s->logits = QN_MAX(s->logits, rows * ex->n_experts);
     s->routing = QN_MAX(s->routing, rows * 2 * ex->n_active);
     s->entries = QN_MAX(s->entries, rows * ex->n_active);
