@@ -8,7 +8,7 @@
 
 #include "backend/cpu/kernels.h"
 
-#define SUITES(X)      X(matmul)
+#define SUITES(X)      X(matmul) X(ops)
 
 #define CK_SUITE(name) void check_##name(void);
 SUITES(CK_SUITE)

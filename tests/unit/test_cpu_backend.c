@@ -521,7 +521,7 @@ typedef struct attn_way {
     unsigned mask;
     int threads;
     size_t first, n; /* sequences */
-    size_t step;     /* rows of a sequence in one batch */
+    size_t step;     /* rows of a sequence in one batch; 1: of the last 40 */
     bool shuffle;    /* blocks in random order, and stale numbers in all of them */
 } attn_way;
 
@@ -544,7 +544,9 @@ static size_t attn_batch(attn_run *r, const attn_way *w, size_t *done, float *co
     qn_err err = {0};
     const qn_backend *be = qn_backend_cpu();
     for (size_t i = 0; i < w->n; i++) {
-        size_t s = w->first + i, m = QN_MIN(QN_MIN(w->step, c->len[s] - done[i]), MAX_ROWS / w->n);
+        size_t s = w->first + i, left = c->len[s] - done[i];
+        size_t m = w->step == 1 && left > 40 ? QN_MIN(left - 40, 70) : QN_MIN(w->step, left);
+        m = QN_MIN(m, MAX_ROWS / w->n);
         begins[i] = (uint32_t)n;
         ok(be->upload(r->rows[0], n * qw * 4, c->q[s] + done[i] * qw, m * qw * 4, &err), &err);
         ok(be->upload(r->rows[1], n * kw * 4, c->k[s] + done[i] * kw, m * kw * 4, &err), &err);

@@ -407,7 +407,10 @@ static qn_status run(qn_device *d, const qn_op *op, const qn_batch *batch, qn_er
         return QN_OK;
     }
     rows_job r = {&job, table[op->kind].rows};
-    qn_team_run(d->team, rows_part, &r);
+    if (job.n_rows == 1)
+        r.fn(&job, 0, 1);
+    else
+        qn_team_run(d->team, rows_part, &r);
     return QN_OK;
 }
 
