@@ -6,13 +6,15 @@
  *   qn_engine_open(&e, &cfg, &err);
  *   qn_prompt p = {.text = "Hello"};  qn_params sp = qn_params_default();
  *   qn_request_submit(&r, e, &p, &sp, &err);
- *   while (qn_request_next(r, &ev, &err) == QN_OK && ev.kind != QN_EVENT_DONE) fwrite(ev.text, 1, ev.n_text, stdout);
+ *   while (qn_request_next(r, &ev, &err) == QN_OK && ev.kind != QN_EVENT_DONE) fwrite(ev.text, 1,
+ *   ev.n_text, stdout);
  *   qn_request_free(r);  qn_engine_free(e);
  *
- * Every function that can fail returns a qn_status and writes one line into err (which may be NULL): what the thing is,
- * what was found, what is wanted. Strings are UTF-8. Nothing here prints, exits or reads the environment.
- * Threads: an engine has a thread of its own; submit, next, cancel and free may be called from any thread, one thread at
- * a time for the same request. */
+ * Every function that can fail returns a qn_status and writes one line into err (which may be
+ * NULL): what the thing is, what was found, what is wanted. Strings are UTF-8. Nothing here prints,
+ * exits or reads the environment.
+ * Threads: an engine has a thread of its own; submit, next, cancel and free may be called from any
+ * thread, one thread at a time for the same request. */
 #ifndef QUERN_QUERN_H
 #define QUERN_QUERN_H
 
@@ -57,8 +59,8 @@ QN_API const char *qn_status_name(qn_status s);
 typedef struct qn_engine qn_engine;
 
 typedef enum qn_rope_scaling {
-    QN_ROPE_AUTO,   /* YaRN only for sequences that need more than the model's original context; with `exact`
-                     * for every sequence, as the reference implementation */
+    QN_ROPE_AUTO, /* YaRN only for sequences that need more than the model's original context; with `exact`
+                   * for every sequence, as the reference implementation */
     QN_ROPE_ALWAYS, /* every sequence, if the config names it */
     QN_ROPE_NEVER
 } qn_rope_scaling;
@@ -70,10 +72,11 @@ typedef struct qn_config {
     int n_threads;             /* 0: what affinity and cgroup quota allow */
     unsigned cpu_mask;         /* instruction sets allowed; 0: the plain C kernels; default: all */
     bool exact;                /* plain plan, float32 activations, weights expanded exactly */
-    int max_ctx;               /* tokens of one sequence, may pass the model's; 0: the model's, at most 32768 */
-    int max_seqs;              /* sequences computed together; 0: 16 */
-    int max_batch_tokens;      /* tokens of one step; 0: 512 */
-    int n_kv_blocks; /* 0: enough for max_ctx, at least 1024 tokens for each of max_seqs, within memory */
+    int max_ctx;  /* tokens of one sequence, may pass the model's; 0: the model's, at most 32768 */
+    int max_seqs; /* sequences computed together; 0: 16 */
+    int max_batch_tokens; /* tokens of one step; 0: 512 */
+    int n_kv_blocks; /* 0: enough for max_ctx, at least 1024 tokens for each of max_seqs, within
+                      * memory */
     qn_rope_scaling rope_scaling;
     /* Called while loading: what is being done, and how much of it (0..1). NULL: silent. */
     void (*progress)(void *arg, const char *what, double done);
@@ -183,7 +186,8 @@ typedef struct qn_event {
     double queue_ms, prefill_ms, decode_ms;
 } qn_event;
 
-/* Waits for the next event. A request that failed returns its error once. After DONE: QN_E_NOT_FOUND. */
+/* Waits for the next event. A request that failed returns its error once. After DONE:
+ * QN_E_NOT_FOUND. */
 QN_API qn_status qn_request_next(qn_request *r, qn_event *out, qn_err *err);
 QN_API void qn_request_cancel(qn_request *r); /* safe in a signal handler */
 QN_API void qn_request_free(qn_request *r);   /* cancels if needed; NULL allowed */
@@ -199,11 +203,14 @@ QN_API void qn_release(void *p); /* frees what an API function handed out */
 
 /* ---- scoring ---- */
 
-/* One row for each position: logits [n_vocab] of what follows ids[0..pos]; valid during the call. Return false to end. */
+/* One row for each position: logits [n_vocab] of what follows ids[0..pos]; valid during the call.
+ * Return false to end. */
 typedef bool (*qn_logits_fn)(void *arg, size_t pos, const float *logits, size_t n_vocab);
-/* Residual stream: layer 0 is the embedding output, n_layers the last layer's, n_layers + 1 the final norm's. */
+/* Residual stream: layer 0 is the embedding output, n_layers the last layer's, n_layers + 1 the
+ * final norm's. */
 typedef bool (*qn_hidden_fn)(void *arg, int layer, size_t pos, const float *hidden, size_t width);
-/* Runs ids through the model in chunks of at most `chunk` tokens (0: the engine's). Either callback may be NULL. */
+/* Runs ids through the model in chunks of at most `chunk` tokens (0: the engine's). Either callback
+ * may be NULL. */
 QN_API qn_status qn_score(qn_engine *e, const int32_t *ids, size_t n_ids, size_t chunk,
                           qn_logits_fn on_logits, qn_hidden_fn on_hidden, void *arg, qn_err *err);
 
@@ -221,7 +228,8 @@ typedef struct qn_bench_result {
 } qn_bench_result;
 
 /* Runs the model on random tokens without sampling, once. The engine must be idle. */
-QN_API qn_status qn_bench(qn_engine *e, const qn_bench_spec *spec, qn_bench_result *out, qn_err *err);
+QN_API qn_status qn_bench(qn_engine *e, const qn_bench_spec *spec, qn_bench_result *out,
+                          qn_err *err);
 
 #ifdef __cplusplus
 }

@@ -14,7 +14,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- the table the SIGBUS handler reads: slots are written before use and cleared before unmapping ---- */
+/* ---- the table the SIGBUS handler reads: slots are written before use and cleared before
+ * unmapping ---- */
 
 #define GUARD_SLOTS 1100 /* 1,024 shards and some */
 static struct {

@@ -147,7 +147,8 @@ void qn_str_fini(qn_str *s)
 
 /* ---- UTF-8 ---- */
 
-/* Table 3-7 of the Unicode standard: length of the sequence a lead byte opens and the range of its second byte. */
+/* Table 3-7 of the Unicode standard: length of the sequence a lead byte opens and the range of its
+ * second byte. */
 static size_t lead(unsigned char b, unsigned char *lo, unsigned char *hi)
 {
     *lo = 0x80;
@@ -352,7 +353,8 @@ bool qn_parse_bytes(const char *s, size_t n, uint64_t *out)
     return true;
 }
 
-/* FNV-1a, then a finaliser: short keys from files, seeded so that a file cannot aim at one bucket. */
+/* FNV-1a, then a finaliser: short keys from files, seeded so that a file cannot aim at one
+ * bucket. */
 uint64_t qn_hash(const void *p, size_t n, uint64_t seed)
 {
     const unsigned char *b = p;

@@ -246,7 +246,8 @@ static void add_eos(qn_engine *e, int32_t id)
         e->eos_ids[e->n_eos++] = id;
 }
 
-/* The ids that end an answer: the files', and for GGUF (which names one) the two end tokens of the family. */
+/* The ids that end an answer: the files', and for GGUF (which names one) the two end tokens of the
+ * family. */
 static void find_eos(qn_engine *e)
 {
     const qn_model_config *c = &e->model->config;
@@ -301,7 +302,8 @@ static qn_status open_chat(qn_engine *e, qn_err *err)
     return s;
 }
 
-/* Blocks for one sequence of max_ctx, or 1,024 tokens for each of max_seqs, within half of the memory the machine has left. */
+/* Blocks for one sequence of max_ctx, or 1,024 tokens for each of max_seqs, within half of the
+ * memory the machine has left. */
 static qn_status size_cache(qn_engine *e, qn_dtype kv_dtype, uint32_t *n_blocks, qn_err *err)
 {
     qn_config *c = &e->config;

@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  * engine.h - the engine's own view of itself: what engine.c, request.c, beam.c and score.c share.
  *
- *   caller's thread   submit: render, encode, checks --> inbox --> engine thread: sequences, scheduler, runner, sampler
- *                     next  <-- events of the request <-------------- one push per token
+ *   caller's thread                                  engine thread
+ *   submit: render, encode, checks ---> inbox -----> sequences, scheduler, runner, sampler
+ *   next <------------------- events of the request <--- one push per token
  *
  * Who owns what:
- *   inbox, stopping        engine->lock
- *   events, state, error   request->lock
- *   active, scheduler, sampler, sequences: engine thread only
- *   runner and device      engine->step_lock: the engine thread during a step, qn_score and qn_bench for their whole run
- * A request ends by DETACHED: the engine thread will not look at it again, so that the caller may free it. */
+ *   inbox, stopping                                  engine->lock
+ *   events, text, logprobs, over, detached, error    request->lock
+ *   active, scheduler, sequences, samplers           engine thread only
+ *   runner, device, block pool                       engine->step_lock: the engine thread during
+ *                                                    a step, qn_score and qn_bench for a whole run
+ * A request ends by DETACHED: the engine thread will not look at it again, so that the caller may
+ * free it. */
 #ifndef QN_ENGINE_ENGINE_H
 #define QN_ENGINE_ENGINE_H
 
@@ -125,7 +128,8 @@ struct qn_engine {
 qn_seq *qn_seq_new(struct qn_request *r, int index, qn_err *err); /* not scheduled yet */
 void qn_seq_free(qn_engine *e, qn_seq *q);
 qn_status qn_seq_append(qn_seq *q, int32_t id, qn_err *err);
-/* Puts token `best[0]` out: detokenises, looks for stop strings, pushes the event; marks the sequence done when it ends. */
+/* Puts token `best[0]` out: detokenises, looks for stop strings, pushes the event; marks the
+ * sequence done when it ends. */
 qn_status qn_request_emit(struct qn_request *r, qn_seq *q, const qn_candidate *best, size_t n_best,
                           qn_err *err);
 void qn_request_fail(struct qn_request *r, qn_status s, const qn_err *err);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * request.c - a request: parameters and prompt in, events out.
  *
- * Everything a request needs is copied at submit, on the caller's thread (the prompt is rendered and encoded there, so a long
- * one never holds up a step). Events are kept in arrays that grow; next() copies one out under the request's lock. An allocation that
+ * Everything a request needs is copied at submit, on the caller's thread (the prompt is rendered
+ * and encoded there, so a long one never holds up a step). Events are kept in arrays that grow;
+ * next() copies one out under the request's lock. An allocation that
  * fails ends this request with QN_E_NOMEM and nothing else. */
 #include "engine/engine.h"
 
@@ -57,7 +58,8 @@ static qn_status copy_params(qn_request *r, const qn_params *p, qn_err *err)
     return QN_OK;
 }
 
-/* The template's variables: the caller's object, or the list of messages, and the tokenizer's bos and eos. */
+/* The template's variables: the caller's object, or the list of messages, and the tokenizer's bos
+ * and eos. */
 static qn_status chat_variables(const qn_engine *e, const qn_prompt *p, json_t **out, qn_err *err)
 {
     json_t *o = NULL;

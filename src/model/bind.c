@@ -3,11 +3,14 @@
  *
  *   role ─ name of the file's dialect ─ stored form ─ exact shape of every part ─ qn_weight
  *
- * Dialects: Hugging Face, GGUF, Qwen v1. Stored forms: one tensor (plain or GGUF blocks), GPTQ, AWQ, NF4, FP8; a matrix of a quantised
- * checkpoint that was left out of quantisation is plain. Nothing is copied: a fused or packed tensor gives views of its rows.
- * Invariants: a qn_weight leaves here only after the byte count of each part was derived from rows and cols (part(), plain()), and
- * every index stored in a file (g_idx) was compared with what it indexes.
- * Sources: transformers' modeling files; AutoGPTQ and AutoAWQ linear layers; bitsandbytes' QuantState; llama.cpp's tensor names. */
+ * Dialects: Hugging Face, GGUF, Qwen v1. Stored forms: one tensor (plain or GGUF blocks), GPTQ,
+ * AWQ, NF4, FP8; a matrix of a quantised checkpoint that was left out of quantisation is plain.
+ * Nothing is copied: a fused or packed tensor gives views of its rows.
+ * Invariants: a qn_weight leaves here only after the byte count of each part was derived from rows
+ * and cols (part(), plain()), and every index stored in a file (g_idx) was compared with what it
+ * indexes.
+ * Sources: transformers' modeling files; AutoGPTQ and AutoAWQ linear layers; bitsandbytes'
+ * QuantState; llama.cpp's tensor names. */
 #include "model/bind.h"
 
 #include <math.h>
@@ -598,7 +601,8 @@ static qn_status bind_experts(binder *b, uint32_t i, qn_layer_weights *l)
 
 /* ---- the model ---- */
 
-/* Where the layers are: by the final norm, which nobody quantises. "" is a model saved without its head. */
+/* Where the layers are: by the final norm, which nobody quantises. "" is a model saved without its
+ * head. */
 static void find_prefix(binder *b)
 {
     static const char *const prefixes[] = {"model.", "model.language_model.",
@@ -672,7 +676,8 @@ static qn_status list_unused(binder *b)
     size_t n = 0, bytes;
     for (size_t i = 0; i < b->w->n_tensors; i++) {
         const char *name = b->w->tensors[i].name;
-        /* A factor on a matrix's product (NVFP4, BitNet): leaving it out would give wrong numbers. */
+        /* A factor on a matrix's product (NVFP4, BitNet): leaving it out would give wrong
+         * numbers. */
         if (!b->used[i] && b->names == GGUF && qn_ends_with(name, ".scale"))
             return qn_fail(b->err, QN_E_UNSUPPORTED,
                            "%s: tensor '%.96s': a scale for a whole matrix is not supported",

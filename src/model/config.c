@@ -2,13 +2,15 @@
  * config.c - qn_model_config from config.json or GGUF metadata.
  *
  *   config.json ─ text_config? ─┐
- *                               ├─ number table ─ family rules ─ rope ─ quantisation ─ ids ─ relations
+ *                               ├─ numbers ─ family rules ─ rope ─ quantisation ─ ids ─ relations
  *   GGUF ARCH.* keys ───────────┘
  *
- * A number is 0 until a file gave it: every number here is at least 1 when present, so 0 means "not given" and the defaults of
- * transformers' configuration classes follow. Relations are checked last, on the finished struct.
- * Threads: any, pure. Sources: transformers 5 configuration_{qwen2,qwen2_moe,qwen3,qwen3_moe,llama}.py and
- * modeling_rope_utils.py; Qwen-7B's configuration_qwen.py; llama.cpp's constants.py and llama-model.cpp for the keys of GGUF. */
+ * A number is 0 until a file gave it: every number here is at least 1 when present, so 0 means "not
+ * given" and the defaults of transformers' configuration classes follow. Relations are checked
+ * last, on the finished struct.
+ * Threads: any, pure. Sources: transformers 5
+ * configuration_{qwen2,qwen2_moe,qwen3,qwen3_moe,llama}.py and modeling_rope_utils.py; Qwen-7B's
+ * configuration_qwen.py; llama.cpp's constants.py and llama-model.cpp for the keys of GGUF. */
 #include "model/config.h"
 
 #include <math.h>

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * chat.c - the model's chat template, and the encoding of what it renders.
  *
- * Where the template is: a Hugging Face folder's chat_template.jinja, else tokenizer_config.json's chat_template (text,
- * or a list of named ones); GGUF's tokenizer.chat_template.
+ * Where the template is: a Hugging Face folder's chat_template.jinja, else tokenizer_config.json's
+ * chat_template (text, or a list of named ones); GGUF's tokenizer.chat_template.
  *
- * Encoding: a special token is one only if all of its bytes are literal; between two of them literal and data are
- * encoded together, so that the ids are those of the whole text wherever data holds no special token. */
+ * Encoding: a special token is one only if all of its bytes are literal; between two of them
+ * literal and data are encoded together, so that the ids are those of the whole text wherever data
+ * holds no special token. */
 #include "text/chat.h"
 #include "format/gguf.h"
 #include "text/jinja.h"
@@ -40,7 +41,8 @@ void qn_chat_template_free(qn_chat_template *t)
     qn_free(t);
 }
 
-/* chat_template: text, or [{"name": "default", "template": text}, ...]. The default one, else the first. */
+/* chat_template: text, or [{"name": "default", "template": text}, ...]. The default one, else the
+ * first. */
 static qn_status from_config(qn_chat_template **out, const json_t *config, const char *file,
                              qn_err *err)
 {
@@ -148,7 +150,8 @@ qn_status qn_chat_variables_parse(json_t **out, const char *text, size_t n, size
         status = qn_json_parse(out, text, n, max_depth, name, err);
     } else {
         qn_str_add(&s, copied, (size_t)(end - copied));
-        status = s.failed ? qn_fail_nomem(err, n) : qn_json_parse(out, s.p, s.n, max_depth, name, err);
+        status =
+            s.failed ? qn_fail_nomem(err, n) : qn_json_parse(out, s.p, s.n, max_depth, name, err);
     }
     qn_str_fini(&s);
     return status;
@@ -161,8 +164,9 @@ void qn_chat_text_fini(qn_chat_text *t)
     *t = (qn_chat_text){0};
 }
 
-/* Encodes the added tokens of one literal segment, and the text before each with what was left before the segment.
- * The tokenizer itself says which added tokens there are, in order; each is then found where its bytes first stand. */
+/* Encodes the added tokens of one literal segment, and the text before each with what was left
+ * before the segment. The tokenizer itself says which added tokens there are, in order; each is
+ * then found where its bytes first stand. */
 static qn_status encode_literal(const qn_tokenizer *tok, const char *text,
                                 const qn_chat_segment *segment, size_t *done, qn_ids *out,
                                 qn_err *err)

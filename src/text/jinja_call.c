@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * jinja_call.c - arguments, the global functions, and the methods of dictionaries and lists.
  *
- * Nothing that changes a value is here: as in jinja2's ImmutableSandboxedEnvironment, append, pop, update and the like
- * are undefined. */
+ * Nothing that changes a value is here: as in jinja2's ImmutableSandboxedEnvironment, append, pop,
+ * update and the like are undefined. */
 #include "text/jinja_ast.h"
 
 #include <stdio.h>

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * jinja_parse.c - builds the syntax tree of a template.
  *
- * Operators are parsed with a stack of pending operators, so a chain of any length costs no recursion; only brackets,
- * blocks and "a if b else c" recurse, at most QN_LIMIT_TEMPLATE_DEPTH deep. Precedence, lowest first: or, and, not,
- * comparisons, + -, ~, * / // %, **; unary minus and filters bind tighter than all. Source: jinja2 parser.py. */
+ * Operators are parsed with a stack of pending operators, so a chain of any length costs no
+ * recursion; only brackets, blocks and "a if b else c" recurse, at most QN_LIMIT_TEMPLATE_DEPTH
+ * deep. Precedence, lowest first: or, and, not, comparisons, + -, ~, * / // %, **; unary minus and
+ * filters bind tighter than all. Source: jinja2 parser.py. */
 #include "text/jinja_ast.h"
 
 #include <string.h>
@@ -219,7 +220,8 @@ static bool unescape_hex(const char *s, size_t n, size_t digits, uint32_t *cp)
     return true;
 }
 
-/* One escape at s[0] (after the backslash), written to out. Returns the bytes used, 0 if malformed. */
+/* One escape at s[0] (after the backslash), written to out. Returns the bytes used, 0 if
+ * malformed. */
 static size_t unescape(const char *s, size_t n, char *out, size_t *n_out)
 {
     static const char from[] = "abfnrtv\\'\"", to[] = "\a\b\f\n\r\t\v\\'\"";

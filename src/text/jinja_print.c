@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * jinja_print.c - values as text: Python's str() and repr(), and json.dumps.
  *
- * Recursion over nested values is bounded by the run's depth. Source: CPython's unicode_repr, float_repr_style 'short',
- * json/encoder.py. */
+ * Recursion over nested values is bounded by the run's depth. Source: CPython's unicode_repr,
+ * float_repr_style 'short', json/encoder.py. */
 #include "text/jinja_ast.h"
 
 #include <math.h>

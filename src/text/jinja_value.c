@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * jinja_value.c - values of a running template: making, unpacking, comparing, indexing; text under construction.
+ * jinja_value.c - values of a running template: making, unpacking, comparing, indexing; text under
+ * construction.
  *
- * The semantics are Python's; what an undefined value may do is jinja2's (runtime.py, Undefined). */
+ * The semantics are Python's; what an undefined value may do is jinja2's (runtime.py,
+ * Undefined). */
 #include "text/jinja_ast.h"
 
 #include <math.h>

@@ -16,7 +16,8 @@ qn_tokenizer *qn_tokenizer_alloc(void)
     return t;
 }
 
-/* The bytes that text stands for: decoded into *buf if it is all in the byte alphabet, else its own. */
+/* The bytes that text stands for: decoded into *buf if it is all in the byte alphabet, else its
+ * own. */
 static bool bytes_of(qn_str *buf, qn_slice text, qn_slice *bytes, bool *coded)
 {
     size_t n;
@@ -204,7 +205,8 @@ static qn_status set_rank_line(qn_tokenizer *t, qn_slice line, size_t number, co
                         true, file, err);
 }
 
-/* Two parts merge if their join is a token, at that token's rank: every split of every token is a merge. */
+/* Two parts merge if their join is a token, at that token's rank: every split of every token is a
+ * merge. */
 static bool merge_splits(qn_tokenizer *t, uint32_t id)
 {
     qn_slice s = qn_vocab_bytes(&t->vocab, id);

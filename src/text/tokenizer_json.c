@@ -4,12 +4,13 @@
  *   tokenizer.json                     all of it; or
  *   vocab.json, merges.txt             with added tokens and the kind in tokenizer_config.json; or
  *   qwen.tiktoken                      Qwen v1: ranks; its special tokens are built in
- *   tokenizer_config.json              added_tokens_decoder, bos_token, eos_token, add_bos_token (optional with the first and last)
+ *   tokenizer_config.json              added_tokens_decoder, bos_token, eos_token, add_bos_token
+ *                                      (optional with the first and last)
  *
- * Where there is no tokenizer.json the split rule is qwen35 if config.json's model_type begins with "qwen3_5", else qwen2.
- * What would change the ids and is not known is refused, naming the field.
- * Source: tokenizers (models/bpe/serialization.rs, added_vocabulary.rs), transformers (tokenization_qwen2.py), Qwen v1's
- * tokenization_qwen.py. */
+ * Where there is no tokenizer.json the split rule is qwen35 if config.json's model_type begins with
+ * "qwen3_5", else qwen2. What would change the ids and is not known is refused, naming the field.
+ * Source: tokenizers (models/bpe/serialization.rs, added_vocabulary.rs), transformers
+ * (tokenization_qwen2.py), Qwen v1's tokenization_qwen.py. */
 #include "text/tokenizer_build.h"
 
 #include <stdio.h>
@@ -70,7 +71,8 @@ static qn_status set_normalizer(qn_tokenizer *t, const json_t *v, const char *fi
     return QN_OK;
 }
 
-/* Digits (individual) first or not at all; then either Split(known pattern) and ByteLevel without its own, or ByteLevel with. */
+/* Digits (individual) first or not at all; then either Split(known pattern) and ByteLevel without
+ * its own, or ByteLevel with. */
 static qn_status set_pretok(qn_tokenizer *t, const json_t *v, const char *file, qn_err *err)
 {
     const json_t *list = is_type(v, "Sequence") ? json_object_get(v, "pretokenizers") : NULL;
@@ -265,7 +267,8 @@ static int32_t named_id(const qn_tokenizer *t, const json_t *config, const char 
     return json_is_string(content) ? qn_tokenizer_find(t, slice_of(content)) : -1;
 }
 
-/* Added tokens that are not there yet, and the ids of the file's own special tokens. config may be NULL. */
+/* Added tokens that are not there yet, and the ids of the file's own special tokens. config may be
+ * NULL. */
 static qn_status apply_config(qn_tokenizer *t, json_t *config, const char *file, qn_err *err)
 {
     char where[320];
@@ -350,7 +353,8 @@ static qn_status read_lists(qn_tokenizer *t, folder *f, qn_err *err)
     return qn_tokenizer_finish(t, false, f->vocab.p, err);
 }
 
-/* Qwen v1's special tokens follow the ranks. Where tokenizer_config.json lists added tokens, they are used instead. */
+/* Qwen v1's special tokens follow the ranks. Where tokenizer_config.json lists added tokens, they
+ * are used instead. */
 static qn_status read_ranks(qn_tokenizer *t, folder *f, qn_err *err)
 {
     static const char *const first[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};

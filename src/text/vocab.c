@@ -7,8 +7,8 @@
 
 #include <string.h>
 
-/* The byte that a character of the alphabet stands for, or -1: printable Latin-1 is itself; the 68 other bytes, in order,
- * are U+0100..U+0143. */
+/* The byte that a character of the alphabet stands for, or -1: printable Latin-1 is itself; the 68
+ * other bytes, in order, are U+0100..U+0143. */
 static int byte_of(uint32_t cp)
 {
     if ((cp >= 0x21 && cp <= 0x7E) || (cp >= 0xA1 && cp <= 0xAC) || (cp >= 0xAE && cp <= 0xFF))

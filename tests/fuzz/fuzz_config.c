@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * fuzz_config.c - bytes as config.json: whatever is accepted keeps every promise of config.h, and gives finite rotary angles.
+ * fuzz_config.c - bytes as config.json: whatever is accepted keeps every promise of config.h, and
+ * gives finite rotary angles.
  *
  * A key "generation_config" inside stands for the file of that name. */
 #include "base/json.h"

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_real.c - real models against transformers with the same weights in float32: log-probabilities, greedy answers, perplexity.
+ * test_real.c - real models against transformers with the same weights in float32:
+ * log-probabilities, greedy answers, perplexity.
  *
- * Needs the model files in the cache folder (tools/get_demo_model.sh); each is skipped with a line where it is missing. Exact mode: within
- * 0.01 in log-probability, perplexity within 0.1 %. Fast path (int8 activations): within 0.2 (SmolLM2: 0.4, it is
- * more sensitive, llama.cpp shows the same), perplexity within 0.5 % (1 %), greedy equal where the golden's margin is over 0.4. */
+ * Needs the model files in the cache folder (tools/get_demo_model.sh); each is skipped with a line
+ * where it is missing. Exact mode: within 0.01 in log-probability, perplexity within 0.1 %. Fast
+ * path (int8 activations): within 0.2 (SmolLM2: 0.4, it is more sensitive, llama.cpp shows the
+ * same), perplexity within 0.5 % (1 %), greedy equal where the golden's margin is over 0.4. */
 #include "golden.h"
 
 #include "sample/sampler.h"
@@ -58,7 +60,8 @@ static double check_top20(qn_engine *e, const json_t *p, double bound)
         worst = fmax(worst, fabs(qn_logprob_of(l.row, l.n_vocab, id) - want));
     }
     if (!(worst <= bound))
-        fail_msg("%s: log-probabilities differ by %g, want %g", json_string_value(json_object_get(p, "name")), worst, bound);
+        fail_msg("%s: log-probabilities differ by %g, want %g",
+                 json_string_value(json_object_get(p, "name")), worst, bound);
     qn_free(l.row);
     qn_free(ids);
     return worst;
@@ -77,8 +80,8 @@ static void check_answer(qn_engine *e, const json_t *p, double margin)
             continue;
         double m = json_number_value(json_array_get(json_object_get(p, "greedy_margins"), i));
         if (m > margin)
-            fail_msg("%s: greedy token %zu is %d, want %d (margin %g)", json_string_value(json_object_get(p, "name")), i, got[i],
-                     want[i], m);
+            fail_msg("%s: greedy token %zu is %d, want %d (margin %g)",
+                     json_string_value(json_object_get(p, "name")), i, got[i], want[i], m);
         break; /* another token at a near tie: the texts part here */
     }
     qn_free(ids);
@@ -143,7 +146,8 @@ int main(void)
 {
     struct CMUnitTest t[QN_COUNT(models)];
     for (size_t i = 0; i < QN_COUNT(models); i++)
-        t[i] = (struct CMUnitTest){
-            .name = models[i].golden, .test_func = test_real_model, .initial_state = (void *)(uintptr_t)&models[i]};
+        t[i] = (struct CMUnitTest){.name = models[i].golden,
+                                   .test_func = test_real_model,
+                                   .initial_state = (void *)(uintptr_t)&models[i]};
     return cmocka_run_group_tests(t, NULL, NULL);
 }

