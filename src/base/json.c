@@ -3,6 +3,7 @@
 #include "base/json.h"
 
 #include "base/file.h"
+#include "base/limits.h"
 #include "base/mem.h"
 #include <math.h>
 #include <setjmp.h>
@@ -119,14 +120,14 @@ qn_status qn_json_parse(json_t **out, const char *text, size_t n, size_t max_dep
                         const char *name, qn_err *err)
 {
     *out = NULL;
-    max_depth = max_depth ? max_depth : QN_JSON_DEPTH;
+    max_depth = max_depth ? max_depth : QN_LIMIT_JSON_DEPTH;
     size_t depth, n_values;
     measure(text, n, &depth, &n_values);
     if (depth > max_depth)
         return qn_fail(err, QN_E_FORMAT, "%s: JSON nested deeper than %zu levels", name, max_depth);
-    if (n_values > QN_JSON_VALUES)
+    if (n_values > QN_LIMIT_JSON_VALUES)
         return qn_fail(err, QN_E_FORMAT, "%s: JSON of about %zu values, limit %d", name, n_values,
-                       QN_JSON_VALUES);
+                       QN_LIMIT_JSON_VALUES);
     json_error_t e;
     bool no_memory;
     json_t *v = load(text, n, &e, &no_memory);

@@ -103,7 +103,7 @@ struct qn_engine {
     qn_params defaults;
     qn_engine_info info;
     char device[96];
-    int32_t eos_ids[QN_MAX_EOS + 4];
+    int32_t eos_ids[QN_LIMIT_EOS_TOKENS + 4];
     size_t n_eos;
     qn_block_pool *pool;
     qn_scheduler scheduler;

@@ -115,7 +115,7 @@ static void shape_text(char out[100], uint32_t n_dims, const uint64_t *dims)
 {
     size_t n = 0;
     out[0] = 0;
-    for (uint32_t i = 0; i < n_dims && i < QN_MAX_DIMS && n < 80; i++)
+    for (uint32_t i = 0; i < n_dims && i < QN_LIMIT_TENSOR_DIMS && n < 80; i++)
         n += (size_t)snprintf(out + n, 100 - n, i ? ", %llu" : "%llu", (unsigned long long)dims[i]);
 }
 
@@ -580,7 +580,7 @@ static qn_status bind_experts(binder *b, uint32_t i, qn_layer_weights *l)
 {
     const qn_model_config *c = b->c;
     const size_t h = c->hidden_size, f = c->shared_ffn_size;
-    const size_t bytes = c->n_experts * sizeof(qn_weight); /* at most QN_MAX_EXPERTS */
+    const size_t bytes = c->n_experts * sizeof(qn_weight); /* at most QN_LIMIT_EXPERTS */
     bool done;
     QN_TRY(layer_matrix(b, i, ROUTER, c->n_experts, h, &l->router));
     l->expert_gate = qn_arena_alloc(&b->m->arena, bytes);
@@ -700,7 +700,7 @@ static qn_status bind_all(binder *b)
 {
     const qn_model_config *c = b->c;
     qn_model_weights *m = b->m;
-    const size_t bytes = c->n_layers * sizeof *m->layers; /* at most QN_MAX_LAYERS */
+    const size_t bytes = c->n_layers * sizeof *m->layers; /* at most QN_LIMIT_LAYERS */
     m->layers = qn_arena_alloc(&m->arena, bytes);
     if (!m->layers)
         return qn_fail_nomem(b->err, bytes);

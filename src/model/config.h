@@ -10,10 +10,6 @@
 
 #include "format/weights.h"
 
-#define QN_MAX_LAYERS  512
-#define QN_MAX_EXPERTS 1024
-#define QN_MAX_EOS     16
-
 typedef enum qn_arch {
     QN_ARCH_QWEN,
     QN_ARCH_QWEN2,
@@ -41,8 +37,8 @@ typedef struct qn_model_config {
     /* experts; n_experts 0: dense */
     uint32_t n_experts, n_experts_active, expert_ffn_size, shared_ffn_size;
     bool norm_topk;
-    uint8_t layer_is_moe[QN_MAX_LAYERS];
-    uint32_t layer_window[QN_MAX_LAYERS]; /* 0: full attention */
+    uint8_t layer_is_moe[QN_LIMIT_LAYERS];
+    uint32_t layer_window[QN_LIMIT_LAYERS]; /* 0: full attention */
     /* YaRN; factor 0: none. With it, max_ctx is at least factor * original_ctx. */
     float yarn_factor, yarn_attention_factor, yarn_beta_fast, yarn_beta_slow;
     uint32_t yarn_original_ctx;
@@ -61,7 +57,7 @@ typedef struct qn_model_config {
     bool quant_zero_is_minus_one; /* GPTQ v1: the file holds zero - 1 */
     bool quant_sym;
     int32_t bos_id; /* -1: none */
-    int32_t eos_ids[QN_MAX_EOS];
+    int32_t eos_ids[QN_LIMIT_EOS_TOKENS];
     uint32_t n_eos;
 } qn_model_config;
 

@@ -12,9 +12,6 @@
 #include "base/str.h"
 #include "text/pairs.h"
 
-#define QN_ADDED_MAX_BYTES 256   /* of one token: the most that a start which leads nowhere costs */
-#define QN_ADDED_MAX       65536 /* tokens */
-
 typedef struct qn_added_token {
     int32_t id;
     bool special;

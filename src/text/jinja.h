@@ -18,10 +18,7 @@
 
 /* Beside the limits of limits.def (TEMPLATE_*): a step is a statement, call or loop turn; 16
  * operands or 256 bytes count as one; OUTPUT bounds every string. */
-#define QN_JINJA_TREE_MAX   (64u << 20)  /* bytes of the tree */
-#define QN_JINJA_MEMORY_MAX (256u << 20) /* bytes of one run */
-#define QN_JINJA_DEPTH      160          /* levels while running, macros included */
-#define QN_JINJA_RANGE_MAX  100000       /* items of range(), as jinja2's sandbox */
+#define QN_JINJA_DEPTH 160 /* levels while running, macros included */
 
 typedef struct qn_jinja qn_jinja;
 

@@ -834,7 +834,7 @@ qn_status qn_jinja_render(const qn_jinja *t, const json_t *variables, int64_t no
                  .err = err,
                  .now = now,
                  .out = &text};
-    qn_arena_init(&r.arena, QN_JINJA_MEMORY_MAX, QN_MEM_REQUEST);
+    qn_arena_init(&r.arena, QN_LIMIT_TEMPLATE_MEMORY, QN_MEM_REQUEST);
     bool ok = set_globals(&r, variables) && mark_messages(&r) && run_body(&r, t->body) != FLOW_FAIL;
     qn_status s = ok ? copy_text(&text, out, err) : r.status;
     qn_arena_fini(&r.arena);

@@ -202,27 +202,21 @@ static qn_status lex_operator(lexer *l, char *brackets, size_t *n_brackets)
         }
     }
     if (c == 0 || strchr("+-/*%~[](){}<>=.:|,;", c) == NULL)
-        *return fail_at(l, "a character that no expression has");
-    *if (c == '(' || c == '[' || c == '{')
-    {
-        *if (*n_brackets == QN_LIMIT_TEMPLATE_DEPTH) *
+        return fail_at(l, "a character that no expression has");
+    if (c == '(' || c == '[' || c == '{') {
+        if (*n_brackets == QN_LIMIT_TEMPLATE_DEPTH)
             return fail_at(l, "brackets are nested too deeply (more than 64)");
-        *brackets[(*n_brackets)++] = c == '(' ? ')' : c == '[' ? ']' : '}';
-        *
-    }
-    else if (c == ')' || c == ']' || c == '}')
-    {
-        *if (*n_brackets == 0 || brackets[--*n_brackets] != c) *
+        brackets[(*n_brackets)++] = c == '(' ? ')' : c == '[' ? ']' : '}';
+    } else if (c == ')' || c == ']' || c == '}') {
+        if (*n_brackets == 0 || brackets[--*n_brackets] != c)
             return fail_at(l, "a closing bracket without its opening one");
-        *
     }
-    *l->at++;
-    *return push(l, QN_JT_OP, (uint16_t)c, l->at - 1, l->at);
-    *
+    l->at++;
+    return push(l, QN_JT_OP, (uint16_t)c, l->at - 1, l->at);
 }
-** /* The inside of {{ }} or {% %}, up to and with its end. */
- static qn_status
- lex_code(lexer *l, bool is_block)
+
+/* The inside of {{ }} or {% %}, up to and with its end. */
+static qn_status lex_code(lexer *l, bool is_block)
 {
     char brackets[QN_LIMIT_TEMPLATE_DEPTH];
     size_t n_brackets = 0;

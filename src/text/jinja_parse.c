@@ -42,8 +42,8 @@ static qn_status fail_here(parser *p, const char *wanted)
 
 static qn_status no_memory(parser *p)
 {
-    return qn_fail(p->err, QN_E_NOMEM, "%s: its syntax tree needs more than %u bytes", p->t->name,
-                   QN_JINJA_TREE_MAX);
+    return qn_fail(p->err, QN_E_NOMEM, "%s: its syntax tree needs more than %d bytes", p->t->name,
+                   QN_LIMIT_TEMPLATE_TREE);
 }
 
 static qn_status enter(parser *p)
@@ -1102,7 +1102,7 @@ qn_status qn_jinja_new(qn_jinja **out, const char *source, size_t n, const char 
     qn_jinja *t = qn_calloc(1, sizeof(*t), QN_MEM_VOCAB);
     if (!t)
         return qn_fail_nomem(err, sizeof(*t));
-    qn_arena_init(&t->arena, QN_JINJA_TREE_MAX, QN_MEM_VOCAB);
+    qn_arena_init(&t->arena, QN_LIMIT_TEMPLATE_TREE, QN_MEM_VOCAB);
     t->name = qn_strdup(name, QN_MEM_VOCAB);
     qn_status s = t->name ? compile(t, source, n, err) : qn_fail_nomem(err, strlen(name) + 1);
     if (s != QN_OK) {

@@ -51,13 +51,13 @@ bool qn_jrun_enter(qn_jrun *r)
 void *qn_jrun_alloc(qn_jrun *r, size_t n, size_t size)
 {
     size_t bytes;
-    void *p = qn_mul_size(n, size, &bytes) && bytes <= QN_JINJA_MEMORY_MAX
+    void *p = qn_mul_size(n, size, &bytes) && bytes <= QN_LIMIT_TEMPLATE_MEMORY
                   ? qn_arena_alloc(&r->arena, bytes + 1)
                   : NULL;
     if (!p && r->status == QN_OK)
         r->status =
-            qn_fail(r->err, QN_E_NOMEM, "%s:%u: no memory, or more than %u bytes of it taken",
-                    r->t->name, r->line, QN_JINJA_MEMORY_MAX);
+            qn_fail(r->err, QN_E_NOMEM, "%s:%u: no memory, or more than %d bytes of it taken",
+                    r->t->name, r->line, QN_LIMIT_TEMPLATE_MEMORY);
     return p;
 }
 

@@ -14,8 +14,6 @@
 #include "text/tokenizer.h"
 #include "text/vocab.h"
 
-#define QN_TOKENIZER_FILE_MAX ((size_t)64 << 20)
-
 struct qn_tokenizer {
     qn_vocab vocab;
     qn_bpe bpe;

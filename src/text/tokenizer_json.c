@@ -13,6 +13,7 @@
  * (tokenization_qwen2.py), Qwen v1's tokenization_qwen.py. */
 #include "text/tokenizer_build.h"
 
+#include "base/limits.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -165,9 +166,9 @@ static qn_status add_token(qn_tokenizer *t, const json_t *v, uint64_t id, bool m
     QN_TRY(qn_json_bool(v, where, "lstrip", &a.lstrip, err));
     QN_TRY(qn_json_bool(v, where, "rstrip", &a.rstrip, err));
     QN_TRY(qn_json_bool(v, where, "single_word", &a.single_word, err));
-    if (id >= QN_MAX_TOKENS)
+    if (id >= QN_LIMIT_VOCAB)
         return qn_fail(err, QN_E_FORMAT, "%s: found id %llu, want 0..%d", where,
-                       (unsigned long long)id, QN_MAX_TOKENS - 1);
+                       (unsigned long long)id, QN_LIMIT_VOCAB - 1);
     a.id = (int32_t)id;
     if (missing_only &&
         (qn_added_find(&t->raw, slice_of(content)) || qn_added_find(&t->normal, slice_of(content))))
@@ -279,7 +280,7 @@ static qn_status apply_config(qn_tokenizer *t, json_t *config, const char *file,
     {
         uint64_t id;
         snprintf(where, sizeof(where), "%s: added_tokens_decoder", file);
-        if (!qn_parse_u64(key, strlen(key), QN_MAX_TOKENS - 1, &id))
+        if (!qn_parse_u64(key, strlen(key), QN_LIMIT_VOCAB - 1, &id))
             return qn_fail(err, QN_E_FORMAT, "%s: found key '%.40s', want an id", where, key);
         QN_TRY(add_token(t, v, id, true, where, err));
     }
@@ -321,7 +322,7 @@ static qn_status folder_init(folder *f, const char *path, qn_err *err)
     QN_TRY(qn_path_join(&f->ranks, path, "qwen.tiktoken", err));
     QN_TRY(qn_path_join(&f->config, path, "tokenizer_config.json", err));
     if (qn_file_exists(f->config.p))
-        return qn_json_load(&f->tokenizer_config, f->config.p, QN_TOKENIZER_FILE_MAX, err);
+        return qn_json_load(&f->tokenizer_config, f->config.p, QN_LIMIT_CONFIG_BYTES, err);
     return QN_OK;
 }
 
@@ -346,9 +347,9 @@ static qn_status read_lists(qn_tokenizer *t, folder *f, qn_err *err)
                        "%s: tokenizer_class: found '%.60s' without a tokenizer.json, want "
                        "Qwen2Tokenizer",
                        f->config.p, class);
-    QN_TRY(qn_json_load(&f->j, f->vocab.p, QN_TOKENIZER_FILE_MAX, err));
+    QN_TRY(qn_json_load(&f->j, f->vocab.p, QN_LIMIT_CONFIG_BYTES, err));
     QN_TRY(set_vocab(t, f->j, f->vocab.p, err));
-    QN_TRY(qn_file_read(&f->text, f->merges.p, QN_TOKENIZER_FILE_MAX, err));
+    QN_TRY(qn_file_read(&f->text, f->merges.p, QN_LIMIT_CONFIG_BYTES, err));
     QN_TRY(set_merge_list(t, (qn_slice){f->text.p, f->text.n}, f->merges.p, err));
     return qn_tokenizer_finish(t, false, f->vocab.p, err);
 }
@@ -359,7 +360,7 @@ static qn_status read_ranks(qn_tokenizer *t, folder *f, qn_err *err)
 {
     static const char *const first[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
     enum { N_EXTRA = 205 };
-    QN_TRY(qn_file_read(&f->text, f->ranks.p, QN_TOKENIZER_FILE_MAX, err));
+    QN_TRY(qn_file_read(&f->text, f->ranks.p, QN_LIMIT_CONFIG_BYTES, err));
     QN_TRY(qn_tokenizer_set_ranks(t, (qn_slice){f->text.p, f->text.n}, f->ranks.p, err));
     qn_added_token a = {.id = (int32_t)t->vocab.n, .special = true};
     if (!json_is_object(json_object_get(f->tokenizer_config, "added_tokens_decoder"))) {
@@ -379,7 +380,7 @@ static qn_status read_folder(qn_tokenizer **out, folder *f, const char *path, co
                              qn_err *err)
 {
     if (qn_file_exists(f->json.p)) {
-        QN_TRY(qn_json_load(&f->j, f->json.p, QN_TOKENIZER_FILE_MAX, err));
+        QN_TRY(qn_json_load(&f->j, f->json.p, QN_LIMIT_CONFIG_BYTES, err));
         QN_TRY(qn_tokenizer_from_json(out, f->j, f->json.p, err));
         return apply_config(*out, f->tokenizer_config, f->config.p, err);
     }

@@ -2,6 +2,7 @@
  * vocab.c - storing tokens and finding them; the byte alphabet. */
 #include "text/vocab.h"
 
+#include "base/limits.h"
 #include "base/mem.h"
 #include "text/tokenizer.h"
 
@@ -98,9 +99,9 @@ qn_status qn_vocab_set(qn_vocab *v, int64_t id, qn_slice bytes, bool coded, int 
 {
     char name[64];
     qn_escape(name, sizeof(name), bytes.p, QN_MIN(bytes.n, (size_t)40));
-    if (id < 0 || id >= QN_MAX_TOKENS)
+    if (id < 0 || id >= QN_LIMIT_VOCAB)
         return qn_fail(err, QN_E_FORMAT, "%s: '%s': found id %lld, want 0..%d", where, name,
-                       (long long)id, QN_MAX_TOKENS - 1);
+                       (long long)id, QN_LIMIT_VOCAB - 1);
     if (bytes.n > UINT32_MAX - v->n_pool)
         return qn_fail(err, QN_E_TOO_LONG, "%s: tokens of more than 4 GiB", where);
     if (!tokens_reserve(v, (size_t)id + 1) || (indexed && !index_reserve(v)) ||

@@ -14,8 +14,6 @@
 
 #include "base/str.h"
 
-#define QN_MAX_TOKENS (1 << 24)
-
 /* What a token is: tokenizer.h's qn_token_kind. */
 typedef struct qn_token {
     uint32_t at, n;

@@ -143,7 +143,7 @@ static qn_tokenizer *load_json(const char *path)
 {
     json_t *j;
     qn_tokenizer *t = NULL;
-    OK(qn_json_load(&j, path, QN_TOKENIZER_FILE_MAX, &err));
+    OK(qn_json_load(&j, path, QN_LIMIT_CONFIG_BYTES, &err));
     OK(qn_tokenizer_from_json(&t, j, path, &err));
     json_decref(j);
     return t;
@@ -234,7 +234,7 @@ static void test_rank_goldens(void **state)
     if (!path)
         skip();
     qn_str text = {0};
-    OK(qn_file_read(&text, path, QN_TOKENIZER_FILE_MAX, &err));
+    OK(qn_file_read(&text, path, QN_LIMIT_CONFIG_BYTES, &err));
     qn_tokenizer *t = qn_tokenizer_alloc();
     assert_non_null(t);
     t->nfc = true;
@@ -243,7 +243,7 @@ static void test_rank_goldens(void **state)
     qn_str_fini(&text);
     assert_int_equal(qn_tokenizer_n_tokens(t), 248044);
     json_t *j;
-    OK(qn_json_load(&j, GOLDEN "models/qwen3.5/tokenizer.json", QN_TOKENIZER_FILE_MAX, &err));
+    OK(qn_json_load(&j, GOLDEN "models/qwen3.5/tokenizer.json", QN_LIMIT_CONFIG_BYTES, &err));
     json_t *list = json_object_get(j, "added_tokens");
     for (size_t i = 0; i < json_array_size(list); i++) {
         json_t *v = json_array_get(list, i);
@@ -302,7 +302,7 @@ static json_t *golden_json(const char *name)
     char path[512];
     json_t *j;
     snprintf(path, sizeof(path), GOLDEN "models/%s", name);
-    OK(qn_json_load(&j, path, QN_TOKENIZER_FILE_MAX, &err));
+    OK(qn_json_load(&j, path, QN_LIMIT_CONFIG_BYTES, &err));
     return j;
 }
 
