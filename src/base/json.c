@@ -226,10 +226,24 @@ qn_status qn_json_str(const json_t *o, const char *where, const char *key, const
     return QN_OK;
 }
 
-static int add_to_str(const char *p, size_t n, void *arg)
+typedef struct writer {
+    qn_str *out;
+    bool in_string;
+} writer;
+
+/* Gets each quote and each number in a call of its own; a number is written in its shortest form. */
+static int add_piece(const char *p, size_t n, void *arg)
 {
-    qn_str_add(arg, p, n);
-    return ((qn_str *)arg)->failed ? -1 : 0;
+    writer *w = arg;
+    char shortest[40];
+    double v;
+    if (n == 1 && *p == '"')
+        w->in_string = !w->in_string;
+    if (!w->in_string && memchr(p, '.', n) && qn_parse_f64(p, n, &v))
+        qn_str_add(w->out, shortest, qn_format_f64(shortest, v));
+    else
+        qn_str_add(w->out, p, n);
+    return w->out->failed ? -1 : 0;
 }
 
 void qn_json_write(qn_str *out, const json_t *v, int indent, bool sort)
@@ -239,6 +253,7 @@ void qn_json_write(qn_str *out, const json_t *v, int indent, bool sort)
         flags |= JSON_INDENT((size_t)indent);
     if (sort)
         flags |= JSON_SORT_KEYS;
-    if (json_dump_callback(v, add_to_str, out, flags) != 0)
+    writer w = {.out = out};
+    if (json_dump_callback(v, add_piece, &w, flags) != 0)
         out->failed = true;
 }

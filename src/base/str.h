@@ -56,6 +56,10 @@ bool qn_parse_i64(const char *s, size_t n, int64_t *out);
 bool qn_parse_f64(const char *s, size_t n, double *out);     /* finite only */
 bool qn_parse_bytes(const char *s, size_t n, uint64_t *out); /* 512, 4K, 2M, 1G (powers of 1024) */
 
+/* The shortest text that qn_parse_f64 reads back as v, as Python's repr: 0.1, 100.0, 1e-05, nan.
+ * Returns its length. */
+size_t qn_format_f64(char out[40], double v);
+
 uint64_t qn_hash(const void *p, size_t n, uint64_t seed);
 
 #endif

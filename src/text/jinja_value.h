@@ -263,6 +263,5 @@ bool qn_jstring_strip(qn_jrun *r, const qn_jvalue *v, const qn_jvalue *chars, bo
                       qn_jvalue *out);
 bool qn_jstring_replace(qn_jrun *r, const qn_jvalue *v, const qn_jvalue *old,
                         const qn_jvalue *fresh, int64_t count, qn_jvalue *out);
-bool qn_jfloat_print(double f, char out[40]); /* Python's repr */
 
 #endif
