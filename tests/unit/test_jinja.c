@@ -40,7 +40,8 @@ static bool same_as_golden(const json_t *row)
     const char *raised = json_string_value(json_object_get(row, "raised"));
     json_t *none = json_object(), *variables = json_object_get(row, "v");
     qn_chat_text out = {0};
-    qn_status s = render(json_string_value(t), json_string_length(t), variables ? variables : none, &out);
+    qn_status s =
+        render(json_string_value(t), json_string_length(t), variables ? variables : none, &out);
     bool same;
     if (raised)
         same = s == QN_E_ARG && strcmp(err.msg, raised) == 0;
@@ -51,8 +52,12 @@ static bool same_as_golden(const json_t *row)
                (out.text.n == 0 || memcmp(out.text.p, json_string_value(text), out.text.n) == 0);
     if (!same)
         print_error("template: %s\nwant: %s\ngot:  %s\n\n", json_string_value(t),
-                    raised ? raised : text ? json_string_value(text) : "an error",
-                    s != QN_OK ? err.msg : out.text.p ? out.text.p : "");
+                    raised ? raised
+                    : text ? json_string_value(text)
+                           : "an error",
+                    s != QN_OK   ? err.msg
+                    : out.text.p ? out.text.p
+                                 : "");
     qn_chat_text_fini(&out);
     json_decref(none);
     return same;
