@@ -491,7 +491,29 @@ static bool all_chars(const qn_jstring *s, char_class k)
     return k == IS_LOWER || k == IS_UPPER || k == IS_TITLE ? any_cased : s->n > 0 || k == IS_ASCII;
 }
 
-/* ---- padding ---- */
+/* ---- repeating and padding ---- */
+
+/* By doubling, so that the copies cost the bytes and not the count. */
+bool qn_jstring_repeat(qn_jrun *r, const qn_jvalue *v, int64_t n, qn_jvalue *out)
+{
+    qn_jtext t = {0};
+    qn_jvalue piece = *v;
+    size_t total;
+    if (v->u.s->n == 0)
+        n = 0;
+    if (n > 0 && (!qn_mul_size(v->u.s->n, (size_t)n, &total) || total > QN_LIMIT_TEMPLATE_OUTPUT))
+        return qn_jrun_fail(r, "a text of more than %d bytes", QN_LIMIT_TEMPLATE_OUTPUT);
+    while (n > 0) {
+        if ((n & 1) && !qn_jtext_add_value(r, &t, &piece))
+            return false;
+        n >>= 1;
+        qn_jtext twice = {0};
+        if (n > 0 && (!qn_jtext_add_value(r, &twice, &piece) ||
+                      !qn_jtext_add_value(r, &twice, &piece) || !qn_jtext_value(r, &twice, &piece)))
+            return false;
+    }
+    return qn_jtext_value(r, &t, out);
+}
 
 static bool pad(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, int side, const char *fill_z,
                 qn_jvalue *out)
@@ -509,25 +531,18 @@ static bool pad(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, int side, con
             return qn_jrun_fail(r, "the fill character must be exactly one character long");
         fill = arg[1];
     }
-    int64_t total = QN_MAX(width - n, 0), left = side < 0   ? 0
-                                                 : side > 0 ? total
-                                                            : total / 2 + (total & width & 1);
+    int64_t total = QN_MAX(width - n, 0), left = total;
+    if (side <= 0)
+        left = side < 0 ? 0 : total / 2 + (total & width & 1);
     size_t sign = 0; /* zfill: zeros go after a sign */
     if (fill_z[0] == '0' && v->u.s->n && (v->u.s->p[0] == '-' || v->u.s->p[0] == '+'))
         sign = 1;
-    if (total > QN_LIMIT_TEMPLATE_OUTPUT)
-        return qn_jrun_fail(r, "a text of more than %d bytes", QN_LIMIT_TEMPLATE_OUTPUT);
-    if (!qn_jtext_add_part(r, &t, v, 0, sign))
-        return false;
-    for (int64_t i = 0; i < left; i++)
-        if (!qn_jtext_add_value(r, &t, &fill))
-            return false;
-    if (!qn_jtext_add_part(r, &t, v, sign, v->u.s->n))
-        return false;
-    for (int64_t i = left; i < total; i++)
-        if (!qn_jtext_add_value(r, &t, &fill))
-            return false;
-    return qn_jtext_value(r, &t, out);
+    qn_jvalue before, after;
+    return qn_jstring_repeat(r, &fill, left, &before) &&
+           qn_jstring_repeat(r, &fill, total - left, &after) &&
+           qn_jtext_add_part(r, &t, v, 0, sign) && qn_jtext_add_value(r, &t, &before) &&
+           qn_jtext_add_part(r, &t, v, sign, v->u.s->n) && qn_jtext_add_value(r, &t, &after) &&
+           qn_jtext_value(r, &t, out);
 }
 
 /* ---- the table ---- */
