@@ -21,15 +21,25 @@ static qn_slice bytes_of(const qn_jvalue *v)
     return (qn_slice){v->u.s->p, v->u.s->n};
 }
 
-/* Where `what` first stands in s from `from` on (an empty one: at once); SIZE_MAX: nowhere. */
+/* Where `what` first stands in s from `from` on (an empty one: at once); SIZE_MAX: nowhere. In pieces, because a
+ * sanitizer looks at all bytes that memmem is given. */
 static size_t find(qn_slice s, qn_slice what, size_t from)
 {
-    if (from > s.n || what.n > s.n - from)
-        return SIZE_MAX;
     if (what.n == 0)
-        return from;
-    const char *at = memmem(s.p + from, s.n - from, what.p, what.n);
-    return at ? (size_t)(at - s.p) : SIZE_MAX;
+        return from <= s.n ? from : SIZE_MAX;
+    size_t piece = QN_MAX(1024, 2 * what.n);
+    while (from < s.n && what.n <= s.n - from) {
+        const char *first = memchr(s.p + from, what.p[0], s.n - what.n + 1 - from);
+        if (!first)
+            break;
+        from = (size_t)(first - s.p);
+        size_t n = QN_MIN(s.n - from, piece + what.n - 1);
+        const char *at = memmem(first, n, what.p, what.n);
+        if (at)
+            return (size_t)(at - s.p);
+        from += n - what.n + 1;
+    }
+    return SIZE_MAX;
 }
 
 /* The last place before `end` (where it must be over); SIZE_MAX: nowhere. */
@@ -39,6 +49,12 @@ static size_t find_last(qn_slice s, qn_slice what, size_t end)
         if (i + what.n <= end && memcmp(s.p + i, what.p, what.n) == 0)
             return i;
     return SIZE_MAX;
+}
+
+/* Pays for find_last, which may compare all of `what` at every place. */
+static bool spend_backwards(qn_jrun *r, qn_slice s, size_t n_what)
+{
+    return qn_jrun_spend(r, s.n / 64 * n_what);
 }
 
 /* ---- case ---- */
@@ -275,6 +291,8 @@ static bool split(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, bool right,
     if (sep.n == 0)
         return qn_jrun_fail(r, "split: empty separator");
     size_t begin = 0, end = s.n;
+    if (right && !spend_backwards(r, s, sep.n))
+        return false;
     for (; max != 0; max--) {
         size_t at = right ? find_last(s, sep, end) : find(s, sep, begin);
         if (at == SIZE_MAX)
@@ -320,6 +338,8 @@ static bool partition(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, bool ri
         return false;
     if (sep.u.s->n == 0)
         return qn_jrun_fail(r, "partition: empty separator");
+    if (right && !spend_backwards(r, s, sep.u.s->n))
+        return false;
     size_t at = right ? find_last(s, bytes_of(&sep), s.n) : find(s, bytes_of(&sep), 0);
     size_t cut[4] = {0, s.n, s.n, s.n};
     if (at != SIZE_MAX) {
@@ -388,6 +408,8 @@ static bool search(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, bool last,
         !qn_jargs_string(r, "find", &arg[0]) || !window(r, v, &arg[1], &begin, &end, &ok))
         return false;
     qn_slice s = {v->u.s->p, end}, what = bytes_of(&arg[0]);
+    if (last && !spend_backwards(r, s, what.n))
+        return false;
     if (ok && last)
         at = what.n ? find_last(s, what, end) : end;
     else if (ok)
