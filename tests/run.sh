@@ -28,7 +28,7 @@ awk '
   else if (line ~ /^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped/) {
     split(line, q, " "); p[id] += q[1]; f[id] += q[3]; s[id] += q[5]
     if (q[3]) failure[++n_failures] = "see below"
-    if (q[5]) { k = split(told[id], w, "\n"); for (i = 1; i < k; i++) reason[++n_reasons] = w[i] } } }
+    if (q[5]) { k = split(told[id], w, "\n"); for (i = 1; i < k; i++) { sub(/^skipped: /, "", w[i]); reason[++n_reasons] = w[i] } } } }
 /^Total Tests:|tests passed,|^No tests were found/ { total = 1 }
 END {
   for (n in bad) printf "---- %s ----\n%s", n, text[bad[n]]

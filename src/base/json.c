@@ -5,25 +5,95 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include <math.h>
-#include <pthread.h>
+#include <setjmp.h>
 #include <stdio.h>
 #include <string.h>
 
+/* ---- memory ---- */
+
+/* jansson 2.14 does not survive a failed allocation while it parses: its scanner ignores that a
+ * string could not grow and then writes past it. So a parse never sees one: the allocator jumps out
+ * of it, and what the parse had taken, kept in a list until it ends, is freed here. */
+
+typedef struct block {
+    struct block *prev, *next; /* NULL outside a parse */
+} block;
+_Static_assert(sizeof(block) % _Alignof(max_align_t) == 0, "what follows is aligned");
+
+typedef struct parsing {
+    jmp_buf no_memory;
+    block taken; /* ring */
+} parsing;
+
+static _Thread_local parsing *current; /* this thread's parse */
+
 static void *json_alloc(size_t n)
 {
-    return qn_alloc(n, QN_MEM_MISC);
+    size_t bytes;
+    block *b = qn_add_size(n, sizeof *b, &bytes) ? qn_alloc(bytes, QN_MEM_MISC) : NULL;
+    if (!b && current)
+        longjmp(current->no_memory, 1);
+    if (!b)
+        return NULL;
+    *b = (block){0};
+    if (current) {
+        b->prev = &current->taken;
+        b->next = current->taken.next;
+        b->prev->next = b->next->prev = b;
+    }
+    return b + 1;
 }
 
-static void set_up(void)
+static void json_free(void *p)
 {
-    json_set_alloc_funcs(json_alloc, qn_free);
+    if (!p)
+        return;
+    block *b = (block *)p - 1;
+    if (b->prev) {
+        b->prev->next = b->next;
+        b->next->prev = b->prev;
+    }
+    qn_free(b);
 }
 
-/* jansson recurses with the nesting, so the nesting is counted before it sees the text. */
-static bool depth_ok(const char *p, size_t n, size_t max)
+/* Before main, so that no value is made by one allocator and freed by the other. */
+__attribute__((constructor)) static void set_up(void)
 {
-    size_t depth = 0;
+    json_set_alloc_funcs(json_alloc, json_free);
+}
+
+/* json_loadb; *no_memory: it ran out of memory. */
+static json_t *load(const char *text, size_t n, json_error_t *e, bool *no_memory)
+{
+    parsing p;
+    json_t *volatile v = NULL;
+    p.taken.prev = p.taken.next = &p.taken;
+    *no_memory = setjmp(p.no_memory) != 0;
+    if (!*no_memory) {
+        current = &p;
+        v = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, e);
+    }
+    current = NULL;
+    for (block *b = p.taken.next, *next; b != &p.taken; b = next) {
+        next = b->next;
+        if (*no_memory)
+            qn_free(b);
+        else
+            *b = (block){0};
+    }
+    return v;
+}
+
+/* ---- parsing ---- */
+
+/* Deepest nesting and an upper bound of the number of values, counted before jansson sees the
+ * text: it recurses with the one and takes some hundred bytes for each of the other. */
+static void measure(const char *p, size_t n, size_t *depth, size_t *n_values)
+{
+    size_t at = 0;
     bool in_string = false;
+    *depth = 0;
+    *n_values = 1;
     for (size_t i = 0; i < n; i++) {
         char c = p[i];
         if (in_string) {
@@ -33,33 +103,38 @@ static bool depth_ok(const char *p, size_t n, size_t max)
                 in_string = false;
         } else if (c == '"') {
             in_string = true;
+        } else if (c == ',') {
+            ++*n_values;
         } else if (c == '{' || c == '[') {
-            if (++depth > max)
-                return false;
-        } else if ((c == '}' || c == ']') && depth) {
-            depth--;
+            ++*n_values;
+            at++;
+            *depth = QN_MAX(*depth, at);
+        } else if ((c == '}' || c == ']') && at) {
+            at--;
         }
     }
-    return true;
 }
 
 qn_status qn_json_parse(json_t **out, const char *text, size_t n, size_t max_depth,
                         const char *name, qn_err *err)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    (void)pthread_once(&once, set_up);
     *out = NULL;
     max_depth = max_depth ? max_depth : QN_JSON_DEPTH;
-    if (!depth_ok(text, n, max_depth))
+    size_t depth, n_values;
+    measure(text, n, &depth, &n_values);
+    if (depth > max_depth)
         return qn_fail(err, QN_E_FORMAT, "%s: JSON nested deeper than %zu levels", name, max_depth);
+    if (n_values > QN_JSON_VALUES)
+        return qn_fail(err, QN_E_FORMAT, "%s: JSON of about %zu values, limit %d", name, n_values,
+                       QN_JSON_VALUES);
     json_error_t e;
-    json_t *v = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &e);
-    if (!v) {
-        if (json_error_code(&e) == json_error_out_of_memory)
-            return qn_fail_nomem(err, n);
+    bool no_memory;
+    json_t *v = load(text, n, &e, &no_memory);
+    if (no_memory)
+        return qn_fail_nomem(err, n);
+    if (!v)
         return qn_fail(err, QN_E_FORMAT, "%s: not valid JSON: %s (line %d, column %d)", name,
                        e.text, e.line, e.column);
-    }
     *out = v;
     return QN_OK;
 }

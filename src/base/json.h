@@ -12,7 +12,8 @@
 #include "base/str.h"
 #include <jansson.h>
 
-#define QN_JSON_DEPTH 128
+#define QN_JSON_DEPTH  128
+#define QN_JSON_VALUES 1500000 /* a tokenizer of 250,000 tokens has 1,000,000 */
 
 /* name: the file or thing named in errors. max_depth 0: QN_JSON_DEPTH. */
 QN_MUST_USE qn_status qn_json_parse(json_t **out, const char *text, size_t n, size_t max_depth,

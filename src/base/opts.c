@@ -83,31 +83,32 @@ static const char *wanted(const qn_opt *opt, char *buf, size_t size)
 
     switch (opt->kind) {
     case QN_OPT_FLAG:
-        snprintf(buf, size, "no value");
+        (void)snprintf(buf, size, "no value");
         break;
     case QN_OPT_INT:
     case QN_OPT_UINT:
     case QN_OPT_U64:
         if (bounded)
-            snprintf(buf, size, "a whole number from %.0f to %.0f", opt->min, opt->max);
+            (void)snprintf(buf, size, "a whole number from %.0f to %.0f", opt->min, opt->max);
         else
-            snprintf(buf, size, "a whole number%s", opt->kind == QN_OPT_INT ? "" : ", 0 or more");
+            (void)snprintf(buf, size, "a whole number%s",
+                           opt->kind == QN_OPT_INT ? "" : ", 0 or more");
         break;
     case QN_OPT_SIZE:
-        snprintf(buf, size, "a number of bytes (512, 64K, 16M, 4G)");
+        (void)snprintf(buf, size, "a number of bytes (512, 64K, 16M, 4G)");
         break;
     case QN_OPT_FLOAT:
         if (bounded)
-            snprintf(buf, size, "a number from %g to %g", opt->min, opt->max);
+            (void)snprintf(buf, size, "a number from %g to %g", opt->min, opt->max);
         else
-            snprintf(buf, size, "a number");
+            (void)snprintf(buf, size, "a number");
         break;
     case QN_OPT_STR:
     case QN_OPT_LIST:
-        snprintf(buf, size, "%s", opt->value);
+        (void)snprintf(buf, size, "%s", opt->value);
         break;
     case QN_OPT_ENUM:
-        snprintf(buf, size, "one of %s", opt->value);
+        (void)snprintf(buf, size, "one of %s", opt->value);
         break;
     }
     return buf;
@@ -232,7 +233,7 @@ static qn_status unknown(parser *p, const char *arg)
     size_t least = 3; /* more edits than this is another word */
     char word[64];
 
-    snprintf(word, sizeof(word), "%.*s", (int)strcspn(arg + 2, "="), arg + 2);
+    (void)snprintf(word, sizeof(word), "%.*s", (int)strcspn(arg + 2, "="), arg + 2);
     for (size_t g = 0; g < QN_OPTS_GROUPS && p->o->groups[g].group; g++)
         for (size_t i = 0; i < p->o->groups[g].group->n; i++) {
             size_t d = qn_opts_distance(p->o->groups[g].group->opts[i].name, word);
@@ -416,8 +417,8 @@ static void add_option(qn_str *out, const qn_opt *opt)
         qn_str_addf(out, "\n%*s", HELP_COLUMN, "");
     else
         qn_str_addf(out, "%*s", HELP_COLUMN - n, "");
-    snprintf(text, sizeof(text), "%s%s%s%s", opt->help, opt->def ? " [" : "",
-             opt->def ? opt->def : "", opt->def ? "]" : "");
+    (void)snprintf(text, sizeof(text), "%s%s%s%s", opt->help, opt->def ? " [" : "",
+                   opt->def ? opt->def : "", opt->def ? "]" : "");
     add_wrapped(out, text, HELP_COLUMN, HELP_COLUMN);
     qn_str_addc(out, '\n');
 }

@@ -9,6 +9,7 @@
 
 #include "base/limits.h"
 #include "base/mem.h"
+#include "format/hub.h"
 
 static const qn_opt config_opts[] = {
     {"model", 'm', QN_OPT_STR, offsetof(qn_config, model), "MODEL",
@@ -69,16 +70,37 @@ int cmd_fail(const qn_err *err)
     return CMD_FAILED;
 }
 
+/* In the hub's cache; the network is not asked. */
+static qn_status find_cached(qn_str *path, const char *spec, qn_err *err)
+{
+    qn_hub_config hub = {0};
+    qn_str text = {0};
+    qn_status s = qn_hub_config_from_env(&hub, &text, err);
+
+    hub.offline = true;
+    if (s == QN_OK)
+        s = qn_hub_pull(&hub, spec, NULL, NULL, path, err);
+    if (s == QN_E_NOT_FOUND)
+        s = qn_fail(err, s,
+                    "%s: found neither a file nor a whole model of that name in the hub's cache; "
+                    "get it with: quern pull %s",
+                    spec, spec);
+    qn_str_fini(&text);
+    return s;
+}
+
 qn_status cmd_model_find(qn_str *path, const char *model, qn_err *err)
 {
-    if (!qn_file_exists(model) && !qn_dir_exists(model))
-        return qn_fail(
-            err, QN_E_NOT_FOUND,
-            "%s: found no such file or folder, wanted a GGUF file, a Hugging Face folder, or "
-            "OWNER/NAME after `quern pull OWNER/NAME`",
-            model);
-    qn_str_adds(path, model);
-    return path->failed ? qn_fail_nomem(err, path->n) : QN_OK;
+    if (qn_file_exists(model) || qn_dir_exists(model)) {
+        qn_str_adds(path, model);
+        return path->failed ? qn_fail_nomem(err, strlen(model)) : QN_OK;
+    }
+    if (qn_hub_is_spec(model))
+        return find_cached(path, model, err);
+    return qn_fail(err, QN_E_NOT_FOUND,
+                   "%s: found no such file or folder, wanted a GGUF file, a Hugging Face folder, "
+                   "or OWNER/NAME got with quern pull",
+                   model);
 }
 
 static qn_status open_json(cmd_text *out, const char *path, qn_err *err)
@@ -91,6 +113,25 @@ static qn_status open_json(cmd_text *out, const char *path, qn_err *err)
     return s;
 }
 
+/* A folder without the weights: they need not be there, nor be looked at. */
+static qn_status open_folder(qn_weights **out, const char *path, qn_err *err)
+{
+    qn_str config = {0};
+    qn_weights *w = qn_calloc(1, sizeof(*w), QN_MEM_MISC);
+
+    if (!w || !(w->path = qn_strdup(path, QN_MEM_MISC))) {
+        qn_free(w);
+        return qn_fail_nomem(err, sizeof(*w));
+    }
+    *out = w;
+    w->format = QN_FORMAT_HF;
+    qn_status s = qn_path_join(&config, path, "config.json", err);
+    if (s == QN_OK && qn_file_exists(config.p))
+        s = qn_json_load(&w->config, config.p, QN_LIMIT_CONFIG_BYTES, err);
+    qn_str_fini(&config);
+    return s;
+}
+
 qn_status cmd_text_open(cmd_text *out, const char *model, qn_err *err)
 {
     qn_str path = {0};
@@ -100,7 +141,8 @@ qn_status cmd_text_open(cmd_text *out, const char *model, qn_err *err)
     if (s == QN_OK && qn_ends_with(path.p, ".json"))
         s = open_json(out, path.p, err);
     else if (s == QN_OK) {
-        s = qn_weights_open(&out->weights, path.p, err);
+        s = qn_dir_exists(path.p) ? open_folder(&out->weights, path.p, err)
+                                  : qn_weights_open(&out->weights, path.p, err);
         if (s == QN_OK)
             s = qn_tokenizer_new(&out->tokenizer, out->weights, err);
     }
@@ -124,7 +166,7 @@ bool cmd_is_stdin(const char *path)
 
 qn_status cmd_read(qn_str *out, const char *path, qn_err *err)
 {
-    char buf[16384];
+    char buf[8192];
 
     if (!cmd_is_stdin(path))
         return qn_file_read(out, path, QN_LIMIT_INPUT_BYTES, err);

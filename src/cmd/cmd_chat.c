@@ -7,6 +7,7 @@
 #include <histedit.h>
 #include <langinfo.h>
 #include <locale.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -28,7 +29,8 @@ typedef struct chat {
     History *history;
     qn_str history_path;
     const char *prompt;
-    char *system; /* NULL: none */
+    bool is_interrupted; /* the line being read */
+    char *system;        /* NULL: none */
     run_turn *turns;
     size_t n_turns, cap;
 } chat;
@@ -41,43 +43,58 @@ static atomic_bool is_resized, is_continued;
 static void on_terminal(int sig)
 {
     atomic_store(sig == SIGWINCH ? &is_resized : &is_continued, true);
+    run_wake();
 }
 
 static void catch_terminal(void)
 {
-    struct sigaction a = {.sa_handler = on_terminal};
+    struct sigaction a = {.sa_handler = on_terminal, .sa_flags = SA_RESTART};
     (void)sigemptyset(&a.sa_mask);
     (void)sigaction(SIGWINCH, &a, NULL);
     (void)sigaction(SIGCONT, &a, NULL);
 }
 
 /* 1: a byte; 0: end; -1: interrupted or failed. */
-static int read_byte(EditLine *el, char *c)
+static int read_byte(chat *c, char *out)
 {
+    struct pollfd fds[2] = {{.fd = STDIN_FILENO, .events = POLLIN},
+                            {.fd = run_wake_fd(), .events = POLLIN}};
+
     for (;;) {
-        ssize_t n = read(STDIN_FILENO, c, 1);
-        if (n >= 0)
-            return (int)n;
-        if (errno != EINTR)
+        if (poll(fds, QN_COUNT(fds), -1) < 0 && errno != EINTR)
             return -1;
         if (atomic_exchange(&is_resized, false))
-            el_resize(el);
-        else if (atomic_exchange(&is_continued, false)) {
-            el_set(el, EL_PREP_TERM, 1);
-            el_set(el, EL_REFRESH);
-        } else
+            el_resize(c->el);
+        if (atomic_exchange(&is_continued, false)) {
+            el_set(c->el, EL_PREP_TERM, 1);
+            el_set(c->el, EL_REFRESH);
+        }
+        if (fds[1].revents && run_take_interrupt()) {
+            c->is_interrupted = true;
             return -1;
+        }
+        if (fds[0].revents)
+            return (int)read(STDIN_FILENO, out, 1);
     }
 }
 
-/* libedit's reader of one character: its own retries once after Ctrl-C. */
+static chat *chat_of(EditLine *el)
+{
+    void *data = NULL;
+
+    el_get(el, EL_CLIENTDATA, &data);
+    return data;
+}
+
+/* libedit's reader of one character: its own does not end with Ctrl-C. */
 static int read_char(EditLine *el, wchar_t *out)
 {
+    chat *c = chat_of(el);
     char buf[4];
     uint32_t cp;
 
     for (size_t n = 0; n < sizeof(buf);) {
-        int got = read_byte(el, &buf[n]);
+        int got = read_byte(c, &buf[n]);
         if (got <= 0)
             return got;
         n++;
@@ -95,10 +112,8 @@ static int read_char(EditLine *el, wchar_t *out)
 static char *prompt_of(EditLine *el)
 {
     static char text[8];
-    void *data = NULL;
 
-    el_get(el, EL_CLIENTDATA, &data);
-    snprintf(text, sizeof(text), "%s", ((chat *)data)->prompt);
+    snprintf(text, sizeof(text), "%s", chat_of(el)->prompt);
     return text;
 }
 
@@ -153,8 +168,10 @@ static read_result read_line(chat *c, const char *prompt, const char **line, siz
     int count = 0;
 
     c->prompt = prompt;
+    (void)run_take_interrupt(); /* what stopped the last answer is not meant for this line */
     const char *got = el_gets(c->el, &count);
-    if (run_take_interrupt()) {
+    if (c->is_interrupted) {
+        c->is_interrupted = false;
         fputs("^C\n", stdout);
         el_reset(c->el);
         return READ_NOTHING;
@@ -331,11 +348,10 @@ int run_chat(const run_options *o, qn_engine *e, const qn_params *params, bool r
     int rc;
 
     qn_engine_get_info(e, &info);
-    run_catch_interrupt();
     if (o->system && !(c.system = qn_strdup(o->system, QN_MEM_MISC))) {
         (void)qn_fail_nomem(&err, strlen(o->system));
         rc = cmd_fail(&err);
-    } else if (open_lines(&c, &err) != QN_OK)
+    } else if (run_catch_interrupt(&err) != QN_OK || open_lines(&c, &err) != QN_OK)
         rc = cmd_fail(&err);
     else {
         qn_escape(name, sizeof(name), info.name ? info.name : "",

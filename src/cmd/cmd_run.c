@@ -2,6 +2,8 @@
  * cmd_run.c - `quern run`: options, one answer and how it is printed. The chat is cmd_chat.c. */
 #include "cmd/cmd_run.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <sched.h>
 #include <signal.h>
@@ -92,6 +94,21 @@ static _Atomic(qn_request *) active; /* what Ctrl-C cancels */
 static atomic_int n_in_handler; /* the handler may run on another thread while the request ends */
 static atomic_bool is_interrupted;
 
+static int wake[2] = {-1, -1};
+
+void run_wake(void)
+{
+    int e = errno;
+    ssize_t n = write(wake[1], "", 1); /* a full pipe wakes as well */
+    (void)n;
+    errno = e;
+}
+
+int run_wake_fd(void)
+{
+    return wake[0];
+}
+
 static void on_interrupt(int sig)
 {
     (void)sig;
@@ -100,19 +117,27 @@ static void on_interrupt(int sig)
     qn_request *r = atomic_load(&active);
     if (r)
         qn_request_cancel(r);
+    run_wake();
     atomic_fetch_sub(&n_in_handler, 1);
 }
 
-void run_catch_interrupt(void)
+qn_status run_catch_interrupt(qn_err *err)
 {
-    struct sigaction a = {.sa_handler =
-                              on_interrupt}; /* no SA_RESTART: a read at the prompt ends too */
+    struct sigaction a = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
+
+    if (pipe2(wake, O_NONBLOCK | O_CLOEXEC) != 0)
+        return qn_fail(err, QN_E_IO, "cannot make a pipe: %s", strerror(errno));
     (void)sigemptyset(&a.sa_mask);
     (void)sigaction(SIGINT, &a, NULL);
+    return QN_OK;
 }
 
 bool run_take_interrupt(void)
 {
+    char buf[64];
+
+    while (read(wake[0], buf, sizeof(buf)) > 0)
+        ;
     return atomic_exchange(&is_interrupted, false);
 }
 
@@ -236,12 +261,18 @@ static void print_speeds(const run_answer *a)
 {
     const qn_event *d = &a->done;
     bool is_terminal = isatty(STDERR_FILENO);
+    double decode = per_second(d->n_output_tokens - a->n, d->decode_ms);
 
-    fprintf(stderr,
-            "%s%d + %d tokens, first after %.0f ms, prefill %.1f tok/s, decode %.1f tok/s%s\n",
-            is_terminal ? "\033[2m" : "", d->n_prompt_tokens, d->n_output_tokens, a->first_ms,
-            per_second(d->n_prompt_tokens, d->prefill_ms),
-            per_second(d->n_output_tokens - a->n, d->decode_ms), is_terminal ? "\033[0m" : "");
+    fputs(is_terminal ? "\033[2m" : "", stderr);
+    if (a->finish[0] == QN_FINISH_CANCELLED)
+        fprintf(stderr, "stopped after %d tokens, first after %.0f ms, decode %.1f tok/s",
+                d->n_output_tokens, a->first_ms, decode);
+    else
+        fprintf(stderr,
+                "%d + %d tokens, first after %.0f ms, prefill %.1f tok/s, decode %.1f tok/s",
+                d->n_prompt_tokens, d->n_output_tokens, a->first_ms,
+                per_second(d->n_prompt_tokens, d->prefill_ms), decode);
+    fputs(is_terminal ? "\033[0m\n" : "\n", stderr);
 }
 
 static void print_candidates(const run_answer *a)
@@ -292,13 +323,26 @@ static qn_status take_token(const run_options *o, const qn_event *ev, bool is_st
     return QN_OK;
 }
 
+/* A cancelled request has no last event: what was seen of it stands in for that. */
+static void note_cancelled(run_answer *a, int n_tokens, double elapsed_ms)
+{
+    for (int i = 0; i < a->n; i++)
+        if (a->finish[i] == QN_FINISH_NONE)
+            a->finish[i] = QN_FINISH_CANCELLED;
+    a->done = (qn_event){.kind = QN_EVENT_DONE,
+                         .n_output_tokens = n_tokens,
+                         .prefill_ms = a->first_ms,
+                         .decode_ms = elapsed_ms - a->first_ms};
+}
+
 qn_status run_ask(const run_options *o, qn_engine *e, const qn_params *params,
                   const qn_prompt *prompt, run_answer *out, qn_err *err)
 {
-    bool is_streamed = params->n == 1 && params->beam_width == 0;
+    bool is_streamed = params->n == 1 && params->beam_width == 0, is_done = false;
     uint64_t start = qn_now_ns();
     qn_request *r = NULL;
     qn_event ev;
+    int n_tokens = 0;
 
     *out = (run_answer){.n = params->n};
     (void)run_take_interrupt();
@@ -307,19 +351,21 @@ qn_status run_ask(const run_options *o, qn_engine *e, const qn_params *params,
     if (atomic_load(&is_interrupted))
         qn_request_cancel(r);
     qn_status s = QN_OK;
-    for (bool is_done = false; s == QN_OK && !is_done;) {
+    while (s == QN_OK && !is_done) {
         s = qn_request_next(r, &ev, err);
-        if (s == QN_OK && out->first_ms == 0)
-            out->first_ms = (double)(qn_now_ns() - start) / 1e6;
-        if (s == QN_OK && ev.kind == QN_EVENT_DONE) {
+        if (s != QN_OK)
+            break;
+        is_done = ev.kind == QN_EVENT_DONE;
+        if (is_done)
             out->done = ev;
-            is_done = true;
-        } else if (s == QN_OK)
+        else
             s = take_token(o, &ev, is_streamed, out, err);
+        if (n_tokens++ == 0)
+            out->first_ms = (double)(qn_now_ns() - start) / 1e6;
     }
     end_request(r);
     if (s == QN_E_CANCELLED) {
-        out->finish[0] = QN_FINISH_CANCELLED;
+        note_cancelled(out, n_tokens, (double)(qn_now_ns() - start) / 1e6);
         s = QN_OK;
     }
     if (s == QN_OK)
@@ -374,9 +420,9 @@ static int answer_once(const run_options *o, qn_engine *e, const qn_params *para
         run_add_chat_json(&json, o, o->system, &turn, 1);
         prompt.chat_json = json.p;
     }
-    run_catch_interrupt();
-    qn_status s =
-        json.failed ? qn_fail_nomem(&err, json.n) : run_ask(o, e, params, &prompt, &a, &err);
+    qn_status s = json.failed ? qn_fail_nomem(&err, json.n) : run_catch_interrupt(&err);
+    if (s == QN_OK)
+        s = run_ask(o, e, params, &prompt, &a, &err);
     int rc = s != QN_OK                           ? cmd_fail(&err)
              : a.finish[0] == QN_FINISH_CANCELLED ? CMD_INTERRUPTED
              : a.finish[0] == QN_FINISH_ERROR     ? CMD_FAILED

@@ -29,9 +29,12 @@ void run_answer_fini(run_answer *a);
 QN_MUST_USE qn_status run_ask(const run_options *o, qn_engine *e, const qn_params *params,
                               const qn_prompt *prompt, run_answer *out, qn_err *err);
 
-/* From now on Ctrl-C cancels what is being answered and sets this flag instead of ending the program. */
-void run_catch_interrupt(void);
-bool run_take_interrupt(void); /* the flag, which is cleared */
+/* From now on Ctrl-C cancels what is being answered and sets a flag instead of ending the program. Signals may come on any
+ * thread, so a wait that must end with one also watches run_wake_fd() for reading. */
+QN_MUST_USE qn_status run_catch_interrupt(qn_err *err);
+bool run_take_interrupt(void); /* the flag, which is cleared, as is the wake */
+int run_wake_fd(void);
+void run_wake(void); /* safe in a signal handler */
 
 /* A conversation as the JSON that a chat template wants. */
 typedef struct run_turn {

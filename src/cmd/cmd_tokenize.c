@@ -228,7 +228,7 @@ static int run_lines(const tokenize_options *o, const qn_tokenizer *t)
     qn_str in = {.limit = QN_LIMIT_INPUT_BYTES}, out = {0};
     size_t number = 0;
     bool is_good = true, is_end = false;
-    char buf[16384];
+    char buf[8192];
     qn_err err;
     int rc = CMD_OK;
 

@@ -11,11 +11,17 @@ typedef struct command {
 } command;
 
 static const command commands[] = {
+    /* clang-format off */
     {&cmd_run_opts, cmd_run},
+    {&cmd_pull_opts, cmd_pull},
+    {&cmd_inspect_opts, cmd_inspect},
     {&cmd_tokenize_opts, cmd_tokenize},
     {&cmd_template_opts, cmd_template},
+    {&cmd_eval_opts, cmd_eval},
+    {&cmd_bench_opts, cmd_bench},
     {&cmd_limits_opts, cmd_limits},
     {&cmd_completion_opts, cmd_completion},
+    /* clang-format on */
 };
 
 static const command *find(const char *name)
@@ -86,7 +92,7 @@ int cmd_completion(int argc, char **argv)
         if (strcmp(found.args[0], shells[i]) == 0) {
             qn_str text = {0};
             qn_err err;
-            qn_opts_completion(&text, (qn_shell)i, "quern", all, QN_COUNT(all));
+            qn_opts_completion(&text, (qn_shell)i, "quern", all, QN_COUNT(commands));
             rc = CMD_OK;
             if (text.failed) {
                 (void)qn_fail_nomem(&err, text.n);

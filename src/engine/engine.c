@@ -50,7 +50,7 @@ static bool take_inbox(qn_engine *e)
         struct qn_request *next = r->next_in_inbox;
         qn_err err = {0};
         if (qn_grow(&e->active, &e->active_cap, e->n_active + 1, sizeof(struct qn_request *),
-                    QN_MEM_REQUEST)) {
+                    QN_MEM_MISC)) {
             e->active[e->n_active++] = r;
             qn_status s = start(e, r, &err);
             if (s != QN_OK)
@@ -230,6 +230,8 @@ static qn_status check_config(const qn_config *c, qn_err *err)
 static void default_sizes(qn_config *c)
 {
     c->n_threads = c->n_threads ? c->n_threads : qn_cpu_n_usable();
+    if (c->exact && c->rope_scaling == QN_ROPE_AUTO)
+        c->rope_scaling = QN_ROPE_ALWAYS;
     c->max_seqs = c->max_seqs ? c->max_seqs : 16;
     c->max_batch_tokens = c->max_batch_tokens ? c->max_batch_tokens : 512;
     c->max_batch_tokens = QN_MAX(c->max_batch_tokens, c->max_seqs);
@@ -304,11 +306,7 @@ static qn_status size_cache(qn_engine *e, qn_dtype kv_dtype, uint32_t *n_blocks,
 {
     qn_config *c = &e->config;
     const qn_model_config *mc = &e->model->config;
-    uint32_t limit = mc->max_ctx;
-    if (c->max_ctx && (uint32_t)c->max_ctx > limit)
-        return qn_fail(err, QN_E_ARG, "max_ctx: found %d, this model has at most %u", c->max_ctx,
-                       limit);
-    c->max_ctx = c->max_ctx ? c->max_ctx : (int)QN_MIN(limit, 32768u);
+    c->max_ctx = c->max_ctx ? c->max_ctx : (int)QN_MIN(mc->max_ctx, 32768u);
     qn_kv_shape shape = {mc->n_layers, mc->n_kv_heads, mc->head_dim, kv_dtype};
     size_t one = qn_kv_block_bytes(&shape), total = qn_cpu_memory_bytes();
     uint64_t used = qn_model_weight_bytes(e->model), want = (uint64_t)c->n_kv_blocks;

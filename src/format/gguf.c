@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * gguf.c - the GGUF reader.
  *
- * One pass with a cursor over header, values and tensor table, then one over the tensors: sizes from dtype and shape,
- * offsets aligned and inside the file, and, in order of their offsets, no overlap. Every count is compared with the
- * bytes that are left before memory is taken for it. Nothing of the data section is touched. */
+ * One pass with a cursor over header, values and tensor table, then one over the tensors: sizes
+ * from dtype and shape, offsets aligned and inside the file, and, in order of their offsets, no
+ * overlap. Every count is compared with the bytes that are left before memory is taken for it.
+ * Nothing of the data section is touched. */
 #include "format/gguf.h"
 
 #include "base/cursor.h"
@@ -13,7 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Smallest bytes of an entry: key of one byte, type, one byte; name of one byte, one dimension, type, offset. */
+/* Smallest bytes of an entry: key of one byte, type, one byte; name of one byte, one dimension,
+ * type, offset. */
 #define MIN_VALUE_BYTES  (8 + 1 + 4 + 1)
 #define MIN_TENSOR_BYTES (8 + 1 + 4 + 8 + 4 + 8)
 #define MAX_KEY          512
@@ -309,7 +311,8 @@ static int by_data(const void *a, const void *b)
            ((const uint8_t *)x->data < (const uint8_t *)y->data);
 }
 
-/* Turns offsets into pointers: aligned, inside the file, disjoint. The cursor stands behind the tensor table. */
+/* Turns offsets into pointers: aligned, inside the file, disjoint. The cursor stands behind the
+ * tensor table. */
 static qn_status place(parser *p)
 {
     const uint8_t *base = p->c.p;

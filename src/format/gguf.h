@@ -2,12 +2,14 @@
  * gguf.h - reads GGUF files: typed metadata under unique keys, and the tensors behind them.
  *
  *   "GGUF" | version u32 | n_tensors u64 | n_values u64
- *   n_values  x  key string | type u32 | value          string: length u64, bytes; array: type u32, count u64, items
- *   n_tensors x  name string | n_dims u32 | dims u64[n_dims], innermost first | ggml type u32 | offset u64
+ *   n_values  x  key string | type u32 | value
+ *   n_tensors x  name string | n_dims u32 | dims u64[], innermost first | type u32 | offset u64
+ *   string = length u64, bytes; array = type u32, count u64, items
  *   padding to general.alignment (32) | data; offsets count from here
  *
- * Versions 2 and 3, little-endian. Split files (name-00001-of-00003.gguf) carry split.no, split.count and
- * split.tensors.count; opening the first opens all. Limits (QN_GGUF_*) are checked before anything is allocated.
+ * Versions 2 and 3, little-endian. Split files (name-00001-of-00003.gguf) carry split.no,
+ * split.count and split.tensors.count; opening the first opens all. Limits (QN_GGUF_*) are checked
+ * before anything is allocated.
  * Threads: any after opening (read-only). Source: ggml's docs/gguf.md. */
 #ifndef QN_FORMAT_GGUF_H
 #define QN_FORMAT_GGUF_H
@@ -46,7 +48,8 @@ typedef struct qn_gguf_value {
         double f;   /* F32, F64 */
         qn_slice s; /* STRING */
     } v;
-    /* ARRAY: element type, count, and either strings[] or the packed little-endian elements (unaligned) */
+    /* ARRAY: element type, count, and either strings[] or the packed little-endian elements
+     * (unaligned) */
     qn_gguf_type item;
     size_t n;
     const qn_slice *strings;
@@ -60,8 +63,8 @@ typedef struct qn_gguf_meta {
 } qn_gguf_meta;
 
 const qn_gguf_value *qn_gguf_find(const qn_gguf_meta *m, const char *key); /* NULL: not there */
-/* Typed getters; a missing key leaves *out and is QN_OK, a wrong type or range fails naming key, found and wanted.
- * Integers of any width are accepted. file: for the message. */
+/* Typed getters; a missing key leaves *out and is QN_OK, a wrong type or range fails naming key,
+ * found and wanted. Integers of any width are accepted. file: for the message. */
 QN_MUST_USE qn_status qn_gguf_u32(const qn_gguf_meta *m, const char *file, const char *key,
                                   uint32_t min, uint32_t max, uint32_t *out, qn_err *err);
 QN_MUST_USE qn_status qn_gguf_f32(const qn_gguf_meta *m, const char *file, const char *key,
@@ -75,8 +78,8 @@ int64_t qn_gguf_item_i64(const qn_gguf_value *v, size_t i);
 double qn_gguf_item_f64(const qn_gguf_value *v, size_t i);
 const char *qn_gguf_type_name(qn_gguf_type t);
 
-/* Parses one file held in memory (16-byte aligned). Everything is taken from arena; names and metadata borrow from data.
- * name: the file's, for messages. */
+/* Parses one file held in memory (16-byte aligned). Everything is taken from arena; names and
+ * metadata borrow from data. name: the file's, for messages. */
 QN_MUST_USE qn_status qn_gguf_parse(const void *data, size_t n, const char *name, qn_arena *arena,
                                     qn_gguf_meta **meta, qn_tensor **tensors, size_t *n_tensors,
                                     qn_err *err);

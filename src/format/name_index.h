@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * name_index.h - which number a name has: a seeded hash table, for names that may be chosen to collide.
+ * name_index.h - which number a name has: a seeded hash table, for names that may be chosen to
+ * collide.
  *
- * Open addressing with linear probing, at most half full. Names are borrowed. Threads: one owner while adding, then any. */
+ * Open addressing with linear probing, at most half full. Names are borrowed. Threads: one owner
+ * while adding, then any. */
 #ifndef QN_FORMAT_NAME_INDEX_H
 #define QN_FORMAT_NAME_INDEX_H
 

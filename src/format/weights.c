@@ -3,7 +3,7 @@
 #include "format/weights.h"
 
 #include "format/gguf.h"
-#include "format/safetensors.h"
+#include "format/hf_folder.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -116,7 +116,7 @@ qn_status qn_weights_open(qn_weights **out, const char *path, qn_err *err)
         s = qn_fail_nomem(err, strlen(path));
     } else if (qn_dir_exists(path)) {
         w->format = QN_FORMAT_HF;
-        s = qn_safetensors_open(w, err);
+        s = qn_hf_folder_open(w, err);
     } else {
         s = open_file(w, err);
     }

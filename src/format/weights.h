@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  * weights.h - "a set of named tensors and metadata", whatever the files are.
  *
- * Tensor names are those of the files. Shapes are outermost first, as Hugging Face writes them: a matrix is [out, in]
- * (GGUF's reversed order is turned here).
+ * Tensor names are those of the files. Shapes are outermost first, as Hugging Face writes them: a
+ * matrix is [out, in] (GGUF's reversed order is turned here).
  *
  * Invariants, checked while opening (gguf.c, safetensors.c, weights.c):
- *  1. Tensor names are unique over all files, not empty, at most QN_MAX_NAME bytes of UTF-8 without NUL.
- *  2. A tensor's bytes are exactly what dtype and shape ask for; they lie inside its file and overlap no other's.
- *  3. data is aligned for the dtype's elements (a safetensors file may misplace them: such tensors are copied).
- * Data is mapped, not copied; views live as long as the qn_weights. Threads: any after opening (read-only). */
+ *  1. Tensor names are unique over all files, not empty, at most QN_MAX_NAME bytes of UTF-8 without
+ *     NUL.
+ *  2. A tensor's bytes are exactly what dtype and shape ask for; they lie inside its file and
+ *     overlap no other's.
+ *  3. data is aligned for the dtype's elements (a safetensors file may misplace them: such
+ *     tensors are copied).
+ * Data is mapped, not copied; views live as long as the qn_weights. Threads: any after opening
+ * (read-only). */
 #ifndef QN_FORMAT_WEIGHTS_H
 #define QN_FORMAT_WEIGHTS_H
 
@@ -63,7 +67,8 @@ QN_MUST_USE qn_status qn_weights_map(qn_weights *w, const char *path, const qn_f
 /* Appends copies of the tensors of file `name`. */
 QN_MUST_USE qn_status qn_weights_add(qn_weights *w, const qn_tensor *tensors, size_t n,
                                      const char *name, qn_err *err);
-/* What a file is that cannot be read here ("a pickle file"), from its first bytes; NULL: unknown. */
+/* What a file is that cannot be read here ("a pickle file"), from its first bytes; NULL:
+ * unknown. */
 const char *qn_foreign_file(const void *data, size_t n);
 /* The part of a path after its last slash. */
 const char *qn_base_name(const char *path);

@@ -14,7 +14,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define NAME_BYTES 192
+#define BASE_BYTES 128               /* the longest base is 70 */
+#define NAME_BYTES (BASE_BYTES + 64) /* and the longest suffix 40 */
 
 typedef enum dialect { HF, GGUF, V1 } dialect;
 
@@ -25,6 +26,7 @@ typedef struct binder {
     uint8_t *used; /* one a tensor of the file */
     dialect names;
     const char *prefix; /* HF: before "layers.N" */
+    const char *file;   /* for messages */
     qn_err *err;
 } binder;
 
@@ -99,7 +101,7 @@ static const char *const kind_names[] = {[FLOATS] = "F32, F16 or BF16",
 static const qn_tensor *find(binder *b, const char *base, const char *suffix)
 {
     char name[NAME_BYTES];
-    snprintf(name, sizeof name, "%s%s", base, suffix);
+    (void)snprintf(name, sizeof name, "%s%s", base, suffix);
     const qn_tensor *t = qn_weights_find(b->w, name);
     if (t)
         b->used[t - b->w->tensors] = 1;
@@ -116,7 +118,8 @@ static void shape_text(char out[100], uint32_t n_dims, const uint64_t *dims)
 
 static qn_status missing(binder *b, const char *base, const char *suffix)
 {
-    return qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s%s' is missing", b->w->path, base, suffix);
+    (void)qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s%s' is missing", b->file, base, suffix);
+    return QN_E_FORMAT; /* said here so that an analyser knows it is never QN_OK */
 }
 
 /* Type, shape and alignment of a tensor that is there. */
@@ -124,8 +127,8 @@ static qn_status check(binder *b, const qn_tensor *t, kind k, uint32_t n_dims, c
 {
     const qn_dtype_info *info = qn_dtype_get(t->dtype);
     if (!kind_allows(k, t->dtype))
-        return qn_fail(b->err, QN_E_UNSUPPORTED, "%s: tensor '%s' is %s, want %s", b->w->path,
-                       t->name, info->name, kind_names[k]);
+        return qn_fail(b->err, QN_E_UNSUPPORTED, "%s: tensor '%s' is %s, want %s", b->file, t->name,
+                       info->name, kind_names[k]);
     bool same = t->n_dims == n_dims;
     for (uint32_t i = 0; same && i < n_dims; i++)
         same = t->dims[i] == dims[i];
@@ -134,12 +137,12 @@ static qn_status check(binder *b, const qn_tensor *t, kind k, uint32_t n_dims, c
         shape_text(want, n_dims, dims);
         shape_text(have, t->n_dims, t->dims);
         return qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s': config wants [%s], file has [%s]",
-                       b->w->path, t->name, want, have);
+                       b->file, t->name, want, have);
     }
     if (info->block_size == 1 && (uintptr_t)t->data % info->block_bytes != 0)
         return qn_fail(b->err, QN_E_FORMAT,
-                       "%s: tensor '%s' is not aligned to its %u-byte elements", b->w->path,
-                       t->name, info->block_bytes);
+                       "%s: tensor '%s' is not aligned to its %u-byte elements", b->file, t->name,
+                       info->block_bytes);
     return QN_OK;
 }
 
@@ -161,7 +164,7 @@ static qn_status plain(binder *b, const qn_tensor *t, size_t rows, size_t cols, 
     if (!qn_dtype_row_bytes(t->dtype, cols, &stride) || !qn_mul_size(stride, rows, &bytes) ||
         bytes != t->bytes)
         return qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s': %zu bytes are no %zu rows of %zu %s",
-                       b->w->path, t->name, t->bytes, rows, cols, qn_dtype_get(t->dtype)->name);
+                       b->file, t->name, t->bytes, rows, cols, qn_dtype_get(t->dtype)->name);
     *out = (qn_weight){.dtype = t->dtype,
                        .rows = rows,
                        .cols = cols,
@@ -200,8 +203,8 @@ static qn_status check_multiple(binder *b, const char *base, const char *what, s
 {
     if (n % of == 0)
         return QN_OK;
-    return qn_fail(b->err, QN_E_FORMAT, "%s: '%s': %s %zu, want a multiple of %zu", b->w->path,
-                   base, what, n, of);
+    return qn_fail(b->err, QN_E_FORMAT, "%s: '%s': %s %zu, want a multiple of %zu", b->file, base,
+                   what, n, of);
 }
 
 /* Every g_idx must name a group. Plain order (c / group) needs no table. */
@@ -214,7 +217,7 @@ static qn_status group_index(binder *b, const qn_tensor *t, size_t cols, size_t 
     for (size_t i = 0; i < cols; i++) {
         if (g[i] < 0 || (size_t)g[i] >= n_groups)
             return qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s': element %zu is %d, want 0 to %zu",
-                           b->w->path, t->name, i, g[i], n_groups - 1);
+                           b->file, t->name, i, g[i], n_groups - 1);
         ordered = ordered && (size_t)g[i] == i / group;
     }
     *out = ordered ? NULL : g;
@@ -226,7 +229,7 @@ static qn_status gptq(binder *b, const char *base, size_t rows, size_t cols, qn_
     const qn_model_config *c = b->c;
     const size_t per_word = 32 / c->quant_bits, group = group_of(b, cols);
     const uint64_t n_groups = QN_DIV_UP(cols, group);
-    const qn_tensor *q, *scales, *zeros = NULL, *g;
+    const qn_tensor *q = NULL, *scales = NULL, *zeros = NULL, *g = NULL;
     QN_TRY(check_multiple(b, base, "inputs", cols, per_word));
     QN_TRY(check_multiple(b, base, "outputs", rows, per_word));
     QN_TRY(part(b, base, ".qweight", I32, 2, (uint64_t[]){cols / per_word, rows}, &q));
@@ -253,7 +256,7 @@ static qn_status awq(binder *b, const char *base, size_t rows, size_t cols, qn_w
 {
     const size_t group = group_of(b, cols);
     const uint64_t n_groups = QN_DIV_UP(cols, group);
-    const qn_tensor *q, *scales, *zeros;
+    const qn_tensor *q = NULL, *scales = NULL, *zeros = NULL;
     QN_TRY(check_multiple(b, base, "outputs", rows, 8));
     QN_TRY(part(b, base, ".qweight", I32, 2, (uint64_t[]){cols, rows / 8}, &q));
     QN_TRY(part(b, base, ".scales", FLOATS, 2, (uint64_t[]){n_groups, rows}, &scales));
@@ -273,7 +276,7 @@ static qn_status awq(binder *b, const char *base, size_t rows, size_t cols, qn_w
 static qn_status fp8(binder *b, const char *base, size_t rows, size_t cols, qn_weight *out)
 {
     const size_t br = b->c->quant_block_rows, bc = b->c->quant_group;
-    const qn_tensor *t, *scales;
+    const qn_tensor *t = NULL, *scales = NULL;
     QN_TRY(part(b, base, ".weight", F8, 2, (uint64_t[]){rows, cols}, &t));
     QN_TRY(part(b, base, ".weight_scale_inv", FLOATS, 2,
                 (uint64_t[]){QN_DIV_UP(rows, br), QN_DIV_UP(cols, bc)}, &scales));
@@ -331,7 +334,7 @@ static qn_status check_finite(binder *b, const qn_tensor *t, size_t n)
     for (size_t i = 0; i < n; i++) {
         if (!isfinite(v[i]))
             return qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s': element %zu is not finite",
-                           b->w->path, t->name, i);
+                           b->file, t->name, i);
     }
     return QN_OK;
 }
@@ -340,7 +343,7 @@ static qn_status check_finite(binder *b, const qn_tensor *t, size_t n)
 static qn_status nf4_nested(binder *b, const char *base, const nf4_state *s, uint64_t n_blocks,
                             qn_weight *out)
 {
-    const qn_tensor *code, *scale;
+    const qn_tensor *code = NULL, *scale = NULL;
     const uint64_t n_nested = QN_DIV_UP(n_blocks, s->nested_block);
     QN_TRY(part(b, base, ".weight.nested_quant_map", F32, 1, (uint64_t[]){256}, &code));
     QN_TRY(part(b, base, ".weight.nested_absmax", F32, 1, (uint64_t[]){n_nested}, &scale));
@@ -354,7 +357,8 @@ static qn_status nf4_nested(binder *b, const char *base, const nf4_state *s, uin
 
 static qn_status nf4(binder *b, const char *base, size_t rows, size_t cols, qn_weight *out)
 {
-    const qn_tensor *t = find(b, base, ".weight"), *absmax = find(b, base, ".weight.absmax"), *code;
+    const qn_tensor *t = find(b, base, ".weight"), *absmax = find(b, base, ".weight.absmax");
+    const qn_tensor *code = NULL;
     size_t n;
     nf4_state s;
     if (!t || !absmax)
@@ -363,7 +367,7 @@ static qn_status nf4(binder *b, const char *base, size_t rows, size_t cols, qn_w
     /* The stored shape is [n, 1] of whatever bnb_4bit_quant_storage was; only the bytes count. */
     if (!qn_mul_size(rows, cols, &n) || n % 2 != 0 || t->bytes != n / 2)
         return qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s': %zu bytes, want [%zu, %zu] of 4 bits",
-                       b->w->path, t->name, t->bytes, rows, cols);
+                       b->file, t->name, t->bytes, rows, cols);
     const uint64_t n_blocks = QN_DIV_UP(n, s.block);
     QN_TRY(part(b, base, ".weight.quant_map", F32, 1, (uint64_t[]){16}, &code));
     QN_TRY(check_finite(b, code, 16));
@@ -379,8 +383,8 @@ static qn_status nf4(binder *b, const char *base, size_t rows, size_t cols, qn_w
     if (absmax->dtype != QN_U8)
         return check(b, absmax, F32, 1, &n_blocks);
     if (absmax->n_dims != 1 || absmax->dims[0] != n_blocks)
-        return qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s': want [%llu]", b->w->path,
-                       absmax->name, (unsigned long long)n_blocks);
+        return qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s': want [%llu]", b->file, absmax->name,
+                       (unsigned long long)n_blocks);
     return nf4_nested(b, base, &s, n_blocks, out);
 }
 
@@ -403,35 +407,35 @@ static qn_status matrix(binder *b, const char *base, size_t rows, size_t cols, q
     return plain(b, t, rows, cols, out);
 }
 
-static void layer_name(const binder *b, uint32_t layer, role r, char out[NAME_BYTES])
+static void layer_name(const binder *b, uint32_t layer, role r, char out[BASE_BYTES])
 {
     const char *name = role_names[r][b->names];
     if (b->names == HF)
-        snprintf(out, NAME_BYTES, "%slayers.%u.%s", b->prefix, layer, name);
+        (void)snprintf(out, BASE_BYTES, "%slayers.%u.%s", b->prefix, layer, name);
     else if (b->names == GGUF)
-        snprintf(out, NAME_BYTES, "blk.%u.%s", layer, name);
+        (void)snprintf(out, BASE_BYTES, "blk.%u.%s", layer, name);
     else
-        snprintf(out, NAME_BYTES, "transformer.h.%u.%s", layer, name);
+        (void)snprintf(out, BASE_BYTES, "transformer.h.%u.%s", layer, name);
 }
 
 static qn_status layer_matrix(binder *b, uint32_t layer, role r, size_t rows, size_t cols,
                               qn_weight *out)
 {
-    char base[NAME_BYTES];
+    char base[BASE_BYTES];
     layer_name(b, layer, r, base);
     return matrix(b, base, rows, cols, out);
 }
 
 static qn_status layer_vector(binder *b, uint32_t layer, role r, size_t n, qn_weight *out)
 {
-    char base[NAME_BYTES];
+    char base[BASE_BYTES];
     layer_name(b, layer, r, base);
     return vector(b, base, ".weight", n, out);
 }
 
 static qn_status layer_bias(binder *b, uint32_t layer, role r, bool has, size_t n, qn_weight *out)
 {
-    char base[NAME_BYTES];
+    char base[BASE_BYTES];
     layer_name(b, layer, r, base);
     return optional_bias(b, has, base, n, out);
 }
@@ -522,12 +526,12 @@ static qn_status bind_packed_experts(binder *b, uint32_t i, qn_layer_weights *l,
     const qn_model_config *c = b->c;
     const size_t h = c->hidden_size, f = c->expert_ffn_size;
     const bool gguf = b->names == GGUF;
-    char base[NAME_BYTES];
+    char base[BASE_BYTES];
     qn_weight all;
     if (gguf)
-        snprintf(base, sizeof base, "blk.%u.ffn_", i);
+        (void)snprintf(base, sizeof base, "blk.%u.ffn_", i);
     else
-        snprintf(base, sizeof base, "%slayers.%u.mlp.experts.", b->prefix, i);
+        (void)snprintf(base, sizeof base, "%slayers.%u.mlp.experts.", b->prefix, i);
     const qn_tensor *both = find(b, base, gguf ? "gate_up_exps.weight" : "gate_up_proj");
     *done = gguf || both;
     if (!*done)
@@ -557,9 +561,9 @@ static qn_status bind_packed_experts(binder *b, uint32_t i, qn_layer_weights *l,
 static qn_status bind_expert(binder *b, uint32_t i, uint32_t e, qn_layer_weights *l)
 {
     const size_t h = b->c->hidden_size, f = b->c->expert_ffn_size;
-    char base[NAME_BYTES];
+    char base[BASE_BYTES];
 #define EXPERT(name)                                                                               \
-    snprintf(base, sizeof base, "%slayers.%u.mlp.experts.%u." name, b->prefix, i, e)
+    (void)snprintf(base, sizeof base, "%slayers.%u.mlp.experts.%u." name, b->prefix, i, e)
     EXPERT("gate_proj");
     QN_TRY(matrix(b, base, f, h, &l->expert_gate[e]));
     EXPERT("up_proj");
@@ -602,7 +606,7 @@ static void find_prefix(binder *b)
     char name[NAME_BYTES];
     b->prefix = prefixes[0];
     for (size_t i = 0; i < QN_COUNT(prefixes); i++) {
-        snprintf(name, sizeof name, "%snorm.weight", prefixes[i]);
+        (void)snprintf(name, sizeof name, "%snorm.weight", prefixes[i]);
         if (qn_weights_find(b->w, name)) {
             b->prefix = prefixes[i];
             return;
@@ -623,7 +627,7 @@ static qn_status bind_rope_freqs(binder *b)
     for (uint64_t i = 0; i < n; i++) {
         if (b->m->rope_freqs[i] <= 0)
             return qn_fail(b->err, QN_E_FORMAT, "%s: tensor '%s': element %u is %g, want above 0",
-                           b->w->path, t->name, (unsigned)i, (double)b->m->rope_freqs[i]);
+                           b->file, t->name, (unsigned)i, (double)b->m->rope_freqs[i]);
     }
     return QN_OK;
 }
@@ -634,10 +638,10 @@ static qn_status bind_ends(binder *b)
     static const char *const norm[] = {"norm", "output_norm", "transformer.ln_f"};
     const size_t h = b->c->hidden_size, n = b->c->n_vocab;
     const char *prefix = b->names == HF ? b->prefix : "";
-    char base[NAME_BYTES];
-    snprintf(base, sizeof base, "%s%s", prefix, embed[b->names]);
+    char base[BASE_BYTES];
+    (void)snprintf(base, sizeof base, "%s%s", prefix, embed[b->names]);
     QN_TRY(matrix(b, base, n, h, &b->m->embed));
-    snprintf(base, sizeof base, "%s%s", prefix, norm[b->names]);
+    (void)snprintf(base, sizeof base, "%s%s", prefix, norm[b->names]);
     QN_TRY(vector(b, base, ".weight", h, &b->m->output_norm));
     b->m->output = b->m->embed;
     if (b->c->tie_embeddings)
@@ -666,8 +670,15 @@ static bool is_ignored(const binder *b, const char *name)
 static qn_status list_unused(binder *b)
 {
     size_t n = 0, bytes;
-    for (size_t i = 0; i < b->w->n_tensors; i++)
-        n += !b->used[i] && !is_ignored(b, b->w->tensors[i].name);
+    for (size_t i = 0; i < b->w->n_tensors; i++) {
+        const char *name = b->w->tensors[i].name;
+        /* A factor on a matrix's product (NVFP4, BitNet): leaving it out would give wrong numbers. */
+        if (!b->used[i] && b->names == GGUF && qn_ends_with(name, ".scale"))
+            return qn_fail(b->err, QN_E_UNSUPPORTED,
+                           "%s: tensor '%.96s': a scale for a whole matrix is not supported",
+                           b->file, name);
+        n += !b->used[i] && !is_ignored(b, name);
+    }
     if (n == 0)
         return QN_OK;
     if (!qn_mul_size(n, sizeof *b->m->unused, &bytes) ||
@@ -708,7 +719,7 @@ static qn_status bind_all(binder *b)
 qn_status qn_bind(qn_model_weights **out, const qn_model_config *c, const qn_weights *w,
                   qn_err *err)
 {
-    binder b = {.c = c, .w = w, .err = err};
+    binder b = {.c = c, .w = w, .file = qn_base_name(w->path), .err = err};
     *out = NULL;
     b.m = qn_calloc(1, sizeof *b.m, QN_MEM_MISC);
     b.used = qn_calloc(w->n_tensors + 1, 1, QN_MEM_MISC);

@@ -22,7 +22,8 @@ typedef struct qn_model_weights {
     qn_weight embed, output_norm, output; /* output == embed's matrix when tied */
     qn_layer_weights *layers;
     uint32_t n_layers;
-    const float *rope_freqs; /* GGUF of Llama 3: inv_freq[i] is divided by [rope_dim / 2] of these; else NULL */
+    const float *
+        rope_freqs; /* GGUF of Llama 3: inv_freq[i] is divided by [rope_dim / 2] of these; else NULL */
     /* tensors of the files that nothing asked for (vision, mtp and rotary buffers left out) */
     const char **unused;
     size_t n_unused;

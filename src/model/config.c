@@ -339,7 +339,7 @@ static qn_status json_rope(source *s)
     char where[80];
     const char *type = "default";
     float part = 1;
-    snprintf(where, sizeof where, "%s: %s", s->where, key);
+    (void)snprintf(where, sizeof where, "%s: %s", s->where, key);
     if (r && !json_is_object(r))
         return wrong_type(s, key, r, "an object");
     if (r && (field(r, "full_attention") || field(r, "sliding_attention")))
@@ -565,7 +565,7 @@ static void set_defaults(qn_model_config *c)
     if (!c->n_kv_heads || c->arch == QN_ARCH_QWEN)
         c->n_kv_heads = c->n_heads;
     if (!c->head_dim)
-        c->head_dim = c->arch == QN_ARCH_QWEN3 ? 128 : c->hidden_size / c->n_heads;
+        c->head_dim = c->hidden_size / c->n_heads;
     if (!c->max_ctx)
         c->max_ctx = c->seq_length ? c->seq_length : c->arch == QN_ARCH_LLAMA ? 2048 : 32768;
     if (c->arch == QN_ARCH_QWEN) {
@@ -632,7 +632,7 @@ static void stretch_ctx(qn_model_config *c)
 
 static const char *key_of(const source *s, char out[96], const char *name)
 {
-    snprintf(out, 96, "%s.%s", s->prefix, name);
+    (void)snprintf(out, 96, "%s.%s", s->prefix, name);
     return out;
 }
 
@@ -708,7 +708,7 @@ static qn_status gguf_flags(source *s)
     QN_TRY(qn_gguf_bool(w->gguf, s->where, key_of(s, k, "expert_weights_norm"), &c->norm_topk,
                         s->err));
     for (uint32_t i = 0; i < c->n_layers; i++) {
-        snprintf(k, sizeof k, "blk.%u.ffn_gate_inp.weight", i);
+        (void)snprintf(k, sizeof k, "blk.%u.ffn_gate_inp.weight", i);
         c->layer_is_moe[i] = qn_weights_find(w, k) != NULL;
     }
     /* Older files leave these out: llama.cpp's rule. */
@@ -746,7 +746,7 @@ static qn_status gguf_rope(source *s)
 {
     qn_model_config *c = s->c;
     const qn_gguf_meta *g = s->w->gguf;
-    qn_slice type = QN_SLICE("none");
+    qn_slice type = QN_SLICE("linear"); /* what a factor without a type means */
     float factor = 0, attn = 1;
     char k[96], z[40];
     c->rope_dim = c->head_dim;
@@ -811,6 +811,8 @@ static qn_status read_json(source *s)
     s->where = "config.json";
     QN_TRY(json_arch(s));
     QN_TRY(json_numbers(s));
+    if (!s->c->head_dim && s->c->arch == QN_ARCH_QWEN3)
+        s->c->head_dim = 128; /* the class default; GGUF's is hidden / heads for all */
     set_defaults(s->c);
     QN_TRY(json_flags(s));
     QN_TRY(json_experts(s));
@@ -822,7 +824,7 @@ static qn_status read_json(source *s)
 
 static qn_status read_gguf(source *s)
 {
-    s->where = s->w->path;
+    s->where = qn_base_name(s->w->path);
     QN_TRY(gguf_arch(s));
     QN_TRY(gguf_numbers(s));
     QN_TRY(gguf_flags(s));

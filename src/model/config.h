@@ -54,7 +54,8 @@ typedef struct qn_model_config {
     uint32_t seq_length;
     /* quantised Hugging Face weights */
     qn_hf_quant quant;
-    uint32_t quant_bits, quant_group, quant_block_rows; /* quant_group 0: one group for the whole row */
+    uint32_t quant_bits, quant_group,
+        quant_block_rows;         /* quant_group 0: one group for the whole row */
     bool quant_zero_is_minus_one; /* GPTQ v1: the file holds zero - 1 */
     bool quant_sym;
     int32_t bos_id; /* -1: none */

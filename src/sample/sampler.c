@@ -14,6 +14,7 @@
  * 2022 (typical); O'Neill 2014, PCG (XSH-RR 64/32). */
 #include "sample/sampler.h"
 
+#include "base/limits.h"
 #include "base/mem.h"
 
 #include <float.h>
@@ -67,8 +68,9 @@ static qn_status check_range(double v, const char *field, double min, double max
 
 static qn_status check_lists(const qn_params *p, size_t n_vocab, qn_err *err)
 {
-    if (p->n_logit_bias > 1024 || (p->n_logit_bias && !p->logit_bias))
-        return qn_fail(err, QN_E_ARG, "logit_bias: %zu entries, want 0 to 1024", p->n_logit_bias);
+    if (p->n_logit_bias > QN_LIMIT_LOGIT_BIAS || (p->n_logit_bias && !p->logit_bias))
+        return qn_fail(err, QN_E_ARG, "logit_bias: %zu entries, want 0 to %d", p->n_logit_bias,
+                       QN_LIMIT_LOGIT_BIAS);
     for (size_t i = 0; i < p->n_logit_bias; i++) {
         const qn_logit_bias *b = &p->logit_bias[i];
         if (b->token_id < 0 || (size_t)b->token_id >= n_vocab)
@@ -78,16 +80,18 @@ static qn_status check_lists(const qn_params *p, size_t n_vocab, qn_err *err)
             return qn_fail(err, QN_E_ARG, "logit_bias[%zu]: bias %g, want -100 to 100", i,
                            (double)b->bias);
     }
-    if (p->n_stop > 16 || (p->n_stop && !p->stop))
-        return qn_fail(err, QN_E_ARG, "stop: %zu strings, want 0 to 16", p->n_stop);
+    if (p->n_stop > QN_LIMIT_STOP_STRINGS || (p->n_stop && !p->stop))
+        return qn_fail(err, QN_E_ARG, "stop: %zu strings, want 0 to %d", p->n_stop,
+                       QN_LIMIT_STOP_STRINGS);
     for (size_t i = 0; i < p->n_stop; i++) {
-        size_t n = p->stop[i] ? strnlen(p->stop[i], 257) : 0;
-        if (n < 1 || n > 256)
-            return qn_fail(err, QN_E_ARG, "stop[%zu]: %s, want 1 to 256 bytes", i,
-                           n ? "more than 256 bytes" : "empty");
+        size_t n = p->stop[i] ? strnlen(p->stop[i], QN_LIMIT_STOP_BYTES + 1) : 0;
+        if (n < 1 || n > QN_LIMIT_STOP_BYTES)
+            return qn_fail(err, QN_E_ARG, "stop[%zu]: %s, want 1 to %d bytes", i,
+                           n ? "too long" : "empty", QN_LIMIT_STOP_BYTES);
     }
-    if (p->n_stop_ids > 1024 || (p->n_stop_ids && !p->stop_ids))
-        return qn_fail(err, QN_E_ARG, "stop_ids: %zu entries, want 0 to 1024", p->n_stop_ids);
+    if (p->n_stop_ids > QN_LIMIT_STOP_IDS || (p->n_stop_ids && !p->stop_ids))
+        return qn_fail(err, QN_E_ARG, "stop_ids: %zu entries, want 0 to %d", p->n_stop_ids,
+                       QN_LIMIT_STOP_IDS);
     for (size_t i = 0; i < p->n_stop_ids; i++)
         if (p->stop_ids[i] < 0 || (size_t)p->stop_ids[i] >= n_vocab)
             return qn_fail(err, QN_E_ARG, "stop_ids[%zu]: token id %d, want 0 to %zu", i,
@@ -116,9 +120,9 @@ qn_status qn_params_check(const qn_params *p, size_t n_vocab, qn_err *err)
         {p->max_tokens, "max_tokens", 0, INT32_MAX, false, false},
         {p->min_tokens, "min_tokens", 0, p->max_tokens > 0 ? p->max_tokens : INT32_MAX, false,
          false},
-        {p->n_logprobs, "n_logprobs", -1, 20, false, false},
-        {p->n, "n", 1, 16, false, false},
-        {p->beam_width, "beam_width", 0, 16, false, false},
+        {p->n_logprobs, "n_logprobs", -1, QN_LIMIT_TOP_LOGPROBS, false, false},
+        {p->n, "n", 1, QN_LIMIT_CANDIDATES, false, false},
+        {p->beam_width, "beam_width", 0, QN_LIMIT_CANDIDATES, false, false},
         {p->length_penalty, "length_penalty", -10, 10, false, false},
     };
     for (size_t i = 0; i < QN_COUNT(table); i++)
@@ -262,11 +266,11 @@ qn_status qn_sampler_fork(qn_sampler **out, const qn_sampler *s, qn_err *err)
         qn_sampler_free(f);
         return st;
     }
-    if (s->bias)
+    if (f->bias)
         memcpy(f->bias, s->bias, s->p.n_logit_bias * sizeof(*f->bias));
-    if (s->n_eos)
+    if (f->eos)
         memcpy(f->eos, s->eos, s->n_eos * sizeof(*f->eos));
-    for (size_t i = 0; i < s->n_seen; i++) {
+    for (size_t i = 0; f->seen && i < s->n_seen; i++) {
         f->seen[i] = s->seen[i];
         f->counts[s->seen[i]] = s->counts[s->seen[i]];
     }

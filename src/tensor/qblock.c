@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qblock.c - what the bytes of every one-tensor format mean: the plain decoders that all kernels are measured against.
+ * qblock.c - what the bytes of every one-tensor format mean: the plain decoders that all kernels
+ * are measured against.
  *
- * One function decodes one block; a loop around it is generated for each (BLOCKS). Products are formed in the order of the
- * reference, scale first, so that results agree to the bit where the reference computes in float32.
+ * One function decodes one block; a loop around it is generated for each (BLOCKS). Products are
+ * formed in the order of the reference, scale first, so that results agree to the bit where the
+ * reference computes in float32.
  * Source: formulas after the gguf Python package 0.19.0, quants.py (dequantize_blocks). */
 #include "tensor/qblock.h"
 
@@ -82,7 +84,8 @@ static void iq4_nl(const qn_block_iq4_nl *b, float *out)
 
 static void mxfp4(const qn_block_mxfp4 *b, float *out)
 {
-    /* 2^(e - 128), half the shared scale, for the values are doubled; below 2^-126 it is subnormal. */
+    /* 2^(e - 128), half the shared scale, for the values are doubled; below 2^-126 it is
+     * subnormal. */
     float d = qn_bits_to_f32(b->e < 2 ? UINT32_C(0x00200000) << b->e : (b->e - UINT32_C(1)) << 23);
     for (int i = 0; i < 16; i++) {
         out[i] = d * (float)qn_e2m1_values[b->qs[i] & 15];
@@ -193,7 +196,8 @@ static void tq1_0(const qn_block_tq1_0 *b, float *out)
 {
     static const uint8_t pow3[5] = {1, 3, 9, 27, 81};
     float d = qn_f16_to_f32(b->d);
-    /* Multiplying by 3^n drops the digits before the n-th (they leave the byte); times 3 and >> 8 takes the next one. */
+    /* Times 3^n drops the digits before the n-th (they leave the byte); times 3, the next one is
+     * the carry. */
     for (int n = 0; n < 5; n++) {
         for (int i = 0; i < 32; i++)
             out[32 * n + i] = d * (float)(((uint8_t)(b->qs[i] * pow3[n]) * 3 >> 8) - 1);
@@ -227,23 +231,25 @@ static unsigned even_signs(unsigned index)
     return index | (unsigned)__builtin_parity(index) << 7;
 }
 
+/* v, negated where bit i of signs is set: without a branch, for signs are random. */
+static float signed_by(float v, unsigned signs, int i)
+{
+    return qn_bits_to_f32(qn_f32_to_bits(v) ^ (signs >> i & 1u) << 31);
+}
+
 /* Eight elements: scale * coordinate, negative where the bit of signs is set. */
 static void iq2_point(float scale, uint16_t point, unsigned signs, float *out)
 {
-    for (int i = 0; i < 8; i++) {
-        float v = scale * iq2_values[point >> 2 * i & 3];
-        out[i] = signs >> i & 1 ? -v : v;
-    }
+    for (int i = 0; i < 8; i++)
+        out[i] = signed_by(scale * iq2_values[point >> 2 * i & 3], signs, i);
 }
 
 /* Four elements, with the low four bits of signs. */
 static void iq3_point(float scale, uint16_t point, const float values[8], unsigned signs,
                       float *out)
 {
-    for (int i = 0; i < 4; i++) {
-        float v = scale * values[point >> 4 * i & 7];
-        out[i] = signs >> i & 1 ? -v : v;
-    }
+    for (int i = 0; i < 4; i++)
+        out[i] = signed_by(scale * values[point >> 4 * i & 7], signs, i);
 }
 
 static void iq1_point(float scale, uint16_t point, float shift, float *out)

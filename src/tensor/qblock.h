@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * qblock.h - the block formats of GGUF: byte layout and, in qblock.c, their meaning in float32.
  *
- * A row is a run of blocks. Every struct below is the file's bytes: little-endian, no padding, 2-byte aligned at most.
- * d, m, dmin are halves (uint16_t bits). x[i] is element i of the block, w the value it stands for.
+ * A row is a run of blocks. Every struct below is the file's bytes: little-endian, no padding,
+ * 2-byte aligned at most. d, m, dmin are halves (uint16_t bits). x[i] is element i of the block, w
+ * the value it stands for.
  *
  *   format   elements bytes  w
- *   Q4_0       32      18    d * (q - 8)              q 4 bits: low nibbles are elements 0..15, high nibbles 16..31
+ *   Q4_0       32      18    d * (q - 8)              4 bits: low nibbles are 0..15, high ones 16..31
  *   Q4_1       32      20    d * q + m
  *   Q5_0       32      22    d * (q - 16)             bit 4 of element i is bit i of qh
  *   Q5_1       32      24    d * q + m
@@ -17,7 +18,7 @@
  *   Q6_K      256     210    d * sc * (q - 32)        16 groups of 16; sc int8
  *   IQ4_NL     32      18    d * value[q]             16 fixed values
  *   IQ4_XS    256     136    d * sc * value[q]        8 groups of 32; sc 6 bits - 32
- *   IQ2_*, IQ3_*, IQ1_*      d * sc * grid[index], signs apart (IQ1: plus or minus 1/8); grids in qblock_tables.h
+ *   IQ2_*, IQ3_*, IQ1_*      d * sc * grid[index], signs apart (IQ1: +- 1/8); qblock_tables.h
  *   TQ1_0     256      54    d * (t - 1)              t ternary, five in a byte (base 3)
  *   TQ2_0     256      66    d * (t - 1)              t 2 bits
  *   MXFP4      32      17    2^(e - 127) * e2m1       e shared exponent
@@ -72,7 +73,8 @@ typedef struct qn_block_q2_k {
 } qn_block_q2_k;
 _Static_assert(sizeof(qn_block_q2_k) == 84, "Q2_K is 84 bytes");
 
-/* Low bits as Q2_K; element 32 j + l has its high bit at bit j of hmask[l], and is 4 less when it is clear. */
+/* Low bits as Q2_K; element 32 j + l has its high bit at bit j of hmask[l], and is 4 less when
+ * it is clear. */
 typedef struct qn_block_q3_k {
     uint8_t hmask[32];
     uint8_t qs[64];
@@ -98,8 +100,8 @@ typedef struct qn_block_q5_k {
 } qn_block_q5_k;
 _Static_assert(sizeof(qn_block_q5_k) == 176, "Q5_K is 176 bytes");
 
-/* Half h holds elements 128 h ..: 32 j + l has its low nibble in ql[64 h + 32 (j % 2) + l] (high half of the byte for j >= 2)
- * and its two high bits at 2 j of qh[32 h + l]. */
+/* Half h holds elements 128 h ..: 32 j + l has its low nibble in ql[64 h + 32 (j % 2) + l] (high
+ * half of the byte for j >= 2) and its two high bits at 2 j of qh[32 h + l]. */
 typedef struct qn_block_q6_k {
     uint8_t ql[128];
     uint8_t qh[64];
@@ -114,7 +116,8 @@ typedef struct qn_block_iq4_nl {
 } qn_block_iq4_nl;
 _Static_assert(sizeof(qn_block_iq4_nl) == 18, "IQ4_NL is 18 bytes");
 
-/* Group g of 32: scale bits 0..3 in nibble g of scales_l, 4..5 at 2 g of scales_h; nibbles as Q4_0 in qs[16 g ..]. */
+/* Group g of 32: scale bits 0..3 in nibble g of scales_l, 4..5 at 2 g of scales_h; nibbles as
+ * Q4_0 in qs[16 g ..]. */
 typedef struct qn_block_iq4_xs {
     uint16_t d, scales_h;
     uint8_t scales_l[4];
@@ -122,7 +125,8 @@ typedef struct qn_block_iq4_xs {
 } qn_block_iq4_xs;
 _Static_assert(sizeof(qn_block_iq4_xs) == 136, "IQ4_XS is 136 bytes");
 
-/* Group of 32 = 8 bytes: four grid indices, then a word of four 7-bit sign indices and a 4-bit scale. */
+/* Group of 32 = 8 bytes: four grid indices, then a word of four 7-bit sign indices and a 4-bit
+ * scale. */
 typedef struct qn_block_iq2_xxs {
     uint16_t d;
     uint16_t qs[32];
@@ -137,7 +141,8 @@ typedef struct qn_block_iq2_xs {
 } qn_block_iq2_xs;
 _Static_assert(sizeof(qn_block_iq2_xs) == 74, "IQ2_XS is 74 bytes");
 
-/* 8 elements = 10-bit grid index (two high bits in qh) and a byte of signs; a 4-bit scale for each 16 elements. */
+/* 8 elements = 10-bit grid index (two high bits in qh) and a byte of signs; a 4-bit scale for
+ * each 16 elements. */
 typedef struct qn_block_iq2_s {
     uint16_t d;
     uint8_t qs[32], signs[32];
@@ -145,7 +150,8 @@ typedef struct qn_block_iq2_s {
 } qn_block_iq2_s;
 _Static_assert(sizeof(qn_block_iq2_s) == 82, "IQ2_S is 82 bytes");
 
-/* 4 elements = one grid index; for each 32 elements a word of four 7-bit sign indices and a 4-bit scale. */
+/* 4 elements = one grid index; for each 32 elements a word of four 7-bit sign indices and a
+ * 4-bit scale. */
 typedef struct qn_block_iq3_xxs {
     uint16_t d;
     uint8_t qs[64];
@@ -153,14 +159,16 @@ typedef struct qn_block_iq3_xxs {
 } qn_block_iq3_xxs;
 _Static_assert(sizeof(qn_block_iq3_xxs) == 98, "IQ3_XXS is 98 bytes");
 
-/* 4 elements = 9-bit grid index (high bit in qh); a bit of sign each; a 4-bit scale for each 32 elements. */
+/* 4 elements = 9-bit grid index (high bit in qh); a bit of sign each; a 4-bit scale for each 32
+ * elements. */
 typedef struct qn_block_iq3_s {
     uint16_t d;
     uint8_t qs[64], qh[8], signs[32], scales[4];
 } qn_block_iq3_s;
 _Static_assert(sizeof(qn_block_iq3_s) == 110, "IQ3_S is 110 bytes");
 
-/* 8 elements = 11-bit grid index; qh of 32 elements: four times 3 high bits, 3 bits of scale, the sign of the shift. */
+/* 8 elements = 11-bit grid index; qh of 32 elements: four times 3 high bits, 3 bits of scale,
+ * the sign of the shift. */
 typedef struct qn_block_iq1_s {
     uint16_t d;
     uint8_t qs[32];
@@ -168,16 +176,17 @@ typedef struct qn_block_iq1_s {
 } qn_block_iq1_s;
 _Static_assert(sizeof(qn_block_iq1_s) == 50, "IQ1_S is 50 bytes");
 
-/* 8 elements = 11-bit grid index; a nibble of qh for each: 3 high bits and the sign of the shift. scales: four 3-bit
- * scales (16 elements each) in the low 12 bits of a word, and a nibble of d in the high 4. */
+/* 8 elements = 11-bit grid index; a nibble of qh for each: 3 high bits and the sign of the
+ * shift. scales: four 3-bit scales (16 elements each) in the low 12 bits of a word, and a nibble
+ * of d in the high 4. */
 typedef struct qn_block_iq1_m {
     uint8_t qs[32], qh[16];
     uint16_t scales[4];
 } qn_block_iq1_m;
 _Static_assert(sizeof(qn_block_iq1_m) == 56, "IQ1_M is 56 bytes");
 
-/* qs[0..31]: elements 32 n + i; qs[32..47]: 160 + 16 n + i; qh: 240 + 4 n + i; n = 0..4 is the base-3 digit, most
- * significant first, of ceil(value * 256 / 243). */
+/* qs[0..31]: elements 32 n + i; qs[32..47]: 160 + 16 n + i; qh: 240 + 4 n + i; n = 0..4 is the
+ * base-3 digit, most significant first, of ceil(value * 256 / 243). */
 typedef struct qn_block_tq1_0 {
     uint8_t qs[48], qh[4];
     uint16_t d;
@@ -227,8 +236,8 @@ static inline void qn_q3_k_scales(const uint8_t p[12], int8_t sc[16])
     }
 }
 
-/* Decodes n elements (a multiple of the block) of a one-tensor format, plain floats and integers included, to float32: the
- * definition. src: as aligned as the format's widest field. */
+/* Decodes n elements (a multiple of the block) of a one-tensor format, plain floats and integers
+ * included, to float32: the definition. src: as aligned as the format's widest field. */
 void qn_qblock_decode(qn_dtype t, const void *src, size_t n, float *out);
 
 #endif

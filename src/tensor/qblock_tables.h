@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * qblock_tables.h - the grids of the IQ formats: data that is part of the formats.
  *
- * An entry is one grid point, packed as the gguf Python package packs it: IQ1 and IQ2 eight coordinates of 2 bits, lowest
- * first, standing for {-1, 0, 1} and {8, 25, 43}; IQ3 four coordinates of 4 bits standing for
- * {4, 12, 20, 28, 36, 44, 52, 62} (IQ3_XXS) and {1, 3, ..., 15} (IQ3_S).
+ * An entry is one grid point, packed as the gguf Python package packs it: IQ1 and IQ2 eight
+ * coordinates of 2 bits, lowest first, standing for {-1, 0, 1} and {8, 25, 43}; IQ3 four
+ * coordinates of 4 bits, standing for {4, 12, 20, 28, 36, 44, 52, 62} (IQ3_XXS) and {1, 3, ..., 15}
+ * (IQ3_S).
  * Source: ggml (MIT), by way of gguf 0.19.0, quants.py, `grid_hex`. */
 #ifndef QN_TENSOR_QBLOCK_TABLES_H
 #define QN_TENSOR_QBLOCK_TABLES_H

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * weight.c - what every stored form of a weight matrix means, in float32.
  *
- * Callers ask for tiles of a few rows. GPTQ and AWQ store the matrix transposed, a row of ours being a column of theirs, so those
- * decoders walk the stored rows and write one word's worth of columns to all rows of the tile: each cache line of the file is
- * read once. */
+ * Callers ask for tiles of a few rows. GPTQ and AWQ store the matrix transposed, a row of ours
+ * being a column of theirs, so those decoders walk the stored rows and write one word's worth of
+ * columns to all rows of the tile: each cache line of the file is read once. */
 #include "tensor/weight.h"
 
 #include "tensor/fp.h"
@@ -20,7 +20,8 @@ static float scale_at(const void *p, qn_dtype dtype, size_t i)
 
 /* ---- GPTQ and AWQ: a tile of rows, which are columns of the stored matrix ---- */
 
-#define TILE 16
+#define TILE 16 /* rows */
+#define STEP 8 /* columns computed before they are written: rows may lie a multiple of 4096 apart */
 
 /* Scale and zero of one group for the rows of a tile. */
 typedef struct tile {
@@ -28,53 +29,69 @@ typedef struct tile {
     int32_t zero[TILE];
 } tile;
 
-static const uint8_t awq_shift[8] = {0, 16, 4,  20,
-                                     8, 24, 12, 28}; /* of row o % 8: the order 0,2,4,6,1,3,5,7 */
-
-/* Row o of group g of a packed zero table: GPTQ has the lowest bits first. */
-static int32_t zero_at(const qn_weight *w, unsigned bits, size_t g, size_t o)
+/* Bit of row o in the words of AWQ: the order 0,2,4,6,1,3,5,7. */
+static unsigned awq_shift(size_t o)
 {
-    if (!w->zero)
-        return 1 << (bits - 1);
-    size_t per_word = 32 / bits;
-    uint32_t word = ((const uint32_t *)w->zero)[g * (w->total_rows / per_word) + o / per_word];
-    unsigned shift = w->dtype == QN_AWQ4 ? awq_shift[o % 8] : (unsigned)(o % per_word) * bits;
-    return (int32_t)((word >> shift & ((1u << bits) - 1)) + w->zero_offset);
+    return (unsigned)(o % 8 / 2 * 4 + o % 2 * 16);
 }
 
 static void load_tile(const qn_weight *w, unsigned bits, size_t g, size_t first, size_t n, tile *t)
 {
+    size_t per_word = 32 / bits, bytes = qn_dtype_get(w->scale_dtype)->block_bytes;
+    const uint32_t *zeros = w->zero;
+    uint32_t mask = (1u << bits) - 1;
+    qn_qblock_decode(w->scale_dtype,
+                     (const uint8_t *)w->scale + (g * w->total_rows + first) * bytes, n, t->scale);
     for (size_t r = 0; r < n; r++) {
-        t->scale[r] = scale_at(w->scale, w->scale_dtype, g * w->total_rows + first + r);
-        t->zero[r] = zero_at(w, bits, g, first + r);
+        size_t o = first + r;
+        unsigned shift = w->dtype == QN_AWQ4 ? awq_shift(o) : (unsigned)(o % per_word) * bits;
+        t->zero[r] = 1 << (bits - 1);
+        if (zeros)
+            t->zero[r] =
+                (int32_t)((zeros[g * (w->total_rows / per_word) + o / per_word] >> shift & mask) +
+                          w->zero_offset);
+    }
+}
+
+/* The codes of one column. */
+static void load_codes(const qn_weight *w, unsigned bits, size_t col, size_t first, size_t n,
+                       int32_t *out)
+{
+    const uint32_t *q = w->data;
+    uint32_t mask = (1u << bits) - 1;
+    if (w->dtype == QN_AWQ4) { /* [cols, total_rows / 8]: a word holds eight rows */
+        const uint32_t *words = q + col * (w->total_rows / 8);
+        for (size_t r = 0; r < n; r++)
+            out[r] = (int32_t)(words[(first + r) / 8] >> awq_shift(first + r) & mask);
+    } else { /* [cols / per_word, total_rows]: a word holds per_word columns */
+        size_t per_word = 32 / bits;
+        const uint32_t *words = q + col / per_word * w->total_rows + first;
+        unsigned shift = (unsigned)(col % per_word) * bits;
+        for (size_t r = 0; r < n; r++)
+            out[r] = (int32_t)(words[r] >> shift & mask);
     }
 }
 
 /* n <= TILE rows from stored row `first`. */
 static void decode_tile(const qn_weight *w, unsigned bits, size_t first, size_t n, float *out)
 {
-    const uint32_t *q = w->data;
-    size_t per_word = 32 / bits, loaded = SIZE_MAX;
-    uint32_t mask = (1u << bits) - 1;
+    size_t loaded = SIZE_MAX;
+    int32_t q[TILE];
+    float values[STEP][TILE];
     tile t;
-    for (size_t col = 0; col < w->cols; col++) {
-        size_t g = w->group_index ? (size_t)w->group_index[col] : col / w->group;
-        if (g != loaded)
-            load_tile(w, bits, loaded = g, first, n, &t);
-        if (w->dtype == QN_AWQ4) { /* [cols, total_rows / 8]: a word holds eight rows */
-            const uint32_t *words = q + col * (w->total_rows / 8);
-            for (size_t r = 0; r < n; r++) {
-                int32_t v = (int32_t)(words[(first + r) / 8] >> awq_shift[(first + r) % 8] & mask);
-                out[r * w->cols + col] = t.scale[r] * (float)(v - t.zero[r]);
-            }
-        } else { /* [cols / per_word, total_rows]: a word holds per_word columns */
-            const uint32_t *words = q + col / per_word * w->total_rows + first;
-            unsigned shift = (unsigned)(col % per_word) * bits;
-            for (size_t r = 0; r < n; r++) {
-                int32_t v = (int32_t)(words[r] >> shift & mask);
-                out[r * w->cols + col] = t.scale[r] * (float)(v - t.zero[r]);
-            }
+    for (size_t col = 0; col < w->cols; col += STEP) {
+        size_t m = QN_MIN(STEP, w->cols - col);
+        for (size_t k = 0; k < m; k++) {
+            size_t g = w->group_index ? (size_t)w->group_index[col + k] : (col + k) / w->group;
+            if (g != loaded)
+                load_tile(w, bits, loaded = g, first, n, &t);
+            load_codes(w, bits, col + k, first, n, q);
+            for (size_t r = 0; r < n; r++)
+                values[k][r] = t.scale[r] * (float)(q[r] - t.zero[r]);
         }
+        for (size_t r = 0; r < n; r++)
+            for (size_t k = 0; k < m; k++)
+                out[r * w->cols + col + k] = values[k][r];
     }
 }
 
@@ -114,11 +131,12 @@ static void decode_fp8(const qn_weight *w, size_t row, size_t n, float *out)
     for (size_t r = 0; r < n; r++, out += w->cols) {
         const uint8_t *q = (const uint8_t *)w->data + (row + r) * w->stride;
         size_t block_row = (w->row0 + row + r) / w->block_rows;
+        qn_qblock_decode(QN_F8_E4M3, q, w->cols, out);
         for (size_t col = 0; col < w->cols;) {
             float s = scale_at(w->scale, w->scale_dtype, block_row * blocks + col / w->group);
             size_t stop = QN_MIN((col / w->group + 1) * w->group, w->cols);
             for (; col < stop; col++)
-                out[col] = qn_e4m3_to_f32(q[col]) * s;
+                out[col] *= s;
         }
     }
 }

@@ -38,7 +38,7 @@ static bool resize(qn_pairs *p, unsigned bits)
 bool qn_pairs_reserve(qn_pairs *p, size_t n)
 {
     unsigned bits = 4;
-    while (bits < 48 && (size_t)1 << bits < n * 2)
+    while (bits < 48 && ((size_t)1 << bits) / 2 < n)
         bits++;
     return p->n_slots >= (size_t)1 << bits || resize(p, bits);
 }

@@ -97,10 +97,12 @@ static unsigned class_of(uint32_t cp)
 
 bool qn_is_word_char(uint32_t cp)
 {
-    /* Alphabetic, marks, decimal digits, connectors, joiners. Alphabetic symbols are the circled and squared letters. */
+    /* Alphabetic, marks, decimal digits, connectors, joiners. Alphabetic symbols are the circled and squared letters; the
+     * numbers in newer_chars are digits. */
     utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
-    return (class_of(cp) & (LETTER | MARK)) || c == UTF8PROC_CATEGORY_ND ||
-           c == UTF8PROC_CATEGORY_NL || c == UTF8PROC_CATEGORY_PC || cp == 0x200C || cp == 0x200D ||
+    unsigned set = class_of(cp);
+    return (set & (LETTER | MARK)) || (set == NUMBER && c != UTF8PROC_CATEGORY_NO) ||
+           c == UTF8PROC_CATEGORY_PC || cp == 0x200C || cp == 0x200D ||
            (cp >= 0x24B6 && cp <= 0x24E9) || (cp >= 0x1F130 && cp <= 0x1F149) ||
            (cp >= 0x1F150 && cp <= 0x1F169) || (cp >= 0x1F170 && cp <= 0x1F189);
 }

@@ -4,7 +4,8 @@
  *   text -> added tokens (raw) -> NFC -> added tokens (normal) -> pieces (pretok) -> ids (bpe)
  *
  * Words repeat, so a long text is encoded with a small cache of words: direct-mapped, 4096 entries of 32 bytes, gone
- * after the call. English on one Zen 3 core: 4 to 5 times the speed without it. */
+ * after the call. Measured with Qwen2.5's vocabulary on one EPYC core: 40 against 15 MB/s for English, 33 against 24 for
+ * Python source, nothing for Chinese (15), whose pieces are whole clauses. */
 #include "text/tokenizer.h"
 
 #include "base/mem.h"

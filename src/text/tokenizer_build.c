@@ -97,16 +97,14 @@ qn_status qn_tokenizer_merge_line(qn_tokenizer *t, qn_slice line, uint32_t rank,
                               where, err);
 }
 
-qn_status qn_tokenizer_add(qn_tokenizer *t, qn_slice content, const qn_added_token *token,
-                           const char *where, qn_err *err)
+static qn_status add(qn_tokenizer *t, qn_slice content, qn_slice normal,
+                     const qn_added_token *token, const char *where, qn_err *err)
 {
-    if (content.n == 0)
-        return QN_OK;
     int kind = token->special ? QN_TOKEN_SPECIAL : QN_TOKEN_ADDED;
     int32_t id = qn_tokenizer_entry(t, content);
     qn_slice bytes;
     bool coded;
-    if (!bytes_of(&t->tmp, content, &bytes, &coded))
+    if (!bytes_of(&t->tmp, normal, &bytes, &coded))
         return qn_fail_nomem(err, content.n);
     if (id >= 0 && id != token->id) {
         char name[64];
@@ -118,15 +116,23 @@ qn_status qn_tokenizer_add(qn_tokenizer *t, qn_slice content, const qn_added_tok
         t->vocab.tokens[id].kind = (uint8_t)kind;
     else
         QN_TRY(qn_vocab_set(&t->vocab, token->id, bytes, coded, kind, false, where, err));
+    return qn_added_add(token->normalized ? &t->normal : &t->raw, normal, token, where, err);
+}
+
+qn_status qn_tokenizer_add(qn_tokenizer *t, qn_slice content, const qn_added_token *token,
+                           const char *where, qn_err *err)
+{
+    if (content.n == 0)
+        return QN_OK;
     if (!token->normalized || !t->nfc || qn_nfc_is_plain(content.p, content.n))
-        return qn_added_add(token->normalized ? &t->normal : &t->raw, content, token, where, err);
-    qn_nfc_scratch nfc = {0};
+        return add(t, content, content, token, where, err);
+    qn_nfc_scratch scratch = {0};
     qn_str normal = {0};
-    qn_nfc(&normal, content.p, content.n, &nfc);
+    qn_nfc(&normal, content.p, content.n, &scratch);
     qn_status s = normal.failed
                       ? qn_fail_nomem(err, content.n)
-                      : qn_added_add(&t->normal, (qn_slice){normal.p, normal.n}, token, where, err);
-    qn_nfc_scratch_fini(&nfc);
+                      : add(t, content, (qn_slice){normal.p, normal.n}, token, where, err);
+    qn_nfc_scratch_fini(&scratch);
     qn_str_fini(&normal);
     return s;
 }

@@ -59,8 +59,11 @@ static const qn_gguf_value *array(const qn_gguf_meta *m, const char *file, const
     if (v && v->type == QN_GGUF_ARRAY &&
         (strings ? v->item == QN_GGUF_STRING : v->item != QN_GGUF_STRING))
         return v;
-    qn_fail(err, QN_E_FORMAT, "%s: %s: %s, want an array of %s", file, key,
-            v ? "another type" : "not there", strings ? "strings" : "numbers");
+    bool is_array = v && v->type == QN_GGUF_ARRAY;
+    qn_fail(err, QN_E_FORMAT, "%s: %s: found %s%s, want an array of %s", file, key,
+            is_array ? "an array of " : "",
+            v ? qn_gguf_type_name(is_array ? v->item : v->type) : "nothing",
+            strings ? "strings" : "numbers");
     return NULL;
 }
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import tempfile
 
-from cli import GOLDEN, QUERN, check, demo_model, finish, one_line, run, skip
+from cli import GOLDEN, QUERN, ROOT, check, demo_model, finish, one_line, run, skip
 
 MODELS = sorted(p for p in (GOLDEN / "models").glob("*") if (p / "golden.json").is_file())
 SMALL = GOLDEN / "models" / "qwen3-tied-bf16"
@@ -29,6 +29,20 @@ def test_help():
         check(f"{c} --help fits", max(map(len, out.splitlines())) <= 100, "a line over 100 columns")
         rc, out, err = run(c, "--no-such-option")
         check(f"{c} unknown option", rc == 2 and one_line(err) and "--no-such-option" in err and out == "", err)
+
+
+def test_man_pages():
+    overview = (ROOT / "docs" / "man" / "quern.1.scd").read_text()
+    for c in commands():
+        page = ROOT / "docs" / "man" / f"quern-{c}.1.scd"
+        if not check(f"man page of {c}", page.is_file() and f"quern-{c}*(1)" in overview, "missing"):
+            continue
+        text = page.read_text()
+        named = [w for line in run(c, "--help")[1].splitlines() if line.startswith(("  -", "      --"))
+                 for w in line.split("  ")[1 if line.startswith("  -") else 3].replace(",", " ").split()
+                 if w.startswith("--")]
+        missing = [w for w in named if w != "--help" and w not in text]
+        check(f"man page of {c} has every option", named and not missing, missing)
 
 
 def test_usage():
@@ -252,7 +266,7 @@ def test_run():
     check("a prompt over the context", rc == 1 and out == "" and one_line(err), (rc, out, err))
 
 
-for test in (test_help, test_usage, test_missing_model, test_limits, test_completion, test_tokenize_goldens,
+for test in (test_help, test_man_pages, test_usage, test_missing_model, test_limits, test_completion, test_tokenize_goldens,
              test_tokenize, test_template, test_template_of_demo_model, test_run):
     test()
 finish()

@@ -43,9 +43,10 @@ static const struct {
     qn_dtype dtype;
     int half[2];
 } blocks[] = {
-    {QN_Q4_0, {0, -1}},   {QN_Q4_1, {0, 2}},    {QN_Q5_0, {0, -1}},   {QN_Q5_1, {0, 2}},  {QN_Q8_0, {0, -1}},
-    {QN_Q2_K, {80, 82}},  {QN_Q3_K, {108, -1}}, {QN_Q4_K, {0, 2}},    {QN_Q5_K, {0, 2}},  {QN_Q6_K, {208, -1}},
-    {QN_IQ4_NL, {0, -1}}, {QN_IQ4_XS, {0, -1}}, {QN_IQ2_XXS, {0, -1}}, {QN_IQ3_S, {0, -1}}, {QN_TQ2_0, {64, -1}},
+    {QN_Q4_0, {0, -1}},    {QN_Q4_1, {0, 2}},    {QN_Q5_0, {0, -1}},   {QN_Q5_1, {0, 2}},
+    {QN_Q8_0, {0, -1}},    {QN_Q2_K, {80, 82}},  {QN_Q3_K, {108, -1}}, {QN_Q4_K, {0, 2}},
+    {QN_Q5_K, {0, 2}},     {QN_Q6_K, {208, -1}}, {QN_IQ4_NL, {0, -1}}, {QN_IQ4_XS, {0, -1}},
+    {QN_IQ2_XXS, {0, -1}}, {QN_IQ3_S, {0, -1}},  {QN_TQ2_0, {64, -1}},
 };
 
 static void fill_blocks(qn_dtype t, uint8_t *p, size_t n_blocks)
@@ -75,7 +76,8 @@ enum { ROW0 = 8 }; /* GPTQ, AWQ, FP8: views start inside a larger matrix */
 
 static void new_gptq(stored *s, qn_dtype t, size_t rows, size_t cols)
 {
-    size_t bits = t == QN_GPTQ8 ? 8 : 4, total = QN_ROUND_UP(rows + ROW0, (size_t)8), groups = cols / 32;
+    size_t bits = t == QN_GPTQ8 ? 8 : 4, total = QN_ROUND_UP(rows + ROW0, (size_t)8),
+           groups = cols / 32;
     bool is_mid = ck_rand() & 1; /* symmetric */
     s->data = ck_in(cols * total * bits / 8);
     s->zero = ck_in(groups * total * bits / 8);
@@ -86,8 +88,17 @@ static void new_gptq(stored *s, qn_dtype t, size_t rows, size_t cols)
         memset(s->zero, bits == 8 ? 127 : 0x77, groups * total * bits / 8);
     for (size_t i = 0; i < groups * total; i++)
         ((uint16_t *)s->scale)[i] = qn_f32_to_f16(0.01f + 0.01f * fabsf(ck_normal()));
-    s->w = (qn_weight){.dtype = t, .rows = rows, .cols = cols, .data = s->data, .row0 = ROW0, .total_rows = total,
-                       .scale = s->scale, .scale_dtype = QN_F16, .zero = s->zero, .zero_offset = 1, .group = 32};
+    s->w = (qn_weight){.dtype = t,
+                       .rows = rows,
+                       .cols = cols,
+                       .data = s->data,
+                       .row0 = ROW0,
+                       .total_rows = total,
+                       .scale = s->scale,
+                       .scale_dtype = QN_F16,
+                       .zero = s->zero,
+                       .zero_offset = 1,
+                       .group = 32};
     s->is_inexact = !is_mid;
     if (ck_rand() & 1 && t != QN_AWQ4) { /* act-order in blocks, which panels can hold */
         s->index = ck_in(cols * sizeof *s->index);
@@ -109,8 +120,15 @@ static stored stored_new(qn_dtype t, size_t rows, size_t cols)
         random_bytes(s.data, total * cols / 2);
         for (size_t i = 0; i < total * cols / 32; i++)
             ((float *)s.scale)[i] = 0.1f + 0.05f * ck_normal();
-        s.w = (qn_weight){.dtype = t, .rows = rows, .cols = cols, .data = s.data, .row0 = ROW0, .total_rows = total,
-                          .scale = s.scale, .scale_dtype = QN_F32, .group = 32};
+        s.w = (qn_weight){.dtype = t,
+                          .rows = rows,
+                          .cols = cols,
+                          .data = s.data,
+                          .row0 = ROW0,
+                          .total_rows = total,
+                          .scale = s.scale,
+                          .scale_dtype = QN_F32,
+                          .group = 32};
         ck_normals(s.code, 16);
     } else if (t == QN_F8_E4M3) {
         s.data = ck_in(rows * cols);
@@ -119,8 +137,16 @@ static stored stored_new(qn_dtype t, size_t rows, size_t cols)
             ((uint8_t *)s.data)[i] = (uint8_t)(ck_rand() & 0xbf);
         for (size_t i = 0; i < (rows / 16 + 1) * (cols / 16 + 1); i++)
             ((float *)s.scale)[i] = 0.1f + 0.05f * ck_normal();
-        s.w = (qn_weight){.dtype = t, .rows = rows, .cols = cols, .data = s.data, .stride = cols, .total_rows = rows,
-                          .scale = s.scale, .scale_dtype = QN_F32, .group = 16, .block_rows = 16};
+        s.w = (qn_weight){.dtype = t,
+                          .rows = rows,
+                          .cols = cols,
+                          .data = s.data,
+                          .stride = cols,
+                          .total_rows = rows,
+                          .scale = s.scale,
+                          .scale_dtype = QN_F32,
+                          .group = 16,
+                          .block_rows = 16};
     } else {
         size_t bytes = 0;
         if (!qn_dtype_row_bytes(t, cols, &bytes))
@@ -154,17 +180,20 @@ static qn_acts *acts_new(size_t rows, size_t cols)
     return a;
 }
 
-static qn_dweight *dweight_new(const qn_kernels *k, const qn_weight *w, bool exact)
+static qn_team *team; /* of 2, packs the weights */
+
+static qn_dweight *dweight_new(const qn_weight *w, bool exact)
 {
     qn_dweight *d = NULL;
     qn_err err;
-    if (qn_dweight_new(&d, k, w, exact, &err) != QN_OK)
+    if (qn_dweight_new(&d, team, w, exact, &err) != QN_OK)
         ck_result(false, "qn_dweight_new: %s", err.msg);
     return d;
 }
 
 /* y[m][rows] of x[m][cols], in row ranges of about `range`. */
-static void product(const qn_kernels *k, const qn_dweight *d, const float *x, const uint32_t *index, size_t m, size_t range, float *y)
+static void product(const qn_kernels *k, const qn_dweight *d, const float *x, const uint32_t *index,
+                    size_t m, size_t range, float *y)
 {
     size_t rows = qn_dweight_rows(d), cols = qn_dweight_cols(d), step = qn_dweight_row_step(d);
     qn_acts *a = acts_new(m, cols);
@@ -193,7 +222,7 @@ static void check_quantise(const ck_isa *isa)
     enum { BLOCKS = 7 };
     static const float odd[] = {0, 1e-40f, 1e-31f, 3e38f, INFINITY, NAN, -127.5f, 0.5f};
     for (int trial = 0; trial < 64; trial++) {
-        float x[BLOCKS * 32], scale = exp2f((float)ck_below(40) - 20);
+        float x[BLOCKS * 32], scale = exp2f((float)ck_below(160) - 120);
         for (size_t i = 0; i < QN_COUNT(x); i++)
             x[i] = trial % 4 == 1 ? (float)ck_below(255) - 127 + 0.5f : ck_normal() * scale;
         if (trial % 4 == 2)
@@ -206,7 +235,8 @@ static void check_quantise(const ck_isa *isa)
             uint8_t *want = ck_out(bytes), *got = ck_out(bytes);
             ck_ref->mm_quantise(x, BLOCKS, lanes, lanes - 1, want);
             isa->k.mm_quantise(x, BLOCKS, lanes, lanes - 1, got);
-            ck_result(memcmp(want, got, bytes) == 0 && ck_guard_ok(got), "quantise %s: trial %d, %d lanes", isa->name, trial, lanes);
+            ck_result(memcmp(want, got, bytes) == 0 && ck_guard_ok(got),
+                      "quantise %s: trial %d, %d lanes", isa->name, trial, lanes);
             ck_free(want);
             ck_free(got);
         }
@@ -217,7 +247,8 @@ static void check_quantise(const ck_isa *isa)
 
 static uint8_t *random_panels(qn_pack p, size_t n, size_t cols)
 {
-    size_t bytes = qn_pack_panel_bytes(p, cols), unit = qn_unit_bytes(qn_packs[p].bits, qn_packs[p].scales);
+    size_t bytes = qn_pack_panel_bytes(p, cols),
+           unit = qn_unit_bytes(qn_packs[p].bits, qn_packs[p].scales);
     qn_pack_scales s = qn_packs[p].scales;
     bool has_m = s == QN_SCALES_DM || s == QN_SCALES_K || s == QN_SCALES_SM;
     uint8_t *w = ck_in(n * bytes);
@@ -236,7 +267,8 @@ static void check_pack(const ck_isa *isa, qn_pack p)
 {
     static const size_t sizes[] = {32, 64, 96, 896, 4864, 256, 2304, 5120};
     for (size_t i = 0; i < QN_COUNT(sizes); i++) {
-        size_t cols = QN_ROUND_UP(sizes[i], 32 * qn_scales_blocks(qn_packs[p].scales)), n_blocks = cols / 32;
+        size_t cols = QN_ROUND_UP(sizes[i], 32 * qn_scales_blocks(qn_packs[p].scales)),
+               n_blocks = cols / 32;
         size_t n_panels = 1 + ck_below(3), m = 1 + ck_below(9), quads = QN_DIV_UP(m, (size_t)4);
         uint8_t *w = random_panels(p, n_panels, cols);
         float *x = ck_in(cols * sizeof *x);
@@ -257,13 +289,16 @@ static void check_pack(const ck_isa *isa, qn_pack p)
         void *scratch = ck_out(QN_MM_SCRATCH);
         ck_ref->mm_gemv[p](w, n_panels, n_blocks, a1, y0);
         isa->k.mm_gemv[p](w, n_panels, n_blocks, a1, y1);
-        ck_result(same(y0, y1, ny) && ck_guard_ok(y1) && !isnan(y1[0]), "gemv %s %s: %zu columns", qn_packs[p].name, isa->name, cols);
+        ck_result(same(y0, y1, ny) && ck_guard_ok(y1) && !isnan(y1[0]), "gemv %s %s: %zu columns",
+                  qn_packs[p].name, isa->name, cols);
         ck_ref->mm_gemm[p](w, n_blocks, a4, quads, c0, scratch);
         isa->k.mm_gemm[p](w, n_blocks, a4, quads, c1, scratch);
-        ck_result(same(c0, c1, nc) && ck_guard_ok(c1) && ck_guard_ok(scratch) && !isnan(c1[0]), "gemm %s %s: %zu columns, %zu rows",
-                  qn_packs[p].name, isa->name, cols, 4 * quads);
+        ck_result(same(c0, c1, nc) && ck_guard_ok(c1) && ck_guard_ok(scratch) && !isnan(c1[0]),
+                  "gemm %s %s: %zu columns, %zu rows", qn_packs[p].name, isa->name, cols,
+                  4 * quads);
         size_t t = i % (4 * quads);
-        ck_result(same(c1 + t * QN_PACK_ROWS, y1, QN_PACK_ROWS), "gemv = gemm %s %s: %zu columns", qn_packs[p].name, isa->name, cols);
+        ck_result(same(c1 + t * QN_PACK_ROWS, y1, QN_PACK_ROWS), "gemv = gemm %s %s: %zu columns",
+                  qn_packs[p].name, isa->name, cols);
         void *all[] = {w, x, a1, a4, y0, y1, c0, c1, scratch};
         for (size_t j = 0; j < QN_COUNT(all); j++)
             ck_free(all[j]);
@@ -274,7 +309,8 @@ static void check_pack(const ck_isa *isa, qn_pack p)
 
 static void check_decode(const ck_isa *isa, qn_dtype t)
 {
-    size_t block = qn_dtype_get(t)->block_size, cols = block == 1 ? 1 + ck_below(100) : block * (1 + ck_below(5));
+    size_t block = qn_dtype_get(t)->block_size,
+           cols = block == 1 ? 1 + ck_below(100) : block * (1 + ck_below(5));
     if (!isa->k.mm_decode[t])
         return;
     stored s = stored_new(t, 3, cols);
@@ -282,8 +318,8 @@ static void check_decode(const ck_isa *isa, qn_dtype t)
     qn_weight_decode(&s.w, 0, 3, want);
     for (size_t r = 0; r < 3; r++) {
         isa->k.mm_decode[t]((const uint8_t *)s.data + r * s.w.stride, cols, got);
-        ck_result(memcmp(got, want + r * cols, cols * sizeof *got) == 0 && ck_guard_ok(got), "decode %s %s: %zu columns",
-                  qn_dtype_get(t)->name, isa->name, cols);
+        ck_result(memcmp(got, want + r * cols, cols * sizeof *got) == 0 && ck_guard_ok(got),
+                  "decode %s %s: %zu columns", qn_dtype_get(t)->name, isa->name, cols);
     }
     ck_free(want);
     ck_free(got);
@@ -293,7 +329,8 @@ static void check_decode(const ck_isa *isa, qn_dtype t)
 /* ---- stored formats ---- */
 
 /* Bound of |y - x·w| for one row: w as decoded. */
-static double product_bound(const qn_dweight *d, const stored *s, const float *x, const float *w, size_t cols)
+static double product_bound(const qn_dweight *d, const stored *s, const float *x, const float *w,
+                            size_t cols)
 {
     double sum = 0, half_steps = 0, max_w = 0;
     for (size_t k = 0; k < cols; k++) {
@@ -311,11 +348,14 @@ static double product_bound(const qn_dweight *d, const stored *s, const float *x
             sum_x += fabs((double)x[k]);
         }
         half_steps += max / 254 * sum_w;
-        offset += 4 * max_w * sum_x; /* |S| q + |M| <= 4 max |w| for every format but those with minima apart, whose m <= 64 d */
+        offset +=
+            4 * max_w *
+            sum_x; /* |S| q + |M| <= 4 max |w| for every format but those with minima apart, whose m <= 64 d */
         scale_zero += s->is_inexact ? sum_x : 0;
     }
     /* scale <= 0.05, zero <= 256: new_gptq */
-    return BOUND_INT8(half_steps, cols / 32, offset) + BOUND_F16_OFFSET(scale_zero * 0.05 * (s->w.dtype == QN_GPTQ8 ? 256 : 16));
+    return BOUND_INT8(half_steps, cols / 32, offset) +
+           BOUND_F16_OFFSET(scale_zero * 0.05 * (s->w.dtype == QN_GPTQ8 ? 256 : 16));
 }
 
 static void check_format(const ck_isa *isa, qn_dtype t, bool exact, size_t rows, size_t cols)
@@ -326,8 +366,9 @@ static void check_format(const ck_isa *isa, qn_dtype t, bool exact, size_t rows,
     stored s = stored_new(t, rows, cols);
     if (t == QN_NF4)
         s.w.code = s.code;
-    qn_dweight *d = dweight_new(&isa->k, &s.w, exact);
-    float *x = ck_in(MAX * cols * sizeof *x), *w = ck_in(rows * cols * sizeof *w), *row = ck_out(cols * sizeof *row);
+    qn_dweight *d = dweight_new(&s.w, exact);
+    float *x = ck_in(MAX * cols * sizeof *x), *w = ck_in(rows * cols * sizeof *w),
+          *row = ck_out(cols * sizeof *row);
     float *single = ck_out(MAX * rows * sizeof *single);
     uint32_t index[MAX];
     ck_normals(x, MAX * cols);
@@ -342,18 +383,21 @@ static void check_format(const ck_isa *isa, qn_dtype t, bool exact, size_t rows,
     for (size_t r = 0; r < rows; r++) {
         qn_dweight_row(d, r, row);
         ok &= memcmp(row, w + r * cols, cols * sizeof *row) == 0;
-        double want = 127.0 * (double)w[r * cols + unit], slack = s.is_inexact ? 127 * 0.05 * 256 * 0x1p-12 : 0;
+        double want = 127.0 * (double)w[r * cols + unit],
+               slack = s.is_inexact ? 127 * 0.05 * 256 * 0x1p-12 : 0;
         unit_ok &= fabs((double)single[r] - want) <= 1e-5 * (fabs(want) + 127) + slack;
     }
     ck_result(ok && ck_guard_ok(row), "row %s: %zu x %zu", name, rows, cols);
-    ck_result(unit_ok, "unit vector %s %s%s: %zu x %zu", name, isa->name, exact ? " exact" : "", rows, cols);
+    ck_result(unit_ok, "unit vector %s %s%s: %zu x %zu", name, isa->name, exact ? " exact" : "",
+              rows, cols);
     ok = true;
     for (size_t i = 0; i < MAX; i++)
         for (size_t r = 0; r < rows; r++) {
             double sum = 0;
             for (size_t k = 0; k < cols; k++)
                 sum += (double)x[i * cols + k] * (double)w[r * cols + k];
-            ok &= fabs((double)single[i * rows + r] - sum) <= product_bound(d, &s, x + i * cols, w + r * cols, cols);
+            ok &= fabs((double)single[i * rows + r] - sum) <=
+                  product_bound(d, &s, x + i * cols, w + r * cols, cols);
         }
     ck_result(ok, "bound %s %s%s: %zu x %zu", name, isa->name, exact ? " exact" : "", rows, cols);
     for (size_t b = 0; b < QN_COUNT(batches); b++) { /* determinism; rows gathered by index */
@@ -365,7 +409,8 @@ static void check_format(const ck_isa *isa, qn_dtype t, bool exact, size_t rows,
         ok = true;
         for (size_t i = 0; i < m; i++)
             ok &= same(y + i * rows, single + index[i] * rows, rows);
-        ck_result(ok && ck_guard_ok(y), "same bits %s %s%s: %zu rows of %zu x %zu", name, isa->name, exact ? " exact" : "", m, rows, cols);
+        ck_result(ok && ck_guard_ok(y), "same bits %s %s%s: %zu rows of %zu x %zu", name, isa->name,
+                  exact ? " exact" : "", m, rows, cols);
         ck_free(y);
     }
     void *all[] = {x, w, row, single};
@@ -375,16 +420,18 @@ static void check_format(const ck_isa *isa, qn_dtype t, bool exact, size_t rows,
     stored_free(&s);
 }
 
-static const qn_dtype formats[] = {QN_F32,   QN_F16,  QN_BF16, QN_Q4_0,  QN_Q4_1,   QN_Q5_0,    QN_Q5_1, QN_Q8_0,
-                                   QN_Q2_K,  QN_Q3_K, QN_Q4_K, QN_Q5_K,  QN_Q6_K,   QN_IQ4_NL,  QN_IQ4_XS, QN_IQ2_XXS,
-                                   QN_IQ3_S, QN_TQ2_0, QN_F8_E4M3, QN_GPTQ4, QN_GPTQ8, QN_AWQ4, QN_NF4};
+static const qn_dtype formats[] = {QN_F32,     QN_F16,    QN_BF16,   QN_Q4_0,    QN_Q4_1,  QN_Q5_0,
+                                   QN_Q5_1,    QN_Q8_0,   QN_Q2_K,   QN_Q3_K,    QN_Q4_K,  QN_Q5_K,
+                                   QN_Q6_K,    QN_IQ4_NL, QN_IQ4_XS, QN_IQ2_XXS, QN_IQ3_S, QN_TQ2_0,
+                                   QN_F8_E4M3, QN_GPTQ4,  QN_GPTQ8,  QN_AWQ4,    QN_NF4};
 
 static void check_formats(const ck_isa *isa)
 {
     for (size_t i = 0; i < QN_COUNT(formats); i++) {
         size_t block = qn_dtype_get(formats[i])->block_size;
         for (int n = 0; n < 3; n++) {
-            size_t rows = 1 + ck_below(70), unit = QN_MAX(block, (size_t)32), cols = unit * (1 + ck_below(unit > 32 ? 3 : 20));
+            size_t rows = 1 + ck_below(70), unit = QN_MAX(block, (size_t)32),
+                   cols = unit * (1 + ck_below(unit > 32 ? 3 : 20));
             check_format(isa, formats[i], false, rows, cols);
             check_format(isa, formats[i], true, rows, cols);
             if (formats[i] <= QN_BF16 || formats[i] == QN_F8_E4M3)
@@ -397,16 +444,26 @@ static void check_formats(const ck_isa *isa)
 static void check_f32(const ck_isa *isa)
 {
     for (int trial = 0; trial < 20; trial++) {
-        size_t rows = 1 + ck_below(10), m = 1 + ck_below(8), cols = 1 + ck_below(200), pad = QN_ROUND_UP(cols, (size_t)8);
+        size_t rows = 1 + ck_below(10), m = 1 + ck_below(8), cols = 1 + ck_below(200),
+               pad = QN_ROUND_UP(cols, (size_t)8);
         float *w = ck_in(rows * pad * sizeof *w), *x = ck_in(m * pad * sizeof *x);
         float *want = ck_out(m * rows * sizeof *want), *got = ck_out(m * rows * sizeof *got);
         ck_normals(w, rows * pad);
         ck_normals(x, m * pad);
-        qn_mm_f32 p = {.w = w, .x = x, .w_stride = pad, .x_stride = pad, .n_rows = rows, .n_tokens = m, .cols = cols, .y = want, .y_stride = rows};
+        qn_mm_f32 p = {.w = w,
+                       .x = x,
+                       .w_stride = pad,
+                       .x_stride = pad,
+                       .n_rows = rows,
+                       .n_tokens = m,
+                       .cols = cols,
+                       .y = want,
+                       .y_stride = rows};
         ck_ref->mm_f32(&p);
         p.y = got;
         isa->k.mm_f32(&p);
-        ck_result(same(want, got, m * rows) && ck_guard_ok(got), "f32 %s: %zu x %zu x %zu", isa->name, m, rows, cols);
+        ck_result(same(want, got, m * rows) && ck_guard_ok(got), "f32 %s: %zu x %zu x %zu",
+                  isa->name, m, rows, cols);
         ck_free(w);
         ck_free(x);
         ck_free(want);
@@ -414,11 +471,41 @@ static void check_f32(const ck_isa *isa)
     }
 }
 
+/* Sizes that cannot be had are an error. */
+static void check_limits(void)
+{
+    qn_acts *a;
+    qn_err err;
+    ck_result(qn_acts_new(&a, SIZE_MAX / 8, SIZE_MAX / 8, 2, &err) == QN_E_NOMEM && !a,
+              "qn_acts_new: a size that overflows");
+    qn_acts_free(NULL);
+    qn_dweight_free(NULL);
+}
+
+/* GPTQ with an act-order that mixes groups inside 32 columns has no panels. */
+static void check_act_order(void)
+{
+    stored s = stored_new(QN_GPTQ4, 8, 128);
+    int32_t index[128];
+    qn_pack pack;
+    for (int i = 0; i < 128; i++)
+        index[i] = i % 4;
+    s.w.group_index = NULL;
+    ck_result(qn_pack_choose(&s.w, &pack), "GPTQ without act-order is packed");
+    s.w.group_index = index;
+    ck_result(!qn_pack_choose(&s.w, &pack), "GPTQ with act-order is not packed");
+    stored_free(&s);
+}
+
 /* ---- speed ---- */
+
+enum {
+    COPIES = 32
+}; /* of a weight, so that one row of activations reads memory and not the cache */
 
 typedef struct bench {
     const qn_kernels *k;
-    const qn_dweight *d[8]; /* the same weight again, so that decode reads memory and not the cache */
+    const qn_dweight *d[COPIES];
     int n_copies;
     qn_acts *a;
     float *y;
@@ -439,17 +526,19 @@ static void bench_format(const ck_isa *isa, qn_dtype t, bool exact, size_t rows,
 {
     static const size_t batches[] = {1, 4, 64, 512};
     stored s = stored_new(t, rows, cols);
-    bench b = {.k = &isa->k, .n_copies = (int)QN_COUNT(b.d)};
+    bench b = {.k = &isa->k, .n_copies = exact ? 4 : COPIES};
     float *x = ck_in(512 * cols * sizeof *x);
     ck_normals(x, 512 * cols);
     b.a = acts_new(512, cols);
     b.y = ck_in(512 * rows * sizeof(float));
     uint64_t start = qn_now_ns();
     for (int i = 0; i < b.n_copies; i++)
-        b.d[i] = dweight_new(&isa->k, &s.w, exact);
+        b.d[i] = dweight_new(&s.w, exact);
     char what[64];
-    snprintf(what, sizeof what, "%s%s %zux%zu load", qn_dtype_get(t)->name, exact ? " exact" : "", rows, cols);
-    ck_row(what, isa->name, 1, (double)(qn_now_ns() - start) * 1e-9, 0, (double)b.n_copies * (double)qn_dweight_bytes(b.d[0]) * 1e-9);
+    snprintf(what, sizeof what, "%s %zux%zu load", qn_dtype_get(t)->name, rows, cols);
+    if (!qn_dweight_is_borrowed(b.d[0]))
+        ck_row(what, isa->name, 2, (double)(qn_now_ns() - start) * 1e-9, 0,
+               (double)b.n_copies * (double)qn_dweight_bytes(b.d[0]) * 1e-9);
     for (size_t i = 0; i < QN_COUNT(batches); i++) {
         size_t m = batches[i];
         int copies = m == 1 && !exact ? b.n_copies : 1;
@@ -459,8 +548,10 @@ static void bench_format(const ck_isa *isa, qn_dtype t, bool exact, size_t rows,
         qn_acts_put(b.a, &isa->k, 0, m, x, cols, NULL);
         for (int threads = 1; threads <= 2; threads++) {
             double seconds = ck_time(threads, bench_run, &one) / copies;
-            snprintf(what, sizeof what, "%s%s %zux%zu m=%zu", qn_dtype_get(t)->name, exact ? " exact" : "", rows, cols, m);
-            ck_row(what, isa->name, threads, seconds, 2e-9 * (double)(m * rows) * (double)cols, m == 1 ? 1e-9 * (double)qn_dweight_bytes(b.d[0]) : 0);
+            snprintf(what, sizeof what, "%s%s %zux%zu m=%zu", qn_dtype_get(t)->name,
+                     exact ? " exact" : "", rows, cols, m);
+            ck_row(what, isa->name, threads, seconds, 2e-9 * (double)(m * rows) * (double)cols,
+                   m == 1 ? 1e-9 * (double)qn_dweight_bytes(b.d[0]) : 0);
         }
     }
     for (int i = 0; i < b.n_copies; i++)
@@ -471,8 +562,23 @@ static void bench_format(const ck_isa *isa, qn_dtype t, bool exact, size_t rows,
     stored_free(&s);
 }
 
+static void bench_all(const ck_isa *isa)
+{
+    static const qn_dtype types[] = {QN_Q5_0, QN_Q8_0,   QN_Q6_K, QN_Q4_K, QN_Q4_0,
+                                     QN_Q5_K, QN_IQ4_NL, QN_Q2_K, QN_Q3_K, QN_F16};
+    for (int exact = 0; exact < 2; exact++)
+        for (size_t i = 0; i < QN_COUNT(types); i++) {
+            bool is_k = qn_dtype_get(types[i])->block_size == 256;
+            bench_format(isa, types[i], exact, 4864, is_k ? 1024 : 896);
+            if (i < 4)
+                bench_format(isa, types[i], exact, 896, 4864);
+        }
+}
+
 void check_matmul(void)
 {
+    qn_err err;
+    ck_result(qn_team_new(&team, 2, &err) == QN_OK, "a team of 2");
     for (int i = 0; i < ck_n_isas; i++) {
         const ck_isa *isa = &ck_isas[i];
         check_quantise(isa);
@@ -483,12 +589,9 @@ void check_matmul(void)
         check_f32(isa);
         check_formats(isa);
     }
-    if (!ck_is_bench)
-        return;
-    static const qn_dtype fast[] = {QN_Q5_0, QN_Q8_0, QN_Q6_K, QN_Q4_K, QN_Q4_0, QN_Q5_K, QN_IQ4_NL, QN_Q2_K, QN_Q3_K, QN_F16};
-    const ck_isa *isa = &ck_isas[ck_n_isas - 1];
-    for (size_t i = 0; i < QN_COUNT(fast); i++)
-        bench_format(isa, fast[i], false, 4864, fast[i] == QN_Q6_K || fast[i] == QN_Q4_K ? 1024 : 896);
-    for (size_t i = 0; i < 4; i++)
-        bench_format(isa, fast[i], true, 4864, fast[i] == QN_Q6_K || fast[i] == QN_Q4_K ? 1024 : 896);
+    check_limits();
+    check_act_order();
+    if (ck_is_bench)
+        bench_all(&ck_isas[ck_n_isas - 1]);
+    qn_team_free(team);
 }

@@ -136,9 +136,11 @@ double ck_time(int n_threads, void (*fn)(void *arg, int thread, int n_threads), 
     return best;
 }
 
-void ck_row(const char *what, const char *isa, int n_threads, double seconds, double gops, double gbytes)
+void ck_row(const char *what, const char *isa, int n_threads, double seconds, double gops,
+            double gbytes)
 {
-    printf("%-34s %-8s %d thread%s %10.3f ms", what, isa, n_threads, n_threads == 1 ? " " : "s", seconds * 1e3);
+    printf("%-34s %-8s %d thread%s %10.3f ms", what, isa, n_threads, n_threads == 1 ? " " : "s",
+           seconds * 1e3);
     if (gops > 0)
         printf("  %8.1f GOPS", gops / seconds);
     if (gbytes > 0)
@@ -155,7 +157,9 @@ static void init_isas(void)
         unsigned flag;
         const char *name;
         bool has_kernels;
-    } known[] = {{QN_CPU_AVX2, "avx2", true}, {QN_CPU_AVX512, "avx512", false}, {QN_CPU_NEON, "neon", false}};
+    } known[] = {{QN_CPU_AVX2, "avx2", true},
+                 {QN_CPU_AVX512, "avx512", false},
+                 {QN_CPU_NEON, "neon", false}};
     unsigned have = qn_cpu_flags();
     qn_kernels_init(&ref, 0);
     isas[ck_n_isas++] = (ck_isa){"plain C", ref};

@@ -429,6 +429,8 @@ static const row ggufs[] = {
        "linear=1 quant=none bos=-1 eos=31 name=A name"),
     OK("qwen2", "{\"tensors\":[\"token_embd.weight\",\"output.weight\"]}", "tie=0"),
     OK("qwen3", "{}", "head_dim=32 rope_dim=32 qkv_bias=0 qk_norm=1"),
+    OK("qwen3", "{\"qwen3.attention.key_length\":\"-\",\"qwen3.attention.value_length\":\"-\"}",
+       "head_dim=16"),
     OK("qwen", "{}", "arch=qwen heads=4/4 ffn=80 qkv_bias=1 ntk=0 logn=0"),
     OK("llama", "{\"llama.rope.dimension_count\":16}",
        "arch=llama permuted=1 qkv_bias=0 qk_norm=0 rope_dim=16"),
@@ -451,6 +453,8 @@ static const row ggufs[] = {
        "attn=0.569315"),
     OK("qwen2", "{\"qwen2.rope.scaling.type\":\"linear\",\"qwen2.rope.scaling.factor\":4.0}",
        "linear=4 yarn=0"),
+    OK("qwen2", "{\"qwen2.rope.scaling.factor\":2.0}", "linear=2 yarn=0"),
+    OK("qwen2", "{\"qwen2.rope.scale_linear\":3.0}", "linear=3 yarn=0"),
     OK("qwen2", "{\"qwen2.rope.scaling.type\":\"none\",\"qwen2.rope.scaling.factor\":4.0}",
        "linear=1 yarn=0"),
     OK("qwen2",
@@ -593,6 +597,70 @@ static void test_ggufs(void **state)
     rmdir(dir);
 }
 
+/* ---- golden folders: base is the folder ---- */
+
+static const row goldens[] = {
+    OK("llama-tied-bf16", "{}", "arch=llama heads=9/3 head_dim=8 tie=1 theta=100000 eos=2,0 bos=0"),
+    OK("qwen2-config-v5", "{}", "arch=qwen2 theta=1e+06 window=0,0 tie=1 eos=530,528"),
+    OK("qwen2-yarn", "{}",
+       "yarn=4 orig=64 ctx=256 attn=1.13863 fast=32 slow=1 trunc=1 head_dim=32 theta=10000"),
+    OK("qwen2-swa", "{}", "window=0,0,16,16"),
+    OK("qwen3-swa", "{}", "window=0,24,24 head_dim=16"),
+    OK("qwen3-yarn", "{}", "yarn=4 orig=64 theta=1e+06 head_dim=32"),
+    OK("qwen2moe", "{}", "experts=4/12 expert_ffn=24 shared=96 norm_topk=0 moe=111 qkv_bias=1"),
+    OK("qwen2moe-sparse", "{}", "experts=2/8 norm_topk=1 moe=010001 ffn=144 shared=56"),
+    OK("qwen3moe", "{}", "experts=4/12 norm_topk=1 moe=111 shared=0 tie=0"),
+    OK("qwen3moe-sparse", "{}", "experts=2/6 norm_topk=0 moe=00010 tie=1 expert_ffn=40"),
+    OK("qwen2-gptq4", "{}", "quant=gptq bits=4 group=32 minus_one=1 sym=1"),
+    OK("qwen2-gptq4-actorder", "{}", "quant=gptq bits=4 group=32 minus_one=1 sym=0"),
+    OK("qwen2-gptq8", "{}", "quant=gptq bits=8 group=64"),
+    OK("qwen3-gptq4", "{}", "quant=gptq bits=4 group=64 minus_one=0"),
+    OK("qwen2-awq4", "{}", "quant=awq bits=4 group=32"),
+    OK("qwen3-nf4", "{}", "quant=nf4"),
+    OK("qwen3-fp8", "{}", "quant=fp8 block_rows=32 group=32"),
+};
+
+/* The folder is in the tree, or beside it. */
+static bool find_golden(char *out, size_t size, const char *name, const char *file)
+{
+    static const char *const roots[] = {"/tests/golden/models", "/../shared/fixtures",
+                                        "/../../shared/fixtures"};
+    for (size_t i = 0; i < QN_COUNT(roots); i++) {
+        snprintf(out, size, "%s%s/%s/%s", QN_SOURCE_DIR, roots[i], name, file);
+        if (qn_file_exists(out))
+            return true;
+    }
+    return false;
+}
+
+static void test_goldens(void **state)
+{
+    (void)state;
+    size_t n = 0;
+    for (size_t i = 0; i < QN_COUNT(goldens); i++) {
+        const row *r = &goldens[i];
+        char path[512];
+        qn_err err = {0};
+        qn_model_config c;
+        qn_weights w = {.format = QN_FORMAT_HF, .path = path};
+        if (!find_golden(path, sizeof path, r->base, "config.json"))
+            continue;
+        assert_int_equal(qn_json_load(&w.config, path, 1u << 20, &err), QN_OK);
+        assert_true(find_golden(path, sizeof path, r->base, "generation_config.json"));
+        assert_int_equal(qn_json_load(&w.generation_config, path, 1u << 20, &err), QN_OK);
+        qn_status st = qn_model_config_read(&c, &w, &err);
+        check_result(r, st, &c, &err);
+        json_decref(w.config);
+        json_decref(w.generation_config);
+        n++;
+    }
+    print_message("%zu of %zu golden configurations read\n", n, QN_COUNT(goldens));
+    if (n == 0) {
+        print_message("skipped: no golden models found\n");
+        skip();
+    }
+}
+
 static void test_err_may_be_null(void **state)
 {
     (void)state;
@@ -607,10 +675,11 @@ static void test_err_may_be_null(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_families), cmocka_unit_test(test_numbers),
-        cmocka_unit_test(test_experts),  cmocka_unit_test(test_windows),
-        cmocka_unit_test(test_ropes),    cmocka_unit_test(test_quants),
-        cmocka_unit_test(test_ggufs),    cmocka_unit_test(test_err_may_be_null),
+        cmocka_unit_test(test_families),        cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_experts),         cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_ropes),           cmocka_unit_test(test_quants),
+        cmocka_unit_test(test_ggufs),           cmocka_unit_test(test_goldens),
+        cmocka_unit_test(test_err_may_be_null),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

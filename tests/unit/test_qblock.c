@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_qblock.c - the dtype table, and every block format against the values the gguf package gives (blocks.safetensors). */
+ * test_qblock.c - the dtype table, and every block format against the values the gguf package
+ * gives (blocks.safetensors). */
 #include "check.h"
 
 #include "base/file.h"

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_weight.c - every stored form against values written out by tests/tools/make_weight_golden.py. */
+ * test_weight.c - every stored form against values written out by
+ * tests/tools/make_weight_golden.py. */
 #include "check.h"
 
 #include "base/file.h"
@@ -47,7 +48,8 @@ static const qn_tensor *find(const char *form, const char *part)
     return NULL;
 }
 
-/* Decodes all rows at once, one at a time, in threes, and through views; all must be the expected bits. */
+/* Decodes all rows at once, one at a time, in threes, and through views; all must be the
+ * expected bits. */
 static void check_rows(const qn_weight *w, const qn_tensor *expect)
 {
     assert_int_equal(expect->dims[0], w->rows);

@@ -38,7 +38,7 @@ typedef struct attn_job {
 /* Up to QUERIES queries of one sequence and kv head, and a thread's memory for them. */
 typedef struct attn_group {
     size_t seq, head, first, n;      /* queries [first, first + n) in the picture above */
-    size_t lo[QUERIES], hi[QUERIES]; /* visible positions [lo, hi) */
+    size_t lo[QUERIES], hi[QUERIES]; /* visible positions [lo, hi), both ascending */
     size_t lo_min, hi_max;
     float *q, *kt, *v,
         *s; /* [QUERIES][dim], [dim][QN_ATTN_STRIDE], [QN_ATTN_KEYS][width], [QUERIES][QN_ATTN_KEYS] */
@@ -85,18 +85,17 @@ static void group_set(attn_group *g, const attn_job *a, size_t index, int thread
     g->s = g->v + QN_ATTN_KEYS * a->width;
     g->part = g->s + QUERIES * QN_ATTN_KEYS;
     g->total = g->part + part_floats(QUERIES, a->width);
-    g->lo_min = SIZE_MAX;
-    g->hi_max = 0;
     float scale = 1.0f / sqrtf((float)a->dim);
     for (size_t i = 0; i < g->n; i++) {
         size_t row = row0 + (g->first + i) / a->group;
         size_t head = g->head * a->group + (g->first + i) % a->group;
         g->hi[i] = (size_t)batch->positions[row] + 1;
         g->lo[i] = a->window && g->hi[i] > a->window ? g->hi[i] - a->window : 0;
-        g->lo_min = QN_MIN(g->lo_min, g->lo[i]);
-        g->hi_max = QN_MAX(g->hi_max, g->hi[i]);
+        QN_ASSERT(i == 0 || g->hi[i] >= g->hi[i - 1]);
         d->k.scale(qn_cpu_row(a->q, row) + head * a->dim, scale, a->dim, g->q + i * a->dim);
     }
+    g->lo_min = g->lo[0];
+    g->hi_max = g->hi[g->n - 1];
 }
 
 /* K and V of positions [pos, pos + n), from however many blocks they lie in. */
@@ -130,19 +129,21 @@ static void chunk_run(const attn_job *a, const attn_group *g, size_t chunk, floa
     memset(sum, 0, g->n * (1 + a->width) * sizeof *sum);
     for (size_t pos = begin; pos < end; pos += QN_ATTN_KEYS) {
         size_t n = QN_MIN((size_t)QN_ATTN_KEYS, end - pos);
+        size_t first = 0, last = g->n; /* others see none of these keys */
+        while (g->hi[first] <= pos)
+            first++;
+        while (g->lo[last - 1] >= pos + n)
+            last--;
+        if (first >= last) /* positions with a gap wider than the window */
+            continue;
         tile_load(a, g, pos, n);
-        k->attn_scores(g->q, g->n, g->kt, n, a->dim, g->s);
-        for (size_t i = 0; i < g->n; i++) {
-            float *s = g->s + i * QN_ATTN_KEYS;
-            size_t lo = g->lo[i] > pos ? g->lo[i] - pos : 0;
-            size_t hi = g->hi[i] > pos ? QN_MIN(g->hi[i] - pos, n) : 0;
-            scale[i] = 1.0f;
-            if (lo < hi)
-                scale[i] = k->attn_softmax(s, lo, hi, &max[i], &sum[i]);
-            else
-                memset(s, 0, QN_ATTN_KEYS * sizeof *s);
+        k->attn_scores(g->q + first * a->dim, last - first, g->kt, n, a->dim, g->s);
+        for (size_t i = first; i < last; i++) {
+            size_t lo = g->lo[i] > pos ? g->lo[i] - pos : 0, hi = QN_MIN(g->hi[i] - pos, n);
+            float *s = g->s + (i - first) * QN_ATTN_KEYS;
+            scale[i - first] = k->attn_softmax(s, lo, hi, &max[i], &sum[i]);
         }
-        k->attn_weigh(g->s, scale, g->n, g->v, n, a->width, out);
+        k->attn_weigh(g->s, scale, last - first, g->v, n, a->width, out + first * a->width);
     }
 }
 

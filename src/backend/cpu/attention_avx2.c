@@ -121,86 +121,107 @@ static void load_v(const void *src, qn_dtype type, size_t n, size_t dim, size_t 
     }
 }
 
-/* acc[i][c] += sum over t < n of a[i * a_stride + t] * b[t * b_stride + 8 c ...]; n_q x n_v accumulators, both constants. */
-INLINE void block(const float *a, size_t a_stride, const float *b, size_t b_stride, size_t n,
-                  float *out, size_t out_stride, const float *scale, int n_q, int n_v)
+typedef struct product_args {
+    const float *a, *b;
+    size_t a_stride, b_stride, n; /* n: terms of a sum */
+    float *out;
+    size_t out_stride, n_cols; /* columns: a multiple of 8 */
+    const float *scale;        /* of what is in out, for each query; NULL: overwrite */
+} product_args;
+
+/* Columns [c, c + 8 n_v) for n_q queries; both are constants where this is inlined. */
+INLINE void block(const product_args *p, size_t c, int n_q, int n_v)
 {
+    const float *a = p->a, *b = p->b + c;
+    size_t a_stride = p->a_stride, b_stride = p->b_stride, n = p->n;
+    float *out = p->out + c;
     __m256 acc[6][4];
     for (int i = 0; i < n_q; i++)
-        for (int c = 0; c < n_v; c++)
-            acc[i][c] = scale ? _mm256_mul_ps(_mm256_loadu_ps(out + (size_t)i * out_stride + 8 * c),
-                                              _mm256_broadcast_ss(scale + i))
-                              : _mm256_setzero_ps();
-    for (size_t t = 0; t < n; t++) {
+        for (int v = 0; v < n_v; v++)
+            acc[i][v] =
+                p->scale ? _mm256_mul_ps(_mm256_loadu_ps(out + (size_t)i * p->out_stride + 8 * v),
+                                         _mm256_broadcast_ss(p->scale + i))
+                         : _mm256_setzero_ps();
+    for (size_t t = 0; t < n; t++, a++, b += b_stride) {
         __m256 col[4];
-        for (int c = 0; c < n_v; c++)
-            col[c] = _mm256_loadu_ps(b + t * b_stride + 8 * c);
+        for (int v = 0; v < n_v; v++)
+            col[v] = _mm256_loadu_ps(b + 8 * v);
         for (int i = 0; i < n_q; i++) {
-            __m256 x = _mm256_broadcast_ss(a + (size_t)i * a_stride + t);
-            for (int c = 0; c < n_v; c++)
-                acc[i][c] = _mm256_fmadd_ps(x, col[c], acc[i][c]);
+            __m256 x = _mm256_broadcast_ss(a + (size_t)i * a_stride);
+            for (int v = 0; v < n_v; v++)
+                acc[i][v] = _mm256_fmadd_ps(x, col[v], acc[i][v]);
         }
     }
     for (int i = 0; i < n_q; i++)
-        for (int c = 0; c < n_v; c++)
-            _mm256_storeu_ps(out + (size_t)i * out_stride + 8 * c, acc[i][c]);
+        for (int v = 0; v < n_v; v++)
+            _mm256_storeu_ps(out + (size_t)i * p->out_stride + 8 * v, acc[i][v]);
 }
 
-/* All columns [0, n_cols), a multiple of 8, for n_q queries. */
-INLINE void strip(const float *a, size_t a_stride, const float *b, size_t b_stride, size_t n,
-                  float *out, size_t out_stride, const float *scale, int n_q, size_t n_cols)
+INLINE void strip(const product_args *p, int n_q)
 {
     size_t c = 0;
     if (n_q <= 3)
-        for (; c + 32 <= n_cols; c += 32)
-            block(a, a_stride, b + c, b_stride, n, out + c, out_stride, scale, n_q, 4);
-    for (; c + 16 <= n_cols; c += 16)
-        block(a, a_stride, b + c, b_stride, n, out + c, out_stride, scale, n_q, 2);
-    if (c < n_cols)
-        block(a, a_stride, b + c, b_stride, n, out + c, out_stride, scale, n_q, 1);
+        for (; c + 32 <= p->n_cols; c += 32)
+            block(p, c, n_q, 4);
+    for (; c + 16 <= p->n_cols; c += 16)
+        block(p, c, n_q, 2);
+    if (c < p->n_cols)
+        block(p, c, n_q, 1);
 }
 
+#define STRIP(n_q)                                                                                 \
+    static void strip##n_q(const product_args *p)                                                  \
+    {                                                                                              \
+        strip(p, n_q);                                                                             \
+    }
+STRIP(1)
+STRIP(2)
+STRIP(3)
+STRIP(4)
+STRIP(5)
+STRIP(6)
+
 /* Groups of 6, but 7, 8 and 9 as 4 + 3, 4 + 4, 5 + 4: one or two queries alone wait for each FMA. */
-INLINE void product(const float *a, size_t a_stride, const float *b, size_t b_stride, size_t n,
-                    float *out, size_t out_stride, const float *scale, size_t n_q, size_t n_cols)
+static void product(product_args p, size_t n_q)
 {
+    static void (*const strips[7])(const product_args *) = {NULL,   strip1, strip2, strip3,
+                                                            strip4, strip5, strip6};
     while (n_q > 0) {
         size_t g = n_q > 9 || n_q == 6 ? 6 : n_q > 6 ? (n_q + 1) / 2 : n_q;
-        switch (g) {
-        case 1:
-            strip(a, a_stride, b, b_stride, n, out, out_stride, scale, 1, n_cols);
-            break;
-        case 2:
-            strip(a, a_stride, b, b_stride, n, out, out_stride, scale, 2, n_cols);
-            break;
-        case 3:
-            strip(a, a_stride, b, b_stride, n, out, out_stride, scale, 3, n_cols);
-            break;
-        case 4:
-            strip(a, a_stride, b, b_stride, n, out, out_stride, scale, 4, n_cols);
-            break;
-        case 5:
-            strip(a, a_stride, b, b_stride, n, out, out_stride, scale, 5, n_cols);
-            break;
-        default:
-            strip(a, a_stride, b, b_stride, n, out, out_stride, scale, 6, n_cols);
-        }
-        a += g * a_stride;
-        out += g * out_stride;
-        scale = scale ? scale + g : NULL;
+        strips[g](&p);
+        p.a += g * p.a_stride;
+        p.out += g * p.out_stride;
+        p.scale = p.scale ? p.scale + g : NULL;
         n_q -= g;
     }
 }
 
 static void scores(const float *q, size_t n_q, const float *kt, size_t n, size_t dim, float *s)
 {
-    product(q, dim, kt, QN_ATTN_STRIDE, dim, s, QN_ATTN_KEYS, NULL, n_q, QN_ROUND_UP(n, 16));
+    product_args p = {.a = q,
+                      .a_stride = dim,
+                      .b = kt,
+                      .b_stride = QN_ATTN_STRIDE,
+                      .n = dim,
+                      .out = s,
+                      .out_stride = QN_ATTN_KEYS,
+                      .n_cols = QN_ROUND_UP(n, 16)};
+    product(p, n_q);
 }
 
 static void weigh(const float *p, const float *scale, size_t n_q, const float *v, size_t n,
                   size_t stride, float *o)
 {
-    product(p, QN_ATTN_KEYS, v, stride, n, o, stride, scale, n_q, stride);
+    product_args args = {.a = p,
+                         .a_stride = QN_ATTN_KEYS,
+                         .b = v,
+                         .b_stride = stride,
+                         .n = n,
+                         .out = o,
+                         .out_stride = stride,
+                         .n_cols = stride,
+                         .scale = scale};
+    product(args, n_q);
 }
 
 void qn_attention_init_avx2(qn_kernels *k)

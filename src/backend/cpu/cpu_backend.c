@@ -122,7 +122,7 @@ static qn_status weight_new(qn_dweight **out, qn_device *d, const qn_weight *w, 
                             qn_err *err)
 {
     (void)for_embed; /* every layout gives its rows back */
-    return qn_dweight_new(out, &d->k, w, d->cfg.exact, err);
+    return qn_dweight_new(out, d->team, w, d->cfg.exact, err);
 }
 
 /* ---- scratch ---- */
@@ -147,19 +147,22 @@ static void op_sizes(const qn_device *d, const qn_op *op, qn_cpu_sizes *s)
     }
 }
 
-/* *p has room for n elements of 4 bytes for each of `copies` owners. */
+/* *p_ptr, a pointer, has room for n elements of 4 bytes for each of `copies` owners. */
 static qn_status need(void *p_ptr, size_t have, size_t n, size_t copies, qn_err *err)
 {
-    void **p = p_ptr;
-    if (n <= have && (*p || n == 0))
-        return QN_OK;
-    qn_free(*p);
-    *p = NULL;
+    void *p;
     size_t bytes;
-    if (!qn_mul_size(n, copies, &bytes) || !qn_mul_size(bytes, 4, &bytes))
-        return qn_fail_nomem(err, SIZE_MAX);
-    *p = qn_calloc(1, bytes, QN_MEM_ACTIVATIONS);
-    return *p ? QN_OK : qn_fail_nomem(err, bytes);
+    memcpy(&p, p_ptr, sizeof p);
+    if (n <= have && (p || n == 0))
+        return QN_OK;
+    qn_free(p);
+    p = NULL;
+    if (qn_mul_size(n, copies, &bytes) && qn_mul_size(bytes, 4, &bytes))
+        p = qn_calloc(1, bytes, QN_MEM_ACTIVATIONS);
+    else
+        bytes = SIZE_MAX;
+    memcpy(p_ptr, &p, sizeof p);
+    return p ? QN_OK : qn_fail_nomem(err, bytes);
 }
 
 static qn_status need_acts(qn_acts **a, size_t have, size_t cols, size_t rows, const qn_device *d,
@@ -263,8 +266,11 @@ static void bias(const qn_cpu_job *j, size_t begin, size_t end)
 static void rotate(const qn_cpu_job *j, size_t row, float *x, size_t n_heads)
 {
     const qn_op *op = j->op;
+    const qn_kernels *k = &j->d->k;
+    void (*rotate_head)(float *, const float *, size_t) =
+        op->rope_adjacent ? k->rope_adjacent : k->rope;
     for (size_t h = 0; h < n_heads; h++)
-        j->d->k.rope(x + h * op->head_dim, j->batch->rope + row * op->rope_dim, op->rope_dim);
+        rotate_head(x + h * op->head_dim, j->batch->rope + row * op->rope_dim, op->rope_dim);
 }
 
 static void rope(const qn_cpu_job *j, size_t begin, size_t end)
@@ -372,6 +378,16 @@ static const struct {
     [QN_OP_MOE] = {.team = qn_cpu_moe},
 };
 
+static qn_status check_tokens(const qn_op *op, const qn_batch *batch, qn_err *err)
+{
+    size_t n = qn_dweight_rows(op->w[0]);
+    for (size_t r = 0; r < batch->n_rows; r++)
+        if (batch->token_ids[r] < 0 || (size_t)batch->token_ids[r] >= n)
+            return qn_fail(err, QN_E_ARG, "token id %d: the vocabulary has %zu",
+                           batch->token_ids[r], n);
+    return QN_OK;
+}
+
 static qn_status run(qn_device *d, const qn_op *op, const qn_batch *batch, qn_err *err)
 {
     bool wanted = op->on_logit_rows || op->kind == QN_OP_GATHER;
@@ -382,6 +398,8 @@ static qn_status run(qn_device *d, const qn_op *op, const qn_batch *batch, qn_er
         return qn_fail(err, QN_E_INTERNAL,
                        "batch of %u rows, %u sequences: the device was opened for %u, %u",
                        batch->n_rows, batch->n_seqs, d->cfg.max_rows, d->cfg.max_seqs);
+    if (op->kind == QN_OP_EMBED)
+        QN_TRY(check_tokens(op, batch, err));
     if (job.n_rows == 0)
         return QN_OK;
     if (table[op->kind].team) {
@@ -389,7 +407,10 @@ static qn_status run(qn_device *d, const qn_op *op, const qn_batch *batch, qn_er
         return QN_OK;
     }
     rows_job r = {&job, table[op->kind].rows};
-    qn_team_run(d->team, rows_part, &r);
+    if (job.n_rows == 1)
+        r.fn(&job, 0, 1);
+    else
+        qn_team_run(d->team, rows_part, &r);
     return QN_OK;
 }
 

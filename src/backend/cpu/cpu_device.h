@@ -13,6 +13,8 @@ struct qn_buf {
     size_t bytes;
 };
 
+#define QN_CPU_TILE_COLS 128 /* of a product for max_rows rows, in a thread's tile */
+
 /* Sizes of the scratch, in elements. */
 typedef struct qn_cpu_sizes {
     size_t act_cols; /* acts: columns of any product's input, all rows */
@@ -103,8 +105,10 @@ typedef struct qn_cpu_span {
 } qn_cpu_span;
 /* Its first output that belongs to worker t of n or a later one: where t/n of all bytes have passed. */
 size_t qn_cpu_border(const qn_cpu_span *s, int t, int n);
-/* Prepares this thread's share of the rows in[0], normalised if the operation says so, for products. Between it and the products: a barrier. */
-void qn_cpu_put_rows(const qn_cpu_job *job, int thread, int n_threads);
+/* The rows of in[0], normalised if the operation says so, prepared for products: begin before the team starts, prepare by every worker
+ * first thing; after it all rows are there. */
+void qn_cpu_begin_rows(const qn_cpu_job *job, unsigned kinds);
+void qn_cpu_prepare_rows(const qn_cpu_job *job, int thread, int n_threads);
 
 /* ---- moe.c ---- */
 void qn_cpu_moe_sizes(const qn_device *d, const qn_op *op, qn_cpu_sizes *s);

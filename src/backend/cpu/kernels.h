@@ -27,13 +27,16 @@ typedef struct qn_kernels {
      * below 2^-100 is zero; one that is not finite has d = NaN. */
     void (*mm_quantise)(const float *x, size_t n_blocks, int lanes, int lane, void *out);
     /* One row of activations: y[16 * n_panels]. */
-    void (*mm_gemv[QN_N_PACKS])(const uint8_t *w, size_t n_panels, size_t n_blocks, const qn_act1 *a, float *y);
+    void (*mm_gemv[QN_N_PACKS])(const uint8_t *w, size_t n_panels, size_t n_blocks,
+                                const qn_act1 *a, float *y);
     /* One panel, n_quads * 4 rows of activations (quad q at a + q * n_blocks): c[n_quads][4][16]. scratch: QN_MM_SCRATCH bytes, 64-byte
      * aligned. */
-    void (*mm_gemm[QN_N_PACKS])(const uint8_t *w, size_t n_blocks, const qn_act4 *a, size_t n_quads, float *c, void *scratch);
+    void (*mm_gemm[QN_N_PACKS])(const uint8_t *w, size_t n_blocks, const qn_act4 *a, size_t n_quads,
+                                float *c, void *scratch);
     void (*mm_f32)(const qn_mm_f32 *p);
     /* The same sum over stored rows `stride` bytes apart and one row x, whose length is rounded up to 8 with zeros. NULL: decode first. */
-    void (*mm_dot[QN_N_DTYPES])(const void *w, size_t stride, size_t n_rows, const float *x, size_t cols, float *y);
+    void (*mm_dot[QN_N_DTYPES])(const void *w, size_t stride, size_t n_rows, const float *x,
+                                size_t cols, float *y);
     /* As qn_qblock_decode, bit for bit. NULL: use that. */
     void (*mm_decode[QN_N_DTYPES])(const void *src, size_t n, float *out);
     /* ---- rows (rows_ref.c, rows_avx2.c): one row of n floats; y may be an input, nothing need be aligned ---- */
@@ -45,6 +48,8 @@ typedef struct qn_kernels {
     void (*rmsnorm)(const float *x, const float *w, size_t n, float eps, float *y);
     void (*rope)(float *x, const float *cos_sin,
                  size_t dim); /* pairs (i, i + dim/2) by angle i; cosines, then sines */
+    void (*rope_adjacent)(float *x, const float *cos_sin,
+                          size_t dim); /* the same for pairs (2i, 2i + 1) */
     void (*softmax)(float *x, size_t n);
     void (*to_f16)(const float *x, size_t n,
                    uint16_t *y); /* beyond the range: the largest number, never infinity */

@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * linear.c - LINEAR of the CPU device: norm, products, bias, gate, residual in one pass of the team.
  *
- *   rows of in[0] --(norm)--> acts | barrier | each thread: its outputs of w[0], w[1], ... for all rows, then the epilogue on them
+ *   rows of in[0] --(norm)--> acts | barrier, if many | each thread: its outputs of w[0], w[1], ... for all rows, then the epilogue on them
  *
  * Outputs are split by the bytes of their weights, so that the threads end together. A product that needs an epilogue with another
  * operand goes through the thread's tile, some columns at a time, while it is in the cache. */
 #include "backend/cpu/cpu_device.h"
-
-#define TILE_COLS 128 /* of max_rows rows */
 
 static size_t op_outputs(const qn_op *op)
 {
@@ -22,7 +20,7 @@ void qn_cpu_linear_sizes(const qn_device *d, const qn_op *op, qn_cpu_sizes *s)
     s->act_cols = QN_MAX(s->act_cols, op->in[0].width);
     if (op->fuse & QN_FUSE_NORM)
         s->norm = QN_MAX(s->norm, d->cfg.max_rows * op->in[0].width);
-    s->tile = QN_MAX(s->tile, QN_MAX((size_t)d->cfg.max_rows * TILE_COLS, op_outputs(op)));
+    s->tile = QN_MAX(s->tile, QN_MAX((size_t)d->cfg.max_rows * QN_CPU_TILE_COLS, op_outputs(op)));
 }
 
 size_t qn_cpu_tile_cols(const qn_device *d, size_t step, size_t n_rows)
@@ -30,15 +28,11 @@ size_t qn_cpu_tile_cols(const qn_device *d, size_t step, size_t n_rows)
     return QN_MAX(d->have.tile / n_rows / step, 1) * step;
 }
 
-void qn_cpu_put_rows(const qn_cpu_job *job, int thread, int n_threads)
+static void put_rows(const qn_cpu_job *job, size_t begin, size_t end)
 {
     const qn_device *d = job->d;
     const qn_op *op = job->op;
     const qn_operand *in = &op->in[0];
-    size_t begin, end;
-    qn_team_split(job->n_rows, QN_ACTS_ROW_STEP, thread, n_threads, &begin, &end);
-    if (begin == end)
-        return;
     if (!(op->fuse & QN_FUSE_NORM)) {
         qn_acts_put(d->acts, &d->k, begin, end, qn_cpu_row(in, 0), in->width, NULL);
         return;
@@ -47,6 +41,30 @@ void qn_cpu_put_rows(const qn_cpu_job *job, int thread, int n_threads)
         d->k.rmsnorm(qn_cpu_row(in, r), qn_cpu_vec(op->vec[0]), in->width, op->eps,
                      d->norm + r * in->width);
     qn_acts_put(d->acts, &d->k, begin, end, d->norm, in->width, NULL);
+}
+
+/* Rows that are one thread's share anyway are prepared before the team starts, which saves the barrier. */
+static bool is_prepared_first(const qn_cpu_job *job)
+{
+    return job->n_rows <= QN_ACTS_ROW_STEP;
+}
+
+void qn_cpu_begin_rows(const qn_cpu_job *job, unsigned kinds)
+{
+    qn_acts_begin(job->d->acts, job->n_rows, job->op->in[0].width, kinds);
+    if (is_prepared_first(job))
+        put_rows(job, 0, job->n_rows);
+}
+
+void qn_cpu_prepare_rows(const qn_cpu_job *job, int thread, int n_threads)
+{
+    size_t begin, end;
+    if (is_prepared_first(job))
+        return;
+    qn_team_split(job->n_rows, QN_ACTS_ROW_STEP, thread, n_threads, &begin, &end);
+    if (begin < end)
+        put_rows(job, begin, end);
+    qn_team_barrier(job->d->team);
 }
 
 size_t qn_cpu_gated_step(const qn_dweight *gate, const qn_dweight *up)
@@ -120,8 +138,7 @@ static void linear(void *arg, int thread, int n_threads)
 {
     const qn_cpu_job *job = arg;
     const qn_op *op = job->op;
-    qn_cpu_put_rows(job, thread, n_threads);
-    qn_team_barrier(job->d->team);
+    qn_cpu_prepare_rows(job, thread, n_threads);
     if (op->fuse & QN_FUSE_SILU_MUL) {
         qn_cpu_gated g = {.acts = job->d->acts,
                           .n_rows = job->n_rows,
@@ -158,6 +175,6 @@ void qn_cpu_linear(const qn_cpu_job *job)
     unsigned kinds = 0;
     for (uint32_t i = 0; i < op->n_w; i++)
         kinds |= qn_cpu_kind(op->w[i]);
-    qn_acts_begin(job->d->acts, job->n_rows, op->in[0].width, kinds);
+    qn_cpu_begin_rows(job, kinds);
     qn_team_run(job->d->team, linear, (void *)(uintptr_t)job);
 }

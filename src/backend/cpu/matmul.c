@@ -23,8 +23,8 @@ enum {
 struct qn_dweight {
     qn_mm_kind kind;
     qn_pack pack;
-    qn_weight view;      /* as stored; memory borrowed */
-    uint8_t *panels;     /* integer: own */
+    qn_weight view;  /* as stored; memory borrowed */
+    uint8_t *panels; /* integer: own */
     size_t panel_bytes;
 };
 
@@ -41,24 +41,41 @@ struct qn_acts {
 
 /* ---- weights ---- */
 
-qn_status qn_dweight_new(qn_dweight **out, const qn_kernels *k, const qn_weight *w, bool exact, qn_err *err)
+static size_t n_panels(const qn_dweight *w)
 {
-    (void)k;
+    return QN_DIV_UP(w->view.rows, (size_t)QN_PACK_ROWS);
+}
+
+static void pack_panels(void *arg, int thread, int n_threads)
+{
+    const qn_dweight *w = arg;
+    size_t begin, end;
+    qn_team_split(n_panels(w), 1, thread, n_threads, &begin, &end);
+    for (size_t i = begin; i < end; i++)
+        qn_pack_panel(&w->view, w->pack, i, w->panels + i * w->panel_bytes);
+}
+
+qn_status qn_dweight_new(qn_dweight **out, qn_team *team, const qn_weight *w, bool exact,
+                         qn_err *err)
+{
     *out = NULL;
     qn_dweight *d = qn_calloc(1, sizeof *d, QN_MEM_WEIGHTS);
     if (!d)
         return qn_fail_nomem(err, sizeof *d);
     d->view = *w;
     if (!exact && qn_pack_choose(w, &d->pack)) {
-        size_t n_panels = QN_DIV_UP(w->rows, (size_t)QN_PACK_ROWS), bytes;
         d->kind = QN_MM_INT;
         d->panel_bytes = qn_pack_panel_bytes(d->pack, w->cols);
-        if (!qn_mul_size(n_panels, d->panel_bytes, &bytes) || !(d->panels = qn_alloc(bytes, QN_MEM_WEIGHTS))) {
+        d->panels = qn_alloc_array(n_panels(d), d->panel_bytes, QN_MEM_WEIGHTS);
+        if (!d->panels) {
+            qn_status s = qn_fail_nomem(err, qn_dweight_bytes(d));
             qn_free(d);
-            return qn_fail_nomem(err, n_panels * w->cols);
+            return s;
         }
-        for (size_t i = 0; i < n_panels; i++)
-            qn_pack_panel(w, d->pack, i, d->panels + i * d->panel_bytes);
+        if (team)
+            qn_team_run(team, pack_panels, d);
+        else
+            pack_panels(d, 0, 1);
     }
     *out = d;
     return QN_OK;
@@ -91,7 +108,7 @@ size_t qn_dweight_bytes(const qn_dweight *w)
 {
     if (w->kind == QN_MM_F32)
         return qn_weight_bytes(&w->view);
-    return QN_DIV_UP(w->view.rows, (size_t)QN_PACK_ROWS) * w->panel_bytes;
+    return n_panels(w) * w->panel_bytes;
 }
 
 bool qn_dweight_is_borrowed(const qn_dweight *w)
@@ -123,16 +140,18 @@ qn_status qn_acts_new(qn_acts **out, size_t max_rows, size_t max_cols, int n_thr
     qn_acts *a = qn_calloc(1, sizeof *a, QN_MEM_ACTIVATIONS);
     if (!a)
         return qn_fail_nomem(err, sizeof *a);
-    size_t pad, quads = QN_DIV_UP(max_rows, (size_t)4), blocks, n_f32, n_i8, bytes = 0, tile;
+    size_t pad, quads = QN_DIV_UP(max_rows, (size_t)4), n_f32, n_i8, bytes = 0, tile;
     if (!qn_add_size(max_cols, 31, &pad) || !qn_mul_size(quads * 4, pad, &n_f32) ||
-        !qn_mul_size(quads, blocks = pad / 32, &n_i8) || !qn_mul_size(pad, TILE_MIN_ROWS * sizeof(float), &tile))
+        !qn_mul_size(quads, pad / 32, &n_i8) ||
+        !qn_mul_size(pad, TILE_MIN_ROWS * sizeof(float), &tile))
         goto fail;
     a->max_rows = max_rows;
     a->max_cols = max_cols;
     a->n_threads = n_threads;
     /* One thread's scratch: decoded rows, or unpacked panel and the results of one mm_gemm. */
     tile = QN_MAX(tile, TILE_FLOATS * sizeof(float));
-    a->scratch_bytes = QN_ROUND_UP(QN_MAX(tile, QN_MM_SCRATCH + CHUNK_QUADS * 4 * QN_PACK_ROWS * sizeof(float)), (size_t)64);
+    a->scratch_bytes = QN_ROUND_UP(
+        QN_MAX(tile, QN_MM_SCRATCH + CHUNK_QUADS * 4 * QN_PACK_ROWS * sizeof(float)), (size_t)64);
     a->f32 = qn_alloc_array(n_f32, sizeof(float), QN_MEM_ACTIVATIONS);
     a->i8 = qn_alloc_array(n_i8, sizeof(qn_act4), QN_MEM_ACTIVATIONS);
     a->scratch = qn_alloc_array((size_t)n_threads, a->scratch_bytes, QN_MEM_ACTIVATIONS);
@@ -166,7 +185,8 @@ void qn_acts_begin(qn_acts *a, size_t rows, size_t cols, unsigned kinds)
         a->kinds &= ~(1u << QN_MM_INT);
 }
 
-void qn_acts_put(qn_acts *a, const qn_kernels *k, size_t begin, size_t end, const float *src, size_t stride, const uint32_t *index)
+void qn_acts_put(qn_acts *a, const qn_kernels *k, size_t begin, size_t end, const float *src,
+                 size_t stride, const uint32_t *index)
 {
     size_t n_blocks = a->cols / 32, pad = padded(a->cols);
     int lanes = a->rows == 1 ? 1 : 4;
@@ -193,8 +213,8 @@ static void copy_columns(const float *c, size_t n_rows, size_t n_cols, float *y,
         memcpy(y + t * y_stride, c + t * QN_PACK_ROWS, n_cols * sizeof *y);
 }
 
-static void matmul_int(const qn_kernels *k, const qn_dweight *w, const qn_acts *a, size_t begin, size_t end, float *y,
-                       size_t y_stride, uint8_t *scratch)
+static void matmul_int(const qn_kernels *k, const qn_dweight *w, const qn_acts *a, size_t begin,
+                       size_t end, float *y, size_t y_stride, uint8_t *scratch)
 {
     size_t n_blocks = a->cols / 32;
     const uint8_t *panel = w->panels + begin / QN_PACK_ROWS * w->panel_bytes;
@@ -215,18 +235,21 @@ static void matmul_int(const qn_kernels *k, const qn_dweight *w, const qn_acts *
             size_t n = QN_MIN(a->rows - t, (size_t)CHUNK_QUADS * 4);
             const qn_act4 *quads = (const qn_act4 *)a->i8 + t / 4 * n_blocks;
             k->mm_gemm[w->pack](panel, n_blocks, quads, QN_DIV_UP(n, (size_t)4), c, scratch);
-            copy_columns(c, n, QN_MIN(end - begin, (size_t)QN_PACK_ROWS), y + t * y_stride + begin, y_stride);
+            copy_columns(c, n, QN_MIN(end - begin, (size_t)QN_PACK_ROWS), y + t * y_stride + begin,
+                         y_stride);
         }
 }
 
 /* ---- float driver ---- */
 
 /* Rows [row, row + n) of w in float32, `stride` floats apart. */
-static void decode_rows(const qn_kernels *k, const qn_weight *w, size_t row, size_t n, float *out, size_t stride)
+static void decode_rows(const qn_kernels *k, const qn_weight *w, size_t row, size_t n, float *out,
+                        size_t stride)
 {
     if (k->mm_decode[w->dtype]) {
         for (size_t i = 0; i < n; i++)
-            k->mm_decode[w->dtype]((const uint8_t *)w->data + (row + i) * w->stride, w->cols, out + i * stride);
+            k->mm_decode[w->dtype]((const uint8_t *)w->data + (row + i) * w->stride, w->cols,
+                                   out + i * stride);
     } else if (stride == w->cols) {
         qn_weight_decode(w, row, n, out);
     } else {
@@ -235,28 +258,43 @@ static void decode_rows(const qn_kernels *k, const qn_weight *w, size_t row, siz
     }
 }
 
-static void matmul_f32(const qn_kernels *k, const qn_dweight *w, const qn_acts *a, size_t begin, size_t end, float *y,
-                       size_t y_stride, float *tile)
+static void matmul_f32(const qn_kernels *k, const qn_dweight *w, const qn_acts *a, size_t begin,
+                       size_t end, float *y, size_t y_stride, float *tile)
 {
     const qn_weight *v = &w->view;
-    size_t pad = padded(a->cols), n_tile = QN_MAX(TILE_FLOATS / pad / TILE_MIN_ROWS, (size_t)1) * TILE_MIN_ROWS;
+    size_t pad = padded(a->cols),
+           n_tile = QN_MAX(TILE_FLOATS / pad / TILE_MIN_ROWS, (size_t)1) * TILE_MIN_ROWS;
     if (a->rows == 1 && k->mm_dot[v->dtype]) {
         const uint8_t *rows = (const uint8_t *)v->data + begin * v->stride;
         k->mm_dot[v->dtype](rows, v->stride, end - begin, a->f32, a->cols, y + begin);
         return;
     }
-    for (size_t r = begin; r < end; r += n_tile) {
-        size_t n = QN_MIN(n_tile, end - r);
-        decode_rows(k, v, r, n, tile, pad);
-        k->mm_f32(&(qn_mm_f32){.w = tile, .x = a->f32, .w_stride = pad, .x_stride = pad, .n_rows = n, .n_tokens = a->rows,
-                               .cols = a->cols, .y = y + r, .y_stride = y_stride});
+    bool is_direct = v->dtype == QN_F32 && ((uintptr_t)v->data | v->stride) % sizeof(float) == 0;
+    qn_mm_f32 p = {.w = tile,
+                   .x = a->f32,
+                   .w_stride = pad,
+                   .x_stride = pad,
+                   .n_tokens = a->rows,
+                   .cols = a->cols,
+                   .y_stride = y_stride};
+    for (size_t r = begin; r < end; r += p.n_rows) {
+        p.n_rows = QN_MIN(n_tile, end - r);
+        p.y = y + r;
+        if (is_direct) {
+            p.w = (const float *)((const uint8_t *)v->data + r * v->stride);
+            p.w_stride = v->stride / sizeof(float);
+        } else {
+            decode_rows(k, v, r, p.n_rows, tile, pad);
+        }
+        k->mm_f32(&p);
     }
 }
 
-void qn_matmul(const qn_kernels *k, const qn_dweight *w, const qn_acts *a, size_t begin, size_t end, float *y, size_t y_stride,
-               int thread)
+void qn_matmul(const qn_kernels *k, const qn_dweight *w, const qn_acts *a, size_t begin, size_t end,
+               float *y, size_t y_stride, int thread)
 {
-    QN_ASSERT(a->cols == w->view.cols && end <= w->view.rows && (a->kinds & 1u << w->kind) && thread < a->n_threads);
+    QN_ASSERT(a->cols == w->view.cols && end <= w->view.rows && (a->kinds & 1u << w->kind) &&
+              thread < a->n_threads);
     QN_ASSERT(begin % qn_dweight_row_step(w) == 0);
     uint8_t *scratch = a->scratch + (size_t)thread * a->scratch_bytes;
     if (begin >= end || a->rows == 0)

@@ -18,7 +18,8 @@ typedef enum qn_mm_kind { QN_MM_F32, QN_MM_INT } qn_mm_kind;
 /* Activations prepared for products, for up to max_rows rows of up to max_cols columns. Owned by the device; no allocation after init. */
 typedef struct qn_acts qn_acts;
 
-QN_MUST_USE qn_status qn_dweight_new(qn_dweight **out, const qn_kernels *k, const qn_weight *w,
+/* Packs on all workers of team (NULL: alone), outside of any run of it. exact: float32 arithmetic whatever the format. */
+QN_MUST_USE qn_status qn_dweight_new(qn_dweight **out, qn_team *team, const qn_weight *w,
                                      bool exact, qn_err *err);
 void qn_dweight_free(qn_dweight *w);
 qn_mm_kind qn_dweight_kind(const qn_dweight *w);

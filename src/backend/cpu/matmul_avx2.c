@@ -79,7 +79,8 @@ static void quantise_avx2(const float *x, size_t n_blocks, int lanes, int lane, 
         __m256i q[4];
         for (int i = 0; i < 4; i++)
             q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], _mm256_set1_ps(inv)));
-        __m256i p = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+        __m256i p =
+            _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
         p = _mm256_permutevar8x32_epi32(p, order);
         if (bits >= 0x7f800000u)
             p = _mm256_setzero_si256();
@@ -148,7 +149,8 @@ INLINE __m256i quant(qn_pack_bits bits, const uint8_t *q, int g, int part)
     case QN_BITS_5:
         return _mm256_or_si256(nibble(at, g >= 4), bits_at(q + 128, 4 - g, 16));
     case QN_BITS_6:
-        return _mm256_or_si256(nibble(at, g >= 4), bits_at(q + 128 + 32 * (g / 4), 4 - 2 * (g % 4), 48));
+        return _mm256_or_si256(nibble(at, g >= 4),
+                               bits_at(q + 128 + 32 * (g / 4), 4 - 2 * (g % 4), 48));
     case QN_BITS_8:
         return nibble(q + 32 * g, part == HIGH);
     case QN_BITS_N:
@@ -156,7 +158,8 @@ INLINE __m256i quant(qn_pack_bits bits, const uint8_t *q, int g, int part)
     case QN_BITS_2:
         return bits_at(q + 32 * (g % 2), -2 * (g / 2), 3);
     case QN_BITS_3:
-        return _mm256_or_si256(bits_at(q + 32 * (g % 2), -2 * (g / 2), 3), bits_at(q + 64, 2 - g, 4));
+        return _mm256_or_si256(bits_at(q + 32 * (g % 2), -2 * (g / 2), 3),
+                               bits_at(q + 64, 2 - g, 4));
     }
     __builtin_unreachable();
 }
@@ -178,7 +181,8 @@ INLINE int fold_steps(qn_pack_bits b, qn_pack_scales s)
 }
 
 /* S and M, or D and N (pack.h), of 8 rows. */
-INLINE void scales_at(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b, size_t half, __m256 out[2])
+INLINE void scales_at(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
+                      size_t half, __m256 out[2])
 {
     const __m256 minus = _mm256_set1_ps((float)-qn_bits_zero(bits)), sign = _mm256_set1_ps(-0.0f);
     const uint8_t *sc = u + 16 * b + 8 * half;
@@ -228,8 +232,8 @@ INLINE __m256i sub_twice(__m256i pairs, int which)
 /* ---- one row of activations ---- */
 
 /* I of pack.h for the 16 rows of a block. */
-INLINE void block_sum(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *q, const qn_act1 *a, const __m256i pairs[2],
-                      __m256i sum[2])
+INLINE void block_sum(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *q, const qn_act1 *a,
+                      const __m256i pairs[2], __m256i sum[2])
 {
     const __m256i one = _mm256_set1_epi16(1), sixteen = _mm256_set1_epi16(16);
     const size_t bytes = qn_bits_bytes(bits);
@@ -244,7 +248,8 @@ INLINE void block_sum(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *q
             if (part >= n_parts)
                 continue;
             int g = v + 4 * upper;
-            __m256i p = _mm256_maddubs_epi16(quant(bits, q + (size_t)half * bytes, g, part), bcast4(a->q[g]));
+            __m256i p = _mm256_maddubs_epi16(quant(bits, q + (size_t)half * bytes, g, part),
+                                             bcast4(a->q[g]));
             acc[half][upper][part] = is_first ? p : add16(acc[half][upper][part], p);
         }
         if (v != 3 && !(steps == 2 && v == 1))
@@ -267,39 +272,49 @@ INLINE void block_sum(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *q
     }
 }
 
+/* The two float steps (pack.h) of block b of unit u, whose quants are at q, for 16 rows. */
+INLINE void gemv_block(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
+                       const uint8_t *q, const qn_act1 *a, __m256 f[2])
+{
+    const __m256 d = _mm256_set1_ps(a->d);
+    __m256i sum[2], pairs[2];
+    for (size_t half = 0; half < 2 && has_sub(scales); half++)
+        pairs[half] = sub_pairs(scales, u, b, half, false);
+    block_sum(bits, scales, q, a, pairs, sum);
+#pragma GCC unroll 2
+    for (size_t half = 0; half < 2; half++) {
+        __m256 sm[2], s = _mm256_set1_ps(a->s);
+        scales_at(bits, scales, u, b, half, sm);
+        if (has_sub(scales)) {
+            bool has_m = scales == QN_SCALES_SM;
+            __m256i m = has_m ? sub_pairs(scales, u, b, half, true) : pairs[half];
+            m = _mm256_madd_epi16(m, bcast4((const int8_t *)a->h));
+            s = _mm256_mul_ps(d, _mm256_cvtepi32_ps(m));
+        }
+        __m256 t = _mm256_mul_ps(d, _mm256_cvtepi32_ps(sum[half]));
+        f[half] = _mm256_fmadd_ps(sm[0], t, f[half]);
+        f[half] = _mm256_fmadd_ps(sm[1], s, f[half]);
+    }
+}
+
 /* Bytes ahead of the read; the panels of a thread's range are one stream. */
 enum { PREFETCH = 2048 };
 
-INLINE void gemv(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, size_t n_panels, size_t n_blocks, const qn_act1 *acts,
-                 float *y)
+INLINE void gemv(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, size_t n_panels,
+                 size_t n_blocks, const qn_act1 *acts, float *y)
 {
-    const size_t per = qn_scales_blocks(scales), bytes = qn_bits_bytes(bits), head = qn_scales_bytes(scales);
+    const size_t per = qn_scales_blocks(scales), bytes = 2 * qn_bits_bytes(bits),
+                 head = qn_scales_bytes(scales);
     for (; n_panels > 0; n_panels--, y += QN_PACK_ROWS) {
         const qn_act1 *a = acts;
         __m256 f[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
         for (size_t i = 0; i < n_blocks; i += per) {
             const uint8_t *u = w;
             w += head;
-            for (size_t b = 0; b < per; b++, a++, w += 2 * bytes) {
-                for (size_t line = 0; line < 2 * bytes + head / per; line += 64)
+            for (size_t b = 0; b < per; b++, a++, w += bytes) {
+                for (size_t line = 0; line < bytes + head / per; line += 64)
                     _mm_prefetch((const char *)w + PREFETCH + line, _MM_HINT_T0);
-                __m256i sum[2], pairs[2];
-                const __m256 d = _mm256_set1_ps(a->d), s = _mm256_set1_ps(a->s);
-                for (size_t half = 0; half < 2 && has_sub(scales); half++)
-                    pairs[half] = sub_pairs(scales, u, b, half, false);
-                block_sum(bits, scales, w, a, pairs, sum);
-#pragma GCC unroll 2
-                for (size_t half = 0; half < 2; half++) {
-                    __m256 sm[2], t = s;
-                    scales_at(bits, scales, u, b, half, sm);
-                    if (has_sub(scales)) {
-                        __m256i m = scales == QN_SCALES_SM ? sub_pairs(scales, u, b, half, true) : pairs[half];
-                        __m256i h = bcast4((const int8_t *)a->h);
-                        t = _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_madd_epi16(m, h)));
-                    }
-                    f[half] = _mm256_fmadd_ps(sm[0], _mm256_mul_ps(d, _mm256_cvtepi32_ps(sum[half])), f[half]);
-                    f[half] = _mm256_fmadd_ps(sm[1], t, f[half]);
-                }
+                gemv_block(bits, scales, u, b, w, a, f);
             }
         }
         _mm256_storeu_ps(y, f[0]);
@@ -317,7 +332,8 @@ INLINE size_t panel_bytes(qn_pack_bits bits, qn_pack_scales scales)
     return (has_parts(bits) ? 1024 : 512) + 128 + (has_sub(scales) ? 192 : 0);
 }
 
-INLINE void unpack(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b, uint8_t *restrict out)
+INLINE void unpack(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
+                   uint8_t *restrict out)
 {
     const size_t bytes = qn_bits_bytes(bits);
     const uint8_t *q = u + qn_scales_bytes(scales) + b * 2 * bytes;
@@ -346,7 +362,8 @@ INLINE void unpack(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, s
 }
 
 /* c[4][16] += 16 rows x 4 tokens over n blocks. 8 int16 accumulators, 2 weights and a broadcast fit the 16 registers. */
-INLINE void tile(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *restrict w, size_t n, const qn_act4 *restrict a, float *restrict c)
+INLINE void tile(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *restrict w, size_t n,
+                 const qn_act4 *restrict a, float *restrict c)
 {
     const int steps = fold_steps(bits, scales), n_parts = has_parts(bits) ? 2 : 1;
     const __m256i one = _mm256_set1_epi16(1), sixteen = _mm256_set1_epi16(16);
@@ -382,11 +399,13 @@ INLINE void tile(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *restri
             const __m256 d = _mm256_set1_ps(a->d[i / 2]);
             __m256 s = _mm256_set1_ps(a->s[i / 2]);
             if (has_sub(scales))
-                s = _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_madd_epi16(load(tail + 256 + 32 * (i & 1)),
-                                                                          bcast4((const int8_t *)a->h[i / 2]))));
+                s = _mm256_mul_ps(
+                    d, _mm256_cvtepi32_ps(_mm256_madd_epi16(load(tail + 256 + 32 * (i & 1)),
+                                                            bcast4((const int8_t *)a->h[i / 2]))));
             f[i] = _mm256_fmadd_ps(_mm256_load_ps((const float *)(tail + 32 * (i & 1))),
                                    _mm256_mul_ps(d, _mm256_cvtepi32_ps(sum[i])), f[i]);
-            f[i] = _mm256_fmadd_ps(_mm256_load_ps((const float *)(tail + 64 + 32 * (i & 1))), s, f[i]);
+            f[i] =
+                _mm256_fmadd_ps(_mm256_load_ps((const float *)(tail + 64 + 32 * (i & 1))), s, f[i]);
         }
     }
 #pragma GCC unroll 8
@@ -394,8 +413,8 @@ INLINE void tile(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *restri
         _mm256_storeu_ps(c + 8 * i, f[i]);
 }
 
-INLINE void gemm(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, size_t n_blocks, const qn_act4 *a, size_t n_quads,
-                 float *c, uint8_t *scratch)
+INLINE void gemm(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, size_t n_blocks,
+                 const qn_act4 *a, size_t n_quads, float *c, uint8_t *scratch)
 {
     const size_t per = qn_scales_blocks(scales), bytes = panel_bytes(bits, scales);
     const size_t slice = QN_MM_SCRATCH / bytes;
@@ -403,7 +422,8 @@ INLINE void gemm(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, siz
     for (size_t b = 0; b < n_blocks; b += slice) {
         size_t n = QN_MIN(slice, n_blocks - b);
         for (size_t i = 0; i < n; i++)
-            unpack(bits, scales, w + (b + i) / per * qn_unit_bytes(bits, scales), (b + i) % per, scratch + i * bytes);
+            unpack(bits, scales, w + (b + i) / per * qn_unit_bytes(bits, scales), (b + i) % per,
+                   scratch + i * bytes);
         for (size_t t = 0; t < n_quads; t++)
             tile(bits, scales, scratch, n, a + t * n_blocks + b, c + t * 4 * QN_PACK_ROWS);
     }
@@ -502,7 +522,8 @@ INLINE __m256 stored8(qn_dtype type, const void *p)
                           : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
 }
 
-INLINE void dot_rows(qn_dtype type, const uint8_t *w, size_t stride, int n_rows, const float *x, size_t cols, float *y)
+INLINE void dot_rows(qn_dtype type, const uint8_t *w, size_t stride, int n_rows, const float *x,
+                     size_t cols, float *y)
 {
     const size_t size = type == QN_F32 ? 4 : 2;
     __m256 acc[4];
@@ -527,7 +548,8 @@ INLINE void dot_rows(qn_dtype type, const uint8_t *w, size_t stride, int n_rows,
     }
 }
 
-INLINE void dot(qn_dtype type, const uint8_t *w, size_t stride, size_t n_rows, const float *x, size_t cols, float *y)
+INLINE void dot(qn_dtype type, const uint8_t *w, size_t stride, size_t n_rows, const float *x,
+                size_t cols, float *y)
 {
     size_t r = 0;
     for (; r + 4 <= n_rows; r += 4)
@@ -536,17 +558,20 @@ INLINE void dot(qn_dtype type, const uint8_t *w, size_t stride, size_t n_rows, c
         dot_rows(type, w + r * stride, stride, 1, x, cols, y + r);
 }
 
-static void dot_f32(const void *w, size_t stride, size_t n_rows, const float *x, size_t cols, float *y)
+static void dot_f32(const void *w, size_t stride, size_t n_rows, const float *x, size_t cols,
+                    float *y)
 {
     dot(QN_F32, w, stride, n_rows, x, cols, y);
 }
 
-static void dot_f16(const void *w, size_t stride, size_t n_rows, const float *x, size_t cols, float *y)
+static void dot_f16(const void *w, size_t stride, size_t n_rows, const float *x, size_t cols,
+                    float *y)
 {
     dot(QN_F16, w, stride, n_rows, x, cols, y);
 }
 
-static void dot_bf16(const void *w, size_t stride, size_t n_rows, const float *x, size_t cols, float *y)
+static void dot_bf16(const void *w, size_t stride, size_t n_rows, const float *x, size_t cols,
+                     float *y)
 {
     dot(QN_BF16, w, stride, n_rows, x, cols, y);
 }
@@ -608,8 +633,10 @@ static void decode_q4_0(const void *src, size_t n, float *out)
 
 static void decode_q5_0(const void *src, size_t n, float *out)
 {
-    const __m256i spread = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
-    const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201), m4 = _mm256_set1_epi8(15);
+    const __m256i spread =
+        _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201),
+                  m4 = _mm256_set1_epi8(15);
     for (const uint8_t *b = src; n > 0; n -= 32, b += 22, out += 32) {
         const __m256 d = _mm256_set1_ps(half1(b));
         int32_t h;
@@ -664,14 +691,16 @@ static void decode_q6_k(const void *src, size_t n, float *out)
             const uint8_t *ql = b + i / 8 * 64 + i / 2 % 2 * 32 + i % 2 * 16;
             const uint8_t *qh = b + 128 + i / 8 * 32 + i % 2 * 16;
             int quarter = i / 2 % 4;
-            __m128i l = _mm_loadu_si128((const __m128i *)ql), h = _mm_loadu_si128((const __m128i *)qh);
+            __m128i l = _mm_loadu_si128((const __m128i *)ql),
+                    h = _mm_loadu_si128((const __m128i *)qh);
             l = quarter >= 2 ? _mm_srli_epi16(l, 4) : l;
             h = quarter == 0   ? _mm_slli_epi16(h, 4)
                 : quarter == 1 ? _mm_slli_epi16(h, 2)
                 : quarter == 3 ? _mm_srli_epi16(h, 2)
                                : h;
             __m128i q = _mm_or_si128(_mm_and_si128(l, m4), _mm_and_si128(h, m2));
-            scaled16(_mm_sub_epi8(q, bias), _mm256_set1_ps(d * (float)(int8_t)b[192 + i]), out + 16 * i);
+            scaled16(_mm_sub_epi8(q, bias), _mm256_set1_ps(d * (float)(int8_t)b[192 + i]),
+                     out + 16 * i);
         }
     }
 }

@@ -60,8 +60,8 @@ static float half_at(const uint8_t *p, size_t i)
 /* One row of one block, unpacked. */
 typedef struct block_row {
     int16_t q[32];
-    bool has_sub;     /* integer scales sc and m of 16 columns; else only s and m */
-    float s, m;       /* S, M or D, N of pack.h */
+    bool has_sub; /* integer scales sc and m of 16 columns; else only s and m */
+    float s, m;   /* S, M or D, N of pack.h */
     int sc[2], mn[2];
 } block_row;
 
@@ -90,7 +90,8 @@ static int quant_at(qn_pack_bits bits, const uint8_t *q, size_t r, size_t k)
 }
 
 /* Block b of the unit at u, row of 16. */
-static void read_block(const qn_pack_info *p, const uint8_t *u, size_t b, size_t row, block_row *out)
+static void read_block(const qn_pack_info *p, const uint8_t *u, size_t b, size_t row,
+                       block_row *out)
 {
     size_t bytes = qn_bits_bytes(p->bits);
     const uint8_t *q = u + qn_scales_bytes(p->scales) + (b * 2 + row / 8) * bytes;
@@ -122,7 +123,8 @@ static void read_block(const qn_pack_info *p, const uint8_t *u, size_t b, size_t
 }
 
 /* f of pack.h after one more block. a: 4 columns every `step` bytes. */
-static float add_block(const block_row *w, float d, float s, const int16_t *h, const int8_t *a, size_t step, float f)
+static float add_block(const block_row *w, float d, float s, const int16_t *h, const int8_t *a,
+                       size_t step, float f)
 {
     int sum[2] = {0, 0};
     for (size_t g = 0; g < 8; g++, a += step)
@@ -136,7 +138,8 @@ static float add_block(const block_row *w, float d, float s, const int16_t *h, c
     return fmaf(w->m, s, f);
 }
 
-static void gemv_ref(qn_pack pack, const uint8_t *w, size_t n_panels, size_t n_blocks, const qn_act1 *a, float *y)
+static void gemv_ref(qn_pack pack, const uint8_t *w, size_t n_panels, size_t n_blocks,
+                     const qn_act1 *a, float *y)
 {
     const qn_pack_info *p = &qn_packs[pack];
     size_t per = qn_scales_blocks(p->scales), bytes = qn_unit_bytes(p->bits, p->scales);
@@ -151,7 +154,8 @@ static void gemv_ref(qn_pack pack, const uint8_t *w, size_t n_panels, size_t n_b
         }
 }
 
-static void gemm_ref(qn_pack pack, const uint8_t *w, size_t n_blocks, const qn_act4 *a, size_t n_quads, float *c)
+static void gemm_ref(qn_pack pack, const uint8_t *w, size_t n_blocks, const qn_act4 *a,
+                     size_t n_quads, float *c)
 {
     const qn_pack_info *p = &qn_packs[pack];
     size_t per = qn_scales_blocks(p->scales), bytes = qn_unit_bytes(p->bits, p->scales);

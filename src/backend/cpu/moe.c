@@ -48,7 +48,7 @@ void qn_cpu_moe_sizes(const qn_device *d, const qn_op *op, qn_cpu_sizes *s)
     }
     size_t ffn = QN_MAX(ex->ffn_size, ex->shared_ffn_size);
     s->norm = QN_MAX(s->norm, rows * width);
-    s->tile = QN_MAX(s->tile, QN_MAX(rows * 128, 2 * QN_MAX(ffn, width)));
+    s->tile = QN_MAX(s->tile, QN_MAX(rows * QN_CPU_TILE_COLS, 2 * QN_MAX(ffn, width)));
     s->logits = QN_MAX(s->logits, rows * ex->n_experts);
     s->routing = QN_MAX(s->routing, rows * 2 * ex->n_active);
     s->entries = QN_MAX(s->entries, rows * ex->n_active);
@@ -110,8 +110,7 @@ static void route(void *arg, int thread, int n_threads)
 {
     const qn_cpu_job *job = arg;
     const qn_op *op = job->op;
-    qn_cpu_put_rows(job, thread, n_threads);
-    qn_team_barrier(job->d->team);
+    qn_cpu_prepare_rows(job, thread, n_threads);
     route_products(job, op->w[0], NULL, thread, n_threads);
     qn_team_barrier(job->d->team);
     route_rows(job, op->w[0], qn_cpu_row(&op->out, 0), op->out.width, thread, n_threads);
@@ -119,7 +118,7 @@ static void route(void *arg, int thread, int n_threads)
 
 void qn_cpu_route(const qn_cpu_job *job)
 {
-    qn_acts_begin(job->d->acts, job->n_rows, job->op->in[0].width, qn_cpu_kind(job->op->w[0]));
+    qn_cpu_begin_rows(job, qn_cpu_kind(job->op->w[0]));
     qn_team_run(job->d->team, route, (void *)(uintptr_t)job);
 }
 
@@ -348,7 +347,6 @@ static void experts(void *arg, int thread, int n_threads)
         experts_many(m, thread, n_threads);
         return;
     }
-    qn_cpu_put_rows(&m->base, thread, n_threads);
     experts_one(m, thread, n_threads);
 }
 
@@ -364,7 +362,7 @@ void qn_cpu_experts(const qn_cpu_job *job)
                  .width = op->in[0].width,
                  .sum_stride = op->out.width};
     if (job->n_rows == 1)
-        qn_acts_begin(job->d->acts, 1, m.width, all_kinds(&m));
+        qn_cpu_begin_rows(job, all_kinds(&m));
     qn_team_run(job->d->team, experts, &m);
 }
 
@@ -374,8 +372,7 @@ static void moe(void *arg, int thread, int n_threads)
     const qn_cpu_job *job = &m->base;
     qn_device *d = job->d;
     size_t b, e;
-    qn_cpu_put_rows(job, thread, n_threads);
-    qn_team_barrier(d->team);
+    qn_cpu_prepare_rows(job, thread, n_threads);
     route_products(job, m->ex->router, m->ex->shared_router, thread, n_threads);
     qn_team_barrier(d->team);
     route_rows(job, m->ex->router, d->routing, 2 * (size_t)m->ex->n_active, thread, n_threads);
@@ -405,9 +402,9 @@ void qn_cpu_moe(const qn_cpu_job *job)
                  .sum = d->moe_out,
                  .width = op->in[0].width,
                  .sum_stride = op->in[0].width};
-    qn_acts_begin(d->acts, job->n_rows, m.width,
-                  job->n_rows == 1 ? all_kinds(&m)
-                                   : qn_cpu_kind(m.ex->router) | qn_cpu_kind(m.ex->shared_router));
+    qn_cpu_begin_rows(job, job->n_rows == 1
+                               ? all_kinds(&m)
+                               : qn_cpu_kind(m.ex->router) | qn_cpu_kind(m.ex->shared_router));
     qn_team_run(d->team, moe, &m);
 }
 

@@ -242,11 +242,11 @@ bool qn_pack_choose(const qn_weight *w, qn_pack *out)
         qn_dtype dtype;
         qn_pack pack;
     } table[] = {
-        {QN_Q4_0, QN_PACK_4_D},    {QN_Q4_1, QN_PACK_4_DM},   {QN_Q4_K, QN_PACK_4_K},
-        {QN_Q5_0, QN_PACK_5_D},    {QN_Q5_1, QN_PACK_5_DM},   {QN_Q5_K, QN_PACK_5_K},
-        {QN_Q6_K, QN_PACK_6_S},    {QN_Q8_0, QN_PACK_8_D},    {QN_IQ4_NL, QN_PACK_N_D},
-        {QN_IQ4_XS, QN_PACK_N_KD}, {QN_Q2_K, QN_PACK_2_SM},   {QN_Q3_K, QN_PACK_3_S},
-        {QN_GPTQ4, QN_PACK_4_DM},  {QN_GPTQ8, QN_PACK_8_DM},  {QN_AWQ4, QN_PACK_4_DM},
+        {QN_Q4_0, QN_PACK_4_D},    {QN_Q4_1, QN_PACK_4_DM},  {QN_Q4_K, QN_PACK_4_K},
+        {QN_Q5_0, QN_PACK_5_D},    {QN_Q5_1, QN_PACK_5_DM},  {QN_Q5_K, QN_PACK_5_K},
+        {QN_Q6_K, QN_PACK_6_S},    {QN_Q8_0, QN_PACK_8_D},   {QN_IQ4_NL, QN_PACK_N_D},
+        {QN_IQ4_XS, QN_PACK_N_KD}, {QN_Q2_K, QN_PACK_2_SM},  {QN_Q3_K, QN_PACK_3_S},
+        {QN_GPTQ4, QN_PACK_4_DM},  {QN_GPTQ8, QN_PACK_8_DM}, {QN_AWQ4, QN_PACK_4_DM},
     };
     for (size_t i = 0; i < QN_COUNT(table); i++) {
         if (table[i].dtype != w->dtype)
@@ -271,10 +271,9 @@ size_t qn_pack_panel_bytes(qn_pack p, size_t cols)
     return cols / (32 * qn_scales_blocks(f->scales)) * qn_unit_bytes(f->bits, f->scales);
 }
 
-static void read_unit(const qn_weight *w, size_t row, size_t unit, unit_row *u)
+static void read_unit(const qn_weight *w, size_t block_bytes, size_t row, size_t unit, unit_row *u)
 {
-    const qn_dtype_info *info = qn_dtype_get(w->dtype);
-    const uint8_t *b = (const uint8_t *)w->data + row * w->stride + unit * info->block_bytes;
+    const uint8_t *b = (const uint8_t *)w->data + row * w->stride + unit * block_bytes;
     switch (w->dtype) {
     case QN_Q2_K:
         read_q2_k(b, u);
@@ -302,35 +301,44 @@ static void read_unit(const qn_weight *w, size_t row, size_t unit, unit_row *u)
     }
 }
 
-/* One block of one row (lane r of 8) into the vectors at out. */
+/* Words to lane r of 8 in n vectors. */
+static void put_words(const uint32_t *v, size_t n, size_t r, uint8_t *out)
+{
+    for (size_t i = 0; i < n; i++)
+        memcpy(out + 32 * i + 4 * r, &v[i], 4);
+}
+
+/* One block of one row into the vectors at out. */
 static void put_quants(qn_pack_bits bits, const uint32_t *q, size_t r, uint8_t *out)
 {
-    uint32_t v[8] = {0}, n;
+    uint32_t v[4] = {0}, h[2] = {0};
     switch (bits) {
     case QN_BITS_8:
-        n = 8;
-        memcpy(v, q, sizeof v);
-        break;
+        put_words(q, 8, r, out);
+        return;
     case QN_BITS_2:
     case QN_BITS_3:
-        n = bits == QN_BITS_2 ? 2 : 3;
-        for (int g = 0; g < 8; g++)
+        for (int g = 0; g < 8; g++) {
             v[g % 2] |= (q[g] & 0x03030303u) << 2 * (g / 2);
-        for (int g = 0; g < 8 && n == 3; g++)
-            v[2] |= (q[g] >> 2 & 0x01010101u) << g;
-        break;
+            h[0] |= (q[g] >> 2 & 0x01010101u) << g;
+        }
+        put_words(v, 2, r, out);
+        put_words(h, bits == QN_BITS_3, r, out + 64);
+        return;
     default:
-        n = 4;
         for (int g = 0; g < 4; g++)
             v[g] = (q[g] & 0x0f0f0f0fu) | (q[g + 4] & 0x0f0f0f0fu) << 4;
-        for (int g = 0; g < 8 && bits == QN_BITS_5; g++)
-            v[4] |= (q[g] >> 4 & 0x01010101u) << g;
-        for (int g = 0; g < 8 && bits == QN_BITS_6; g++)
-            v[4 + g / 4] |= (q[g] >> 4 & 0x03030303u) << 2 * (g % 4);
-        n = bits == QN_BITS_5 ? 5 : bits == QN_BITS_6 ? 6 : 4;
+        put_words(v, 4, r, out);
     }
-    for (uint32_t i = 0; i < n; i++)
-        memcpy(out + 32 * i + 4 * r, &v[i], 4);
+    if (bits == QN_BITS_5) {
+        for (int g = 0; g < 8; g++)
+            h[0] |= (q[g] >> 4 & 0x01010101u) << g;
+        put_words(h, 1, r, out + 128);
+    } else if (bits == QN_BITS_6) {
+        for (int g = 0; g < 8; g++)
+            h[g / 4] |= (q[g] >> 4 & 0x03030303u) << 2 * (g % 4);
+        put_words(h, 2, r, out + 128);
+    }
 }
 
 static void put_scales(qn_pack_scales s, const unit_row *u, size_t r, uint8_t *out)
@@ -361,13 +369,13 @@ void qn_pack_panel(const qn_weight *w, qn_pack p, size_t panel, uint8_t *out)
     qn_pack_scales scales = qn_packs[p].scales;
     size_t n_blocks = qn_scales_blocks(scales), n_units = w->cols / (32 * n_blocks);
     size_t row0 = panel * QN_PACK_ROWS, n = QN_MIN(w->rows - row0, (size_t)QN_PACK_ROWS);
-    size_t bytes = qn_bits_bytes(bits);
+    size_t bytes = qn_bits_bytes(bits), block_bytes = qn_dtype_get(w->dtype)->block_bytes;
     if (n < QN_PACK_ROWS)
         memset(out, 0, qn_pack_panel_bytes(p, w->cols));
     for (size_t i = 0; i < n_units; i++, out += qn_unit_bytes(bits, scales))
         for (size_t r = 0; r < n; r++) {
             unit_row u;
-            read_unit(w, row0 + r, i, &u);
+            read_unit(w, block_bytes, row0 + r, i, &u);
             put_scales(scales, &u, r, out);
             uint8_t *q = out + qn_scales_bytes(scales) + r / 8 * bytes;
             for (size_t b = 0; b < n_blocks; b++)

@@ -106,7 +106,11 @@ static inline size_t qn_bits_bytes(qn_pack_bits b)
 /* What is subtracted from q. */
 static inline int qn_bits_zero(qn_pack_bits b)
 {
-    return b == QN_BITS_4 ? 8 : b == QN_BITS_5 ? 16 : b == QN_BITS_6 ? 32 : b == QN_BITS_3 ? 4 : 128;
+    return b == QN_BITS_4   ? 8
+           : b == QN_BITS_5 ? 16
+           : b == QN_BITS_6 ? 32
+           : b == QN_BITS_3 ? 4
+                            : 128;
 }
 
 /* Blocks of 32 columns in a unit. */
@@ -140,9 +144,9 @@ void qn_pack_panel(const qn_weight *w, qn_pack p, size_t panel, uint8_t *out);
 
 /* 32 columns of one row. */
 typedef struct qn_act1 {
-    float d, s;      /* scale; d * sum of q */
-    int16_t h[2];    /* sums of the columns 0..15 and 16..31 */
-    int8_t q[8][4];  /* [group][column] */
+    float d, s;     /* scale; d * sum of q */
+    int16_t h[2];   /* sums of the columns 0..15 and 16..31 */
+    int8_t q[8][4]; /* [group][column] */
 } qn_act1;
 
 /* 32 columns of 4 rows. */

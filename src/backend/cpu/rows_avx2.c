@@ -16,13 +16,9 @@ static inline __m256i tail_mask(size_t n)
     return _mm256_loadu_si256((const __m256i *)(tail_masks + 8 - n));
 }
 
-/* e^x, error below 2 ulp; 0 below -104, infinity above 89, NaN stays. x = n ln 2 + r; 2^n is applied in two halves, which lets
- * results reach the subnormals and infinity. */
-static inline __m256 exp8(__m256 x)
+/* e^r, where r = x - n ln 2 and |r| <= ln 2 / 2. */
+static inline __m256 exp8_fraction(__m256 x, __m256 n)
 {
-    x = _mm256_min_ps(_mm256_set1_ps(89.5f), _mm256_max_ps(_mm256_set1_ps(-104.5f), x));
-    __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(0x1.715476p+0f)),
-                               _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0x1.62e4p-1f), x);
     r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0x1.7f7d1cp-20f), r);
     __m256 p = _mm256_set1_ps(1.9875691500e-4f);
@@ -32,7 +28,17 @@ static inline __m256 exp8(__m256 x)
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.6666665459e-1f));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(5.0000001201e-1f));
     p = _mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r);
-    p = _mm256_add_ps(p, _mm256_set1_ps(1.0f));
+    return _mm256_add_ps(p, _mm256_set1_ps(1.0f));
+}
+
+/* e^x, error below 2 ulp; 0 below -104, infinity above 89, NaN stays. 2^n is applied in two halves, which lets results reach the
+ * subnormals and infinity. */
+static inline __m256 exp8(__m256 x)
+{
+    x = _mm256_min_ps(_mm256_set1_ps(89.5f), _mm256_max_ps(_mm256_set1_ps(-104.5f), x));
+    __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(0x1.715476p+0f)),
+                               _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256 p = exp8_fraction(x, n);
     __m256i e = _mm256_cvtps_epi32(n), h = _mm256_srai_epi32(e, 1), bias = _mm256_set1_epi32(127);
     __m256i lo = _mm256_slli_epi32(_mm256_add_epi32(h, bias), 23);
     __m256i hi = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(e, h), bias), 23);
@@ -154,6 +160,25 @@ static void rope(float *x, const float *cos_sin, size_t dim)
     }
 }
 
+/* 4 pairs a vector: even lanes a c - b s, odd lanes b c + a s. */
+static void rope_adjacent(float *x, const float *cos_sin, size_t dim)
+{
+    size_t half = dim / 2, i = 0;
+    const float *sin = cos_sin + half;
+    for (; i + 4 <= half; i += 4) {
+        __m256 v = _mm256_loadu_ps(x + 2 * i), swapped = _mm256_permute_ps(v, 0xb1);
+        __m128 c4 = _mm_loadu_ps(cos_sin + i), s4 = _mm_loadu_ps(sin + i);
+        __m256 c = _mm256_set_m128(_mm_unpackhi_ps(c4, c4), _mm_unpacklo_ps(c4, c4));
+        __m256 s = _mm256_set_m128(_mm_unpackhi_ps(s4, s4), _mm_unpacklo_ps(s4, s4));
+        _mm256_storeu_ps(x + 2 * i, _mm256_fmaddsub_ps(v, c, _mm256_mul_ps(swapped, s)));
+    }
+    for (; i < half; i++) {
+        float a = x[2 * i], b = x[2 * i + 1];
+        x[2 * i] = a * cos_sin[i] - b * sin[i];
+        x[2 * i + 1] = b * cos_sin[i] + a * sin[i];
+    }
+}
+
 static void softmax(float *x, size_t n)
 {
     __m256 vm = _mm256_set1_ps(-INFINITY), vs = _mm256_setzero_ps();
@@ -200,32 +225,54 @@ static void to_f16(const float *x, size_t n, uint16_t *y)
     }
 }
 
-/* The 8 lanes of the sum stay apart to the end of the tile: masked keys add 0 and change nothing. */
+/* e^x for -86 <= x <= 0, and at least e^-86 below: the same polynomial, with n in the low bits of x log2 e + 1.5 * 2^23, from where
+ * a shift brings it to the exponent of the result. e^0 is 1. */
+static inline __m256 exp8_negative(__m256 x)
+{
+    const __m256 magic = _mm256_set1_ps(0x1.8p23f);
+    x = _mm256_max_ps(_mm256_set1_ps(-86.0f), x);
+    __m256 t = _mm256_fmadd_ps(x, _mm256_set1_ps(0x1.715476p+0f), magic);
+    __m256 p = exp8_fraction(x, _mm256_sub_ps(t, magic));
+    return _mm256_castsi256_ps(
+        _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23)));
+}
+
+/* Lanes of [begin, end) in the i-th group of 8. */
+static inline __m256 range_mask(size_t i, size_t begin, size_t end)
+{
+    __m256i at = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                                  _mm256_set1_epi32((int)(8 * i)));
+    __m256i from = _mm256_cmpgt_epi32(at, _mm256_set1_epi32((int)begin - 1));
+    return _mm256_castsi256_ps(
+        _mm256_and_si256(from, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)end), at)));
+}
+
+/* A row of scores in registers: mask what is outside, then as if nothing were. The 8 lanes of the sum stay apart to the end, so that
+ * masked keys add 0 and change nothing. */
 static float attn_softmax(float *s, size_t begin, size_t end, float *max, float *sum)
 {
-    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    const __m256i first = _mm256_set1_epi32((int)begin - 1), stop = _mm256_set1_epi32((int)end);
-    __m256 masks[QN_ATTN_KEYS / 8], vm = _mm256_set1_ps(*max);
-    size_t b = begin / 8, e = (end + 7) / 8;
-    for (size_t i = b; i < e; i++) {
-        __m256i at = _mm256_add_epi32(lanes, _mm256_set1_epi32((int)(8 * i)));
-        masks[i] = _mm256_castsi256_ps(
-            _mm256_and_si256(_mm256_cmpgt_epi32(at, first), _mm256_cmpgt_epi32(stop, at)));
-        __m256 v =
-            _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), _mm256_loadu_ps(s + 8 * i), masks[i]);
-        vm = _mm256_max_ps(vm, v);
+    enum { N = QN_ATTN_KEYS / 8 };
+    const __m256 none = _mm256_set1_ps(-INFINITY);
+    __m256 v[N], vm = _mm256_set1_ps(*max), vs = _mm256_setzero_ps();
+    bool whole = begin == 0 && end == QN_ATTN_KEYS;
+    for (size_t i = 0; i < N; i++) {
+        v[i] = _mm256_loadu_ps(s + 8 * i);
+        if (!whole)
+            v[i] = _mm256_blendv_ps(none, v[i], range_mask(i, begin, end));
+        vm = _mm256_max_ps(vm, v[i]);
     }
     float old = *max, m = max8(vm);
-    __m256 vs = _mm256_setzero_ps();
     vm = _mm256_set1_ps(m);
-    for (size_t i = 0; i < QN_ATTN_KEYS / 8; i++) {
-        __m256 p = _mm256_setzero_ps();
-        if (i >= b && i < e)
-            p = _mm256_and_ps(exp8(_mm256_sub_ps(_mm256_loadu_ps(s + 8 * i), vm)), masks[i]);
+    for (size_t i = 0; i < N; i++) {
+        __m256 p = exp8_negative(_mm256_sub_ps(v[i], vm));
+        if (!whole)
+            p = _mm256_and_ps(p, range_mask(i, begin, end));
         _mm256_storeu_ps(s + 8 * i, p);
         vs = _mm256_add_ps(vs, p);
     }
-    float r = old == m ? 1.0f : _mm256_cvtss_f32(exp8(_mm256_set1_ps(old - m)));
+    float r = old == m           ? 1.0f
+              : old == -INFINITY ? 0.0f
+                                 : _mm256_cvtss_f32(exp8_negative(_mm256_set1_ps(old - m)));
     *max = m;
     *sum = *sum * r + sum8(vs);
     return r;
@@ -239,6 +286,7 @@ void qn_rows_init_avx2(qn_kernels *k)
     k->silu_mul = silu_mul;
     k->rmsnorm = rmsnorm;
     k->rope = rope;
+    k->rope_adjacent = rope_adjacent;
     k->softmax = softmax;
     k->to_f16 = to_f16;
     k->attn_softmax = attn_softmax;

@@ -52,6 +52,16 @@ static void rope(float *x, const float *cos_sin, size_t dim)
     }
 }
 
+static void rope_adjacent(float *x, const float *cos_sin, size_t dim)
+{
+    size_t half = dim / 2;
+    for (size_t i = 0; i < half; i++) {
+        float a = x[2 * i], b = x[2 * i + 1], c = cos_sin[i], s = cos_sin[i + half];
+        x[2 * i] = a * c - b * s;
+        x[2 * i + 1] = b * c + a * s;
+    }
+}
+
 static void softmax(float *x, size_t n)
 {
     float max = -INFINITY;
@@ -82,6 +92,7 @@ void qn_rows_init_ref(qn_kernels *k)
     k->silu_mul = silu_mul;
     k->rmsnorm = rmsnorm;
     k->rope = rope;
+    k->rope_adjacent = rope_adjacent;
     k->softmax = softmax;
     k->to_f16 = to_f16;
 }
