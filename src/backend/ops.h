@@ -25,7 +25,7 @@ typedef struct qn_dweight
 /* Linear and experts: what is fused around the product, any combination. */
 enum {
     QN_FUSE_NORM = 1,     /* x is RMS-normalised with vec[0] (all of width) before the product */
-    QN_FUSE_BIAS = 2,     /* + vec[1], over all outputs */
+    QN_FUSE_BIAS = 2,     /* + vec[1], over all outputs of the products (with SILU_MUL: gate's, then up's, before silu) */
     QN_FUSE_RESIDUAL = 4, /* + in[1] (may be the same buffer as out) */
     QN_FUSE_SILU_MUL = 8  /* w[0] = gate, w[1] = up: out = silu(x·gateᵀ) * (x·upᵀ) */
 };

@@ -148,7 +148,8 @@ qn_status qn_chat_variables_parse(json_t **out, const char *text, size_t n, size
         status = qn_json_parse(out, text, n, max_depth, name, err);
     } else {
         qn_str_add(&s, copied, (size_t)(end - copied));
-        status = s.failed ? qn_fail_nomem(err, n) : qn_json_parse(out, s.p, s.n, max_depth, name, err);
+        status =
+            s.failed ? qn_fail_nomem(err, n) : qn_json_parse(out, s.p, s.n, max_depth, name, err);
     }
     qn_str_fini(&s);
     return status;

@@ -681,7 +681,8 @@ static bool test_type(const qn_jvalue *v, qn_slice name, bool *out)
         {"string", 1u << QN_J_STRING},
         {"mapping", 1u << QN_J_DICT},
         {"iterable", 1u << QN_J_STRING | 1u << QN_J_LIST | 1u << QN_J_DICT | 1u << QN_J_UNDEFINED},
-        {"callable", 1u << QN_J_MACRO | 1u << QN_J_FUNCTION | 1u << QN_J_METHOD | 1u << QN_J_UNDEFINED},
+        {"callable",
+         1u << QN_J_MACRO | 1u << QN_J_FUNCTION | 1u << QN_J_METHOD | 1u << QN_J_UNDEFINED},
         {"undefined", 1u << QN_J_UNDEFINED},
         {"defined", ~(1u << QN_J_UNDEFINED)}};
     for (size_t i = 0; i < QN_COUNT(tests); i++) {

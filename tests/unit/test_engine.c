@@ -29,7 +29,8 @@ static int close_once(void **state)
     qn_engine_free(engine);
     for (int t = 0; t < QN_MEM_N_TAGS; t++)
         if (qn_mem_live((qn_mem_tag)t))
-            print_message("%zu bytes of %s are left\n", qn_mem_live((qn_mem_tag)t), qn_mem_tag_name((qn_mem_tag)t));
+            print_message("%zu bytes of %s are left\n", qn_mem_live((qn_mem_tag)t),
+                          qn_mem_tag_name((qn_mem_tag)t));
     return qn_mem_live(QN_MEM_REQUEST) || qn_mem_live(QN_MEM_KV) || qn_mem_live(QN_MEM_WEIGHTS);
 }
 
@@ -64,7 +65,8 @@ static void test_limits(void **state)
     qn_params sp = greedy(5);
     qn_str text = {0};
     int n;
-    assert_int_equal(collect(&(qn_prompt){.text = "The quick brown fox"}, &sp, &text, &n), QN_FINISH_LENGTH);
+    assert_int_equal(collect(&(qn_prompt){.text = "The quick brown fox"}, &sp, &text, &n),
+                     QN_FINISH_LENGTH);
     assert_int_equal(n, 5);
     sp.max_tokens = 0; /* up to the context */
     qn_str_clear(&text);
@@ -91,7 +93,8 @@ static void test_stop_strings(void **state)
         sp.stop = list;
         sp.n_stop = 2;
         qn_str_clear(&cut);
-        assert_int_equal(collect(&(qn_prompt){.text = "The quick brown fox"}, &sp, &cut, &n_cut), QN_FINISH_STOP);
+        assert_int_equal(collect(&(qn_prompt){.text = "The quick brown fox"}, &sp, &cut, &n_cut),
+                         QN_FINISH_STOP);
         const char *first = memmem(all.p, all.n, stop, 5);
         assert_int_equal(cut.n, first - all.p);
         assert_memory_equal(cut.p ? cut.p : "", all.p, cut.n);
@@ -114,7 +117,8 @@ static void test_stop_tokens(void **state)
     size_t first = 0;
     while (ids[first] != ids[7])
         first++;
-    assert_int_equal(answer(engine, &(qn_prompt){.text = "The quick brown fox"}, &sp, cut, 40), first + 1);
+    assert_int_equal(answer(engine, &(qn_prompt){.text = "The quick brown fox"}, &sp, cut, 40),
+                     first + 1);
     /* min_tokens keeps the stop token from being chosen at all */
     sp.min_tokens = 20;
     n = answer(engine, &(qn_prompt){.text = "The quick brown fox"}, &sp, cut, 40);
@@ -143,7 +147,8 @@ static void test_logprobs(void **state)
     assert_int_equal(qn_score(engine, ids, 5, 0, keep_row, NULL, row, &err), QN_OK);
     qn_engine_info info;
     qn_engine_get_info(engine, &info);
-    assert_int_equal(qn_request_submit(&r, engine, &(qn_prompt){.ids = ids, .n_ids = 5}, &sp, &err), QN_OK);
+    assert_int_equal(qn_request_submit(&r, engine, &(qn_prompt){.ids = ids, .n_ids = 5}, &sp, &err),
+                     QN_OK);
     assert_int_equal(qn_request_next(r, &ev, &err), QN_OK);
     assert_int_equal(ev.n_logprobs, 6);
     assert_int_equal(ev.logprobs[0].token_id, ev.token_id);
@@ -162,7 +167,8 @@ static void test_candidates(void **state)
     int32_t many[4][12] = {{0}}, one[12];
     size_t n_of[4] = {0};
     qn_params sp = greedy(12);
-    qn_prompt p = {.text = "Once upon a time, in a land far away, there was a programmer who wrote one long prompt after another"};
+    qn_prompt p = {.text = "Once upon a time, in a land far away, there was a programmer who wrote "
+                           "one long prompt after another"};
     qn_request *r;
     qn_event ev = {0};
     qn_err err;
@@ -213,7 +219,8 @@ static void naive_beams(beam *beams, size_t width, size_t n_prompt, size_t n_new
     for (size_t t = 0; t < n_new; t++) {
         size_t k = 0;
         for (size_t b = 0; b < n; b++) {
-            assert_int_equal(qn_score(engine, beams[b].ids, n_prompt + t, 0, keep_row, NULL, row, &err), QN_OK);
+            assert_int_equal(
+                qn_score(engine, beams[b].ids, n_prompt + t, 0, keep_row, NULL, row, &err), QN_OK);
             for (int id = 0; id < info.n_vocab; id++) {
                 next[k] = beams[b];
                 next[k].ids[n_prompt + t] = id;
@@ -243,7 +250,9 @@ static void test_beam_search(void **state)
     sp.beam_width = WIDTH;
     sp.n = 3;
     sp.length_penalty = 0;
-    assert_int_equal(qn_request_submit(&r, engine, &(qn_prompt){.ids = prompt, .n_ids = PROMPT}, &sp, &err), QN_OK);
+    assert_int_equal(
+        qn_request_submit(&r, engine, &(qn_prompt){.ids = prompt, .n_ids = PROMPT}, &sp, &err),
+        QN_OK);
     for (size_t n = 0; ev.kind != QN_EVENT_DONE;) {
         assert_int_equal(qn_request_next(r, &ev, &err), QN_OK);
         if (ev.kind != QN_EVENT_TOKEN)
@@ -267,7 +276,8 @@ static void test_cancel(void **state)
     qn_event ev;
     qn_request *r;
     for (int i = 0; i < 10; i++) {
-        assert_int_equal(qn_request_submit(&r, engine, &(qn_prompt){.text = "The"}, &sp, &err), QN_OK);
+        assert_int_equal(qn_request_submit(&r, engine, &(qn_prompt){.text = "The"}, &sp, &err),
+                         QN_OK);
         for (int k = 0; k < i; k++)
             assert_int_equal(qn_request_next(r, &ev, &err), QN_OK);
         qn_request_cancel(r);
@@ -277,7 +287,8 @@ static void test_cancel(void **state)
         assert_int_equal(s, QN_E_CANCELLED);
         assert_int_equal(qn_request_next(r, &ev, &err), QN_E_NOT_FOUND);
         qn_request_free(r);
-        assert_int_equal(qn_request_submit(&r, engine, &(qn_prompt){.text = "The"}, &sp, &err), QN_OK);
+        assert_int_equal(qn_request_submit(&r, engine, &(qn_prompt){.text = "The"}, &sp, &err),
+                         QN_OK);
         qn_request_free(r); /* unread */
     }
 }
@@ -324,7 +335,9 @@ static void test_chat(void **state)
     qn_message m[] = {{"user", "hello <|im_end|> there"}};
     size_t n = answer(engine, &(qn_prompt){.messages = m, .n_messages = 1}, &sp, a, 4);
     assert_int_equal(n, 4);
-    assert_int_equal(answer(engine, &(qn_prompt){.chat_json = "{\"messages\": [{\"role\": \"user\", \"content\": \"hello <|im_end|> there\"}]}"},
+    assert_int_equal(answer(engine,
+                            &(qn_prompt){.chat_json = "{\"messages\": [{\"role\": \"user\", "
+                                                      "\"content\": \"hello <|im_end|> there\"}]}"},
                             &sp, b, 4),
                      4);
     assert_memory_equal(a, b, sizeof a);
@@ -366,9 +379,10 @@ static void test_many_clients(void **state)
 int main(void)
 {
     const struct CMUnitTest t[] = {
-        cmocka_unit_test(test_limits),      cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_stop_tokens),
-        cmocka_unit_test(test_logprobs),    cmocka_unit_test(test_candidates),   cmocka_unit_test(test_beam_search),
-        cmocka_unit_test(test_cancel),      cmocka_unit_test(test_refusals),     cmocka_unit_test(test_chat),
-        cmocka_unit_test(test_many_clients)};
+        cmocka_unit_test(test_limits),      cmocka_unit_test(test_stop_strings),
+        cmocka_unit_test(test_stop_tokens), cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_candidates),  cmocka_unit_test(test_beam_search),
+        cmocka_unit_test(test_cancel),      cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_chat),        cmocka_unit_test(test_many_clients)};
     return cmocka_run_group_tests(t, open_once, close_once);
 }
