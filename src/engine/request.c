@@ -57,45 +57,53 @@ static qn_status copy_params(qn_request *r, const qn_params *p, qn_err *err)
     return QN_OK;
 }
 
+static qn_status message_list(const qn_prompt *p, json_t **out, qn_err *err)
+{
+    json_t *o = json_object(), *list = json_array();
+    bool ok = o && list;
+    for (size_t i = 0; ok && i < p->n_messages; i++) {
+        const qn_message *m = &p->messages[i];
+        if (!qn_utf8_valid(m->role, strlen(m->role)) ||
+            !qn_utf8_valid(m->content, strlen(m->content))) {
+            json_decref(list);
+            json_decref(o);
+            return qn_fail(err, QN_E_ARG, "message %zu: role or content is not UTF-8", i);
+        }
+        ok = json_array_append_new(
+                 list, json_pack("{s:s, s:s}", "role", m->role, "content", m->content)) == 0;
+    }
+    if (!ok || json_object_set(o, "messages", list) != 0) {
+        json_decref(o);
+        o = NULL;
+    }
+    json_decref(list);
+    *out = o;
+    return o ? QN_OK : qn_fail_nomem(err, p->n_messages * sizeof(qn_message));
+}
+
 /* The template's variables: the caller's object, or the list of messages, and the tokenizer's bos and eos. */
 static qn_status chat_variables(const qn_engine *e, const qn_prompt *p, json_t **out, qn_err *err)
 {
     json_t *o = NULL;
-    if (p->chat_json) {
-        QN_TRY(qn_json_parse(&o, p->chat_json, strlen(p->chat_json), 64, "chat request", err));
-        if (!json_is_object(o)) {
-            qn_status s =
-                qn_fail(err, QN_E_ARG, "chat request: found %s, want an object with messages",
-                        qn_json_type_name(o));
-            json_decref(o);
-            return s;
-        }
-    } else {
-        json_t *list = json_array();
-        bool ok = list != NULL;
-        for (size_t i = 0; ok && i < p->n_messages; i++) {
-            const qn_message *m = &p->messages[i];
-            if (!qn_utf8_valid(m->content, strlen(m->content))) {
-                json_decref(list);
-                return qn_fail(err, QN_E_ARG, "message %zu: the content is not UTF-8", i);
-            }
-            ok = json_array_append_new(
-                     list, json_pack("{s:s, s:s}", "role", m->role, "content", m->content)) == 0;
-        }
-        o = ok ? json_pack("{s:o}", "messages", list) : NULL;
-        if (!o) {
-            json_decref(list);
-            return qn_fail_nomem(err, p->n_messages * sizeof(qn_message));
-        }
+    if (!p->chat_json)
+        QN_TRY(message_list(p, &o, err));
+    else
+        QN_TRY(qn_chat_variables_parse(&o, p->chat_json, strlen(p->chat_json), 64, "chat request",
+                                       err));
+    if (!json_is_object(o)) {
+        qn_status s = qn_fail(err, QN_E_ARG, "chat request: found %s, want an object with messages",
+                              qn_json_type_name(o));
+        json_decref(o);
+        return s;
     }
-    int32_t ids[2] = {qn_tokenizer_bos(e->tokenizer), qn_tokenizer_eos(e->tokenizer)};
-    static const char *const names[2] = {"bos_token", "eos_token"};
+    /* these count as the template's own text, so a request may not bring its own */
+    int32_t ids[] = {qn_tokenizer_bos(e->tokenizer), qn_tokenizer_eos(e->tokenizer), -1, -1};
+    static const char *const names[] = {"bos_token", "eos_token", "pad_token", "unk_token"};
     bool ok = json_object_get(o, "add_generation_prompt") ||
-              !json_object_set_new(o, "add_generation_prompt", json_true());
-    for (int i = 0; i < 2 && ok; i++) {
+              json_object_set_new(o, "add_generation_prompt", json_true()) == 0;
+    for (size_t i = 0; i < QN_COUNT(ids) && ok; i++) {
         qn_slice s = ids[i] >= 0 ? qn_tokenizer_bytes(e->tokenizer, ids[i]) : QN_SLICE("");
-        if (!json_object_get(o, names[i]))
-            ok = json_object_set_new(o, names[i], json_stringn(s.p, s.n)) == 0;
+        ok = json_object_set_new(o, names[i], json_stringn(s.p, s.n)) == 0;
     }
     if (!ok) {
         json_decref(o);
