@@ -57,7 +57,7 @@ QN_API const char *qn_status_name(qn_status s);
 typedef struct qn_engine qn_engine;
 
 typedef enum qn_rope_scaling {
-    QN_ROPE_AUTO,   /* YaRN only for sequences that need more than the model's original context; with `exact`
+    QN_ROPE_AUTO, /* YaRN only for sequences that need more than the model's original context; with `exact`
                      * for every sequence, as the reference implementation */
     QN_ROPE_ALWAYS, /* every sequence, if the config names it */
     QN_ROPE_NEVER
@@ -70,9 +70,9 @@ typedef struct qn_config {
     int n_threads;             /* 0: what affinity and cgroup quota allow */
     unsigned cpu_mask;         /* instruction sets allowed; 0: the plain C kernels; default: all */
     bool exact;                /* plain plan, float32 activations, weights expanded exactly */
-    int max_ctx;               /* tokens of one sequence, may pass the model's; 0: the model's, at most 32768 */
-    int max_seqs;              /* sequences computed together; 0: 16 */
-    int max_batch_tokens;      /* tokens of one step; 0: 512 */
+    int max_ctx;  /* tokens of one sequence, may pass the model's; 0: the model's, at most 32768 */
+    int max_seqs; /* sequences computed together; 0: 16 */
+    int max_batch_tokens; /* tokens of one step; 0: 512 */
     int n_kv_blocks; /* 0: enough for max_ctx, at least 1024 tokens for each of max_seqs, within memory */
     qn_rope_scaling rope_scaling;
     /* Called while loading: what is being done, and how much of it (0..1). NULL: silent. */
@@ -221,7 +221,8 @@ typedef struct qn_bench_result {
 } qn_bench_result;
 
 /* Runs the model on random tokens without sampling, once. The engine must be idle. */
-QN_API qn_status qn_bench(qn_engine *e, const qn_bench_spec *spec, qn_bench_result *out, qn_err *err);
+QN_API qn_status qn_bench(qn_engine *e, const qn_bench_spec *spec, qn_bench_result *out,
+                          qn_err *err);
 
 #ifdef __cplusplus
 }

@@ -24,8 +24,9 @@ typedef struct qn_dweight
 
 /* Linear and experts: what is fused around the product, any combination. */
 enum {
-    QN_FUSE_NORM = 1,     /* x is RMS-normalised with vec[0] (all of width) before the product */
-    QN_FUSE_BIAS = 2,     /* + vec[1], over all outputs of the products (with SILU_MUL: gate's, then up's, before silu) */
+    QN_FUSE_NORM = 1, /* x is RMS-normalised with vec[0] (all of width) before the product */
+    QN_FUSE_BIAS =
+        2, /* + vec[1], over all outputs of the products (with SILU_MUL: gate's, then up's, before silu) */
     QN_FUSE_RESIDUAL = 4, /* + in[1] (may be the same buffer as out) */
     QN_FUSE_SILU_MUL = 8  /* w[0] = gate, w[1] = up: out = silu(x·gateᵀ) * (x·upᵀ) */
 };
@@ -92,8 +93,9 @@ typedef struct qn_op {
     float eps;
     uint32_t norm_size;
     uint32_t n_heads, n_kv_heads, head_dim, rope_dim; /* rope_dim <= head_dim, even */
-    bool rope_adjacent; /* pairs (2i, 2i+1) instead of halves: Llama files in GGUF, whose q and k rows are permuted */
-    uint32_t window;                                  /* 0: all positions */
+    bool
+        rope_adjacent; /* pairs (2i, 2i+1) instead of halves: Llama files in GGUF, whose q and k rows are permuted */
+    uint32_t window; /* 0: all positions */
     qn_kv_view *kv;
     qn_experts *experts;
     bool on_logit_rows; /* after GATHER: rows are n_logit_rows */
