@@ -26,8 +26,9 @@ typedef struct qn_dweight
 
 /* Linear and experts: what is fused around the product, any combination. */
 enum {
-    QN_FUSE_NORM = 1,     /* x is RMS-normalised with vec[0] (all of width) before the product */
-    QN_FUSE_BIAS = 2,     /* + vec[1], over all outputs */
+    QN_FUSE_NORM = 1, /* x is RMS-normalised with vec[0] (all of width) before the product */
+    /* + vec[1], over all outputs of the products (with SILU_MUL: gate's, then up's, before silu) */
+    QN_FUSE_BIAS = 2,
     QN_FUSE_RESIDUAL = 4, /* + in[1] (may be the same buffer as out) */
     QN_FUSE_SILU_MUL = 8  /* w[0] = gate, w[1] = up: out = silu(x·gateᵀ) * (x·upᵀ) */
 };
@@ -45,7 +46,8 @@ typedef enum qn_op_kind {
     /* in place on out: row r times batch->q_scale[r] (Qwen v1 log n); nothing if that is NULL */
     QN_OP_Q_SCALE,
     QN_OP_KV_STORE, /* in[0] = k, in[1] = v rows into kv at batch->slots */
-    /* out = softmax(q·kᵀ / sqrt(head_dim)) · v over the sequence's positions in (own - window, own] */
+    /* out = softmax(q·kᵀ / sqrt(head_dim)) · v over the sequence's positions in (own - window,
+     * own] */
     QN_OP_ATTENTION,
     QN_OP_ADD,      /* out = in[0] + in[1] */
     QN_OP_SILU_MUL, /* out = silu(in[0]) * in[1] */

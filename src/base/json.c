@@ -231,7 +231,8 @@ typedef struct writer {
     bool in_string;
 } writer;
 
-/* Gets each quote and each number in a call of its own; a number is written in its shortest form. */
+/* Gets each quote and each number in a call of its own; a number is written in its shortest
+ * form. */
 static int add_piece(const char *p, size_t n, void *arg)
 {
     writer *w = arg;

@@ -36,9 +36,9 @@ void qn_str_add_json(qn_str *s, const char *p,
 void qn_str_clear(qn_str *s);   /* keeps the memory */
 void qn_str_fini(qn_str *s);
 
-/* Decodes one code point at p (n >= 1 bytes). Returns its length, or 0 if the bytes are not UTF-8
+/* Decodes one code point at s (n >= 1 bytes). Returns its length, or 0 if the bytes are not UTF-8
  * (overlong forms, surrogates and values over U+10FFFF are not). */
-size_t qn_utf8_decode(const char *p, size_t n, uint32_t *cp);
+size_t qn_utf8_decode(const char *s, size_t n, uint32_t *cp);
 size_t qn_utf8_encode(char out[4], uint32_t cp);
 bool qn_utf8_valid(const char *p, size_t n);
 /* Length of the longest prefix that does not end inside a sequence that could still become

@@ -113,14 +113,14 @@ static qn_status chat_variables(const qn_engine *e, const qn_prompt *p, json_t *
         QN_TRY(parse_chat(&o, p->chat_json, err));
     else
         QN_TRY(list_messages(&o, p->messages, p->n_messages, err));
-    int32_t ids[2] = {qn_tokenizer_bos(e->tokenizer), qn_tokenizer_eos(e->tokenizer)};
-    static const char *const names[2] = {"bos_token", "eos_token"};
+    /* these count as the template's own text, so a request may not bring its own */
+    int32_t ids[] = {qn_tokenizer_bos(e->tokenizer), qn_tokenizer_eos(e->tokenizer), -1, -1};
+    static const char *const names[] = {"bos_token", "eos_token", "pad_token", "unk_token"};
     bool ok = json_object_get(o, "add_generation_prompt") ||
-              !json_object_set_new(o, "add_generation_prompt", json_true());
-    for (int i = 0; i < 2 && ok; i++) {
+              json_object_set_new(o, "add_generation_prompt", json_true()) == 0;
+    for (size_t i = 0; i < QN_COUNT(ids) && ok; i++) {
         qn_slice s = ids[i] >= 0 ? qn_tokenizer_bytes(e->tokenizer, ids[i]) : QN_SLICE("");
-        if (!json_object_get(o, names[i]))
-            ok = json_object_set_new(o, names[i], json_stringn(s.p, s.n)) == 0;
+        ok = json_object_set_new(o, names[i], json_stringn(s.p, s.n)) == 0;
     }
     if (!ok) {
         json_decref(o);

@@ -5,8 +5,8 @@
  * matrix is [out, in] (GGUF's reversed order is turned here).
  *
  * Invariants, checked while opening (gguf.c, safetensors.c, weights.c):
- *  1. Tensor names are unique over all files, not empty, at most QN_LIMIT_TENSOR_NAME bytes of UTF-8 without
- *     NUL.
+ *  1. Tensor names are unique over all files, not empty, at most QN_LIMIT_TENSOR_NAME bytes of
+ *     UTF-8 without NUL.
  *  2. A tensor's bytes are exactly what dtype and shape ask for; they lie inside its file and
  *     overlap no other's.
  *  3. data is aligned for the dtype's elements (a safetensors file may misplace them: such

@@ -44,8 +44,9 @@ QN_MUST_USE qn_status qn_chat_variables_parse(json_t **out, const char *text, si
                                               size_t max_depth, const char *name, qn_err *err);
 
 /* variables: an object with messages, tools, add_generation_prompt and anything else the template
- * reads; bos_token, eos_token are added by the caller. A raise_exception in the template is
- * QN_E_ARG with its message. now: seconds since 1970 for strftime_now. */
+ * reads. bos_token, eos_token, pad_token and unk_token are added by the caller, never taken from a
+ * request: they count as literal. A raise_exception in the template is QN_E_ARG with its message.
+ * now: seconds since 1970 for strftime_now. */
 QN_MUST_USE qn_status qn_chat_template_render(const qn_chat_template *t, const json_t *variables,
                                               int64_t now, qn_chat_text *out, qn_err *err);
 /* Encodes: literal segments with special tokens, the rest without any. */

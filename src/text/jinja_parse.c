@@ -797,6 +797,8 @@ static qn_status parse_for(parser *p, uint32_t line, qn_jnode **out)
     size_t base = p->n_kids, ids = p->n_ids;
     qn_jnode *kid, *condition = NULL, *other = NULL;
     QN_TRY(parse_targets(p));
+    if (p->n_ids == ids)
+        return fail_here(p, "a name");
     bool is_tuple = p->tok[-1].kind == QN_JT_OP; /* "a," or "(a)": unpacks */
     if (!take_word(p, "in"))
         return fail_here(p, "'in'");
@@ -1050,7 +1052,7 @@ static qn_status parse_body(parser *p, qn_jnode **out)
     uint32_t line = p->tok->line;
     QN_TRY(enter(p));
     while (p->tok->kind != QN_JT_EOF) {
-        qn_jnode *kid;
+        qn_jnode *kid = NULL;
         if (p->tok->kind == QN_JT_DATA) {
             QN_TRY(parse_data(p, &kid));
         } else if (p->tok->kind == QN_JT_VARIABLE_BEGIN) {
@@ -1069,7 +1071,15 @@ static qn_status parse_body(parser *p, qn_jnode **out)
 
 static qn_status parse_template(parser *p)
 {
-    QN_TRY(parse_body(p, &p->t->body));
+    static const char *const words[QN_JW_N] = {"loop", "caller", "varargs", "kwargs", "messages"};
+    qn_jinja *t = p->t;
+    QN_TRY(parse_body(p, &t->body));
+    for (size_t w = 0; w < QN_JW_N; w++) {
+        t->words[w] = QN_JW_ABSENT;
+        for (uint32_t i = 0; i < t->n_names; i++)
+            if (qn_slice_is(t->names[i], words[w]))
+                t->words[w] = i;
+    }
     if (p->tok->kind == QN_JT_EOF)
         return QN_OK;
     p->tok++;

@@ -256,6 +256,7 @@ typedef enum qn_jcase {
     QN_J_WORDS,
     QN_J_SWAP
 } qn_jcase;
+bool qn_jstring_repeat(qn_jrun *r, const qn_jvalue *v, int64_t n, qn_jvalue *out);
 bool qn_jstring_join(qn_jrun *r, const qn_jvalue *between, const qn_jlist *l, bool strict,
                      qn_jvalue *out);
 bool qn_jstring_case(qn_jrun *r, const qn_jvalue *v, qn_jcase c, qn_jvalue *out);
