@@ -186,6 +186,9 @@ qn_status qn_scheduler_check(const qn_scheduler *s, qn_err *err)
         if (q->n_computed + q->n_scheduled > q->n_tokens)
             return qn_fail(err, QN_E_INTERNAL, "scheduler: sequence %zu is %u of %u tokens ahead",
                            i, q->n_computed + q->n_scheduled, q->n_tokens);
+        if (q->state == QN_SEQ_WAITING && q->n_blocks)
+            return qn_fail(err, QN_E_INTERNAL, "scheduler: sequence %zu waits and holds %u blocks",
+                           i, q->n_blocks);
         if (i && s->seqs[i - 1]->arrival > q->arrival)
             return qn_fail(err, QN_E_INTERNAL, "scheduler: sequence %zu is out of order", i);
     }

@@ -7,11 +7,12 @@
  * sequences start while there is room. When blocks run out, the youngest running sequence gives its
  * blocks back and waits again (PREEMPTED: its tokens are computed once more, with the same bits).
  *
- * Invariants, checked by qn_scheduler_check():
- *  1. A sequence holds exactly ceil(max(n_computed, n_computed + n_scheduled) / block_size) blocks
- *     or more, never fewer.
- *  2. n_computed < n_tokens for a sequence that is scheduled.
- *  3. Waiting sequences hold no blocks unless they were forked.
+ * Invariants, checked by qn_scheduler_check() for every sequence:
+ *  1. Its blocks cover n_computed + n_scheduled tokens.
+ *  2. n_computed + n_scheduled <= n_tokens.
+ *  3. A waiting one holds no blocks.
+ *  4. seqs is in order of arrival.
+ * and those of the block pool.
  * Threads: engine thread only, no lock. Source: vLLM v1 core/sched/scheduler.py (names; the token
  * budget). */
 #ifndef QN_SCHED_SCHEDULER_H
