@@ -30,9 +30,6 @@
 
 #include "tensor/dtype.h"
 
-#define QN_QK   32  /* elements of a small block */
-#define QN_QK_K 256 /* elements of a super-block */
-
 typedef struct qn_block_q4_0 {
     uint16_t d;
     uint8_t qs[16];

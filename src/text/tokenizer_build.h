@@ -31,8 +31,6 @@ qn_tokenizer *qn_tokenizer_alloc(void); /* NULL: out of memory */
 /* One entry of the vocabulary, as files write it (in the byte alphabet). */
 QN_MUST_USE qn_status qn_tokenizer_set(qn_tokenizer *t, int64_t id, qn_slice text,
                                        const char *where, qn_err *err);
-/* The id of such an entry, or -1. */
-int32_t qn_tokenizer_entry(qn_tokenizer *t, qn_slice text);
 /* Merges left and right, as files write them, with the given rank. A later merge of the same two
  * replaces the earlier. */
 QN_MUST_USE qn_status qn_tokenizer_merge(qn_tokenizer *t, qn_slice left, qn_slice right,
