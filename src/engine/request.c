@@ -79,6 +79,15 @@ static qn_status parse_chat(json_t **out, const char *text, qn_err *err)
     return s;
 }
 
+static qn_status check_message(const qn_message *m, size_t i, qn_err *err)
+{
+    if (!m->role || !m->content)
+        return qn_fail(err, QN_E_ARG, "message %zu: found no %s", i, m->role ? "content" : "role");
+    if (!qn_utf8_valid(m->role, strlen(m->role)) || !qn_utf8_valid(m->content, strlen(m->content)))
+        return qn_fail(err, QN_E_ARG, "message %zu: is not UTF-8", i);
+    return QN_OK;
+}
+
 /* {"messages": [{"role": ..., "content": ...}, ...]} */
 static qn_status list_messages(json_t **out, const qn_message *m, size_t n, qn_err *err)
 {
@@ -87,14 +96,9 @@ static qn_status list_messages(json_t **out, const qn_message *m, size_t n, qn_e
     if (json_object_set_new(o, "messages", list) != 0)
         s = qn_fail_nomem(err, n * sizeof *m);
     for (size_t i = 0; s == QN_OK && i < n; i++) {
-        if (!m[i].role || !m[i].content)
-            s = qn_fail(err, QN_E_ARG, "message %zu: found no %s", i,
-                        m[i].role ? "content" : "role");
-        else if (!qn_utf8_valid(m[i].role, strlen(m[i].role)) ||
-                 !qn_utf8_valid(m[i].content, strlen(m[i].content)))
-            s = qn_fail(err, QN_E_ARG, "message %zu: is not UTF-8", i);
-        else if (json_array_append_new(list, json_pack("{s:s, s:s}", "role", m[i].role, "content",
-                                                       m[i].content)) != 0)
+        s = check_message(&m[i], i, err);
+        if (s == QN_OK && json_array_append_new(list, json_pack("{s:s, s:s}", "role", m[i].role,
+                                                                "content", m[i].content)) != 0)
             s = qn_fail_nomem(err, strlen(m[i].content));
     }
     if (s != QN_OK)
