@@ -80,7 +80,7 @@ static qn_status fork_seq(qn_engine *e, const qn_seq *parent, qn_err *err)
     qn_seq *q = qn_seq_new(r, 0, err);
     if (!q)
         return err->status;
-    q->sched.arrival = e->arrivals++;
+    q->sched.arrival = parent->sched.arrival;
     while (q->sched.n_tokens < parent->sched.n_tokens)
         QN_TRY(qn_seq_append(q, parent->tokens[q->sched.n_tokens], err));
     qn_sampler *s = NULL;
