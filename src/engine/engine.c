@@ -156,12 +156,13 @@ static void fail_stuck(qn_engine *e)
         const qn_seq *q = (const qn_seq *)e->scheduler.seqs[i];
         if (q->sched.n_computed == q->sched.n_tokens)
             continue;
-        qn_request_fail(
-            q->request,
-            qn_fail(&err, QN_E_KV_FULL,
-                    "%zu sequences of one request do not fit into %zu blocks of K/V cache",
-                    q->request->n_seqs, qn_block_pool_n_blocks(e->pool)),
-            &err);
+        qn_status st =
+            e->scheduler.no_memory
+                ? qn_fail_nomem(&err, QN_DIV_UP(q->sched.n_tokens, QN_KV_BLOCK) * sizeof(int32_t))
+                : qn_fail(&err, QN_E_KV_FULL,
+                          "%zu sequences of one request do not fit into %zu blocks of K/V cache",
+                          q->request->n_seqs, qn_block_pool_n_blocks(e->pool));
+        qn_request_fail(q->request, st, &err);
         return;
     }
 }

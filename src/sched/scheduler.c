@@ -53,8 +53,10 @@ static bool reserve(qn_scheduler *s, qn_sched_seq *q, uint32_t n)
     size_t cap = q->blocks_cap;
     if (n <= q->n_blocks)
         return true;
-    if (!qn_grow(&q->blocks, &cap, n, sizeof *q->blocks, QN_MEM_REQUEST))
+    if (!qn_grow(&q->blocks, &cap, n, sizeof *q->blocks, QN_MEM_REQUEST)) {
+        s->no_memory = true;
         return false;
+    }
     q->blocks_cap = (uint32_t)cap;
     if (!qn_block_pool_alloc(s->pool, n - q->n_blocks, q->blocks + q->n_blocks))
         return false;
@@ -159,6 +161,7 @@ static uint32_t give(qn_scheduler *s, qn_sched_seq *q, turn *t)
 size_t qn_scheduler_schedule(qn_scheduler *s, qn_sched_seq **out)
 {
     turn t = {.budget = s->max_batch_tokens};
+    s->no_memory = false;
     for (size_t i = 0; i < s->n_seqs; i++)
         s->seqs[i]->n_scheduled = 0;
     /* pass 0: decoding; pass 1: running with more to catch up; pass 2: waiting */

@@ -33,6 +33,7 @@ typedef struct qn_scheduler {
     qn_sched_seq **seqs; /* all that are not finished, by arrival */
     size_t n_seqs, seqs_cap;
     uint64_t n_preempted;
+    bool no_memory; /* the last schedule could not grow a block table */
 } qn_scheduler;
 
 void qn_scheduler_init(qn_scheduler *s, qn_block_pool *pool, uint32_t block_size,
@@ -50,7 +51,7 @@ QN_MUST_USE qn_status qn_scheduler_fork(qn_scheduler *s, qn_sched_seq *child,
 /* Takes q out and gives its blocks back. */
 void qn_scheduler_remove(qn_scheduler *s, qn_sched_seq *q);
 /* Sets n_scheduled of every sequence; returns how many have any. out[max_seqs]: those, oldest first. None though some have
- * tokens missing: the forks of one sequence wait for each other and do not fit together, or a block table could not be allocated. */
+ * tokens missing: the forks of one sequence wait for each other and do not fit together, or no_memory. */
 size_t qn_scheduler_schedule(qn_scheduler *s, qn_sched_seq **out);
 /* After the step: n_computed += n_scheduled. */
 void qn_scheduler_advance(qn_scheduler *s);
