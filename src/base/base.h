@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * base.h - what every file needs: status and error helpers, checked sizes, assertions.
  *
- * Errors: a function that can fail returns qn_status and takes qn_err *err last (NULL allowed). The first failure
- * writes the message with qn_fail; callers only prefix context with qn_wrap. Log or return, never both.
+ * Errors: a function that can fail returns qn_status and takes qn_err *err last (NULL allowed). The
+ * first failure writes the message with qn_fail; callers only prefix context with qn_wrap. Log or
+ * return, never both.
  * Threads: any. */
 #ifndef QN_BASE_BASE_H
 #define QN_BASE_BASE_H
@@ -33,7 +34,8 @@
 #define QN_ASSERT(cond) ((cond) ? (void)0 : qn_assert_failed(#cond, __FILE__, __LINE__))
 _Noreturn void qn_assert_failed(const char *cond, const char *file, int line);
 
-/* Writes status and message into err (if any) and returns status. Control bytes in the message are escaped. */
+/* Writes status and message into err (if any) and returns status. Control bytes in the message are
+ * escaped. */
 qn_status qn_fail(qn_err *err, qn_status s, const char *fmt, ...) QN_PRINTF(3, 4);
 /* Prefixes "context: " to the message already in err; returns s. */
 qn_status qn_wrap(qn_err *err, qn_status s, const char *fmt, ...) QN_PRINTF(3, 4);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * jinja_filter.c - the filters and tests of templates. Source: jinja2 filters.py and tests.py; tojson: transformers. */
+ * jinja_filter.c - the filters and tests of templates. Source: jinja2 filters.py and tests.py;
+ * tojson: transformers. */
 #include "text/jinja_ast.h"
 
 #include <math.h>
@@ -339,7 +340,8 @@ static bool filter_items(qn_jrun *r, const call *c, qn_jvalue *out)
     return true;
 }
 
-/* item.a.b.0 of "a.b.0", as the attribute arguments of filters name it; MISSING: the item itself. */
+/* item.a.b.0 of "a.b.0", as the attribute arguments of filters name it; MISSING: the item
+ * itself. */
 static bool attribute_of(qn_jrun *r, const qn_jvalue *item, const qn_jvalue *path, qn_jvalue *out)
 {
     *out = *item;

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_equivalence.c - the same bits however a sequence is computed, and the plans and instruction sets against each other.
+ * test_equivalence.c - the same bits however a sequence is computed, and the plans and instruction
+ * sets against each other.
  *
- * Bits (every logit of every position): any chunking of the prompt, 1 or 2 threads, alone or beside 7 other sequences, K/V blocks in any
- * order, after a preemption. Within bounds: the plain plan against the passes in exact mode, plain C against the fast kernels. */
+ * Bits (every logit of every position): any chunking of the prompt, 1 or 2 threads, alone or beside
+ * 7 other sequences, K/V blocks in any order, after a preemption. Within bounds: the plain plan
+ * against the passes in exact mode, plain C against the fast kernels. */
 #include "golden.h"
 
 #include "../kernels/bounds.h"
