@@ -82,7 +82,7 @@ static qn_status fork_seq(qn_engine *e, const qn_seq *parent, qn_err *err)
     qn_seq *q = qn_seq_new(r, 0, err);
     if (!q)
         return err->status;
-    q->sched.arrival = e->arrivals++;
+    q->sched.arrival = parent->sched.arrival;
     while (q->sched.n_tokens < parent->sched.n_tokens)
         QN_TRY(qn_seq_append(q, parent->tokens[q->sched.n_tokens], err));
     qn_sampler *s = NULL;
@@ -119,16 +119,16 @@ static qn_status continue_beams(qn_engine *e, qn_request *r, const choice *next,
                                 qn_err *err)
 {
     qn_seq *owner[MAX_WIDTH];
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         owner[i] = r->seqs[next[i].parent];
+    drop_unused(e, r, owner, n); /* first, so that the forks find their blocks free */
+    for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < i; j++)
-            if (owner[j] == owner[i] && next[j].parent == next[i].parent) {
+            if (next[j].parent == next[i].parent) {
                 QN_TRY(fork_seq(e, owner[i], err));
                 owner[i] = r->seqs[r->n_seqs - 1];
                 break;
             }
-    }
-    drop_unused(e, r, owner, n);
     for (size_t i = 0; i < n; i++) {
         qn_seq *q = owner[i];
         QN_TRY(qn_seq_append(q, next[i].id, err));

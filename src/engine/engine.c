@@ -99,7 +99,7 @@ static qn_status fork_candidates(qn_engine *e, qn_request *r, qn_err *err)
         qn_seq *q = qn_seq_new(r, i, err);
         if (!q)
             return err->status;
-        q->sched.arrival = e->arrivals++;
+        q->sched.arrival = first->sched.arrival;
         int32_t to, from;
         qn_status s = qn_scheduler_fork(&e->scheduler, &q->sched, &first->sched, &to, &from, err);
         if (s != QN_OK && s != QN_E_KV_FULL)
@@ -148,17 +148,35 @@ static void end_sequences(qn_engine *e, qn_request *r)
             qn_scheduler_remove(&e->scheduler, &r->seqs[i]->sched);
 }
 
+/* Nothing could be scheduled: the oldest request that wants tokens holds all there is and will
+ * never get more. */
+static void fail_stuck(qn_engine *e)
+{
+    qn_err err = {0};
+    for (size_t i = 0; i < e->scheduler.n_seqs; i++) {
+        const qn_seq *q = (const qn_seq *)e->scheduler.seqs[i];
+        if (q->sched.n_computed == q->sched.n_tokens)
+            continue;
+        qn_status st =
+            e->scheduler.no_memory
+                ? qn_fail_nomem(&err, QN_DIV_UP(q->sched.n_tokens, QN_KV_BLOCK) * sizeof(int32_t))
+                : qn_fail(
+                      &err, QN_E_TOO_LONG,
+                      "%zu sequences of one request need more K/V cache than there is (%zu blocks)",
+                      q->request->n_seqs, qn_block_pool_n_blocks(e->pool));
+        qn_request_fail(q->request, st, &err);
+        return;
+    }
+}
+
 static void step(qn_engine *e)
 {
     size_t n = qn_scheduler_schedule(&e->scheduler, e->chosen);
     qn_err err = {0};
-    if (!n && e->n_active) {
-        /* beams hold the blocks that their siblings wait for; the youngest request makes room */
-        qn_status s = qn_fail(&err, QN_E_TOO_LONG, "the beams need more K/V cache than there is");
-        qn_request_fail(e->active[e->n_active - 1], s, &err);
-    }
-    if (!n)
+    if (!n) {
+        fail_stuck(e);
         return;
+    }
     for (size_t i = 0; i < n; i++) {
         qn_seq *q = (qn_seq *)e->chosen[i];
         const qn_sched_seq *s = &q->sched;
@@ -369,6 +387,7 @@ static qn_status open_steps(qn_engine *e, qn_err *err)
                    .max_seqs = (uint32_t)c->max_seqs,
                    .max_ctx = (uint32_t)(c->max_ctx ? c->max_ctx : QN_LIMIT_CONTEXT)},
         .max_logit_rows = (uint32_t)QN_MAX(c->max_seqs, 64),
+        .plain_plan = c->exact,
         .progress = c->progress,
         .progress_arg = c->progress_arg};
     QN_TRY(qn_model_open(&e->model, c->model, &o, err));

@@ -70,8 +70,14 @@ static qn_status score_chunks(qn_engine *e, qn_run_seq *q, size_t n, size_t chun
                                  * rows only */
         s->pos = at;
         QN_TRY(qn_runner_step(e->runner, q, 1, s->on_hidden ? &tap : NULL, err));
-        for (size_t i = 0; i < q->n_new && on_logits && s->go_on; i++)
-            s->go_on = on_logits(s->arg, at + i, e->runner->logits + i * n_vocab, n_vocab);
+        for (size_t i = 0; i < q->n_new && on_logits && s->go_on; i++) {
+            const float *row = e->runner->logits + i * n_vocab;
+            qn_status st = qn_logits_check(row, n_vocab, err);
+            if (st != QN_OK)
+                return qn_wrap(err, st, "%s: position %zu", qn_base_name(e->model->files->path),
+                               at + i);
+            s->go_on = on_logits(s->arg, at + i, row, n_vocab);
+        }
     }
     return QN_OK;
 }

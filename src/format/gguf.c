@@ -299,9 +299,9 @@ static qn_status fail_tensor(const parser *p, const qn_tensor *t, const char *wh
                              const char *other)
 {
     char a[100], b[100];
-    return qn_fail(p->c.err, QN_E_FORMAT, "%s: tensor '%s': offset %" PRIu64 " %s%s%s", p->c.file,
-                   qn_short_name(a, qn_slice_of(t->name)), offset, what, other ? " " : "",
-                   other ? qn_short_name(b, qn_slice_of(other)) : "");
+    return qn_fail(p->c.err, QN_E_FORMAT, "%s: tensor '%s': offset %" PRIu64 " %s%s%s%s", p->c.file,
+                   qn_short_name(a, qn_slice_of(t->name)), offset, what, other ? " '" : "",
+                   other ? qn_short_name(b, qn_slice_of(other)) : "", other ? "'" : "");
 }
 
 static int by_data(const void *a, const void *b)

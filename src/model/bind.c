@@ -307,26 +307,28 @@ static qn_status nf4_read_state(binder *b, const char *base, size_t rows, size_t
     const qn_tensor *t = find(b, base, ".weight.quant_state.bitsandbytes__nf4");
     json_t *o = NULL;
     const char *type = "";
+    char where[320];
     if (!t)
         return missing(b, base, ".weight.quant_state.bitsandbytes__nf4");
+    (void)snprintf(where, sizeof where, "%.100s: tensor '%.200s'", b->file, t->name);
     *s = (nf4_state){.nested_block = 256};
-    QN_TRY(qn_json_parse(&o, t->data, t->bytes, 8, t->name, b->err));
-    qn_status st = qn_json_str(o, t->name, "quant_type", &type, b->err);
+    QN_TRY(qn_json_parse(&o, t->data, t->bytes, 8, where, b->err));
+    qn_status st = qn_json_str(o, where, "quant_type", &type, b->err);
     if (st == QN_OK)
-        st = qn_json_u32(o, t->name, "blocksize", 2, 65536, &s->block, b->err);
+        st = qn_json_u32(o, where, "blocksize", 2, 65536, &s->block, b->err);
     if (st == QN_OK)
-        st = qn_json_u32(o, t->name, "nested_blocksize", 1, 65536, &s->nested_block, b->err);
+        st = qn_json_u32(o, where, "nested_blocksize", 1, 65536, &s->nested_block, b->err);
     if (st == QN_OK)
-        st = qn_json_f32(o, t->name, "nested_offset", -1e30, 1e30, &s->nested_offset, b->err);
+        st = qn_json_f32(o, where, "nested_offset", -1e30, 1e30, &s->nested_offset, b->err);
     const json_t *shape = json_object_get(o, "shape");
     if (st == QN_OK && (strcmp(type, "nf4") != 0 || s->block == 0 || s->block % 2 != 0))
         st = qn_fail(b->err, QN_E_FORMAT,
-                     "%s: quant_type '%.16s', blocksize %u: want nf4 and an even size", t->name,
-                     type, s->block);
+                     "%s: quant_type '%.16s', blocksize %u: want nf4 and an even size", where, type,
+                     s->block);
     if (st == QN_OK && (json_array_size(shape) != 2 ||
                         json_integer_value(json_array_get(shape, 0)) != (json_int_t)rows ||
                         json_integer_value(json_array_get(shape, 1)) != (json_int_t)cols))
-        st = qn_fail(b->err, QN_E_FORMAT, "%s: shape: want [%zu, %zu]", t->name, rows, cols);
+        st = qn_fail(b->err, QN_E_FORMAT, "%s: shape: want [%zu, %zu]", where, rows, cols);
     json_decref(o);
     return st;
 }

@@ -763,17 +763,19 @@ static qn_status gguf_rope(source *s)
         qn_gguf_f32(g, s->where, key_of(s, k, "rope.scaling.factor"), 1e-3, 1e6, &factor, s->err));
     QN_TRY(qn_gguf_f32(g, s->where, key_of(s, k, "rope.scaling.attn_factor"), 1e-6, 1e6, &attn,
                        s->err));
+    bool linear = qn_slice_is(type, "linear");
+    if (!linear && !qn_slice_is(type, "none") && !qn_slice_is(type, "yarn")) {
+        qn_escape(z, sizeof z, type.p, type.n);
+        return qn_fail(
+            s->err, QN_E_UNSUPPORTED,
+            "%s: %s.rope.scaling.type '%s' is not supported; supported: none, linear, yarn",
+            s->where, s->prefix, z);
+    }
     if (qn_slice_is(type, "none") || factor == 0)
         return QN_OK;
-    if (qn_slice_is(type, "linear")) {
+    if (linear) {
         c->rope_linear_factor = factor;
         return QN_OK;
-    }
-    if (!qn_slice_is(type, "yarn")) {
-        qn_escape(z, sizeof z, type.p, type.n);
-        return qn_fail(s->err, QN_E_UNSUPPORTED,
-                       "%s: rope.scaling.type '%s' is not supported; supported: none, linear, yarn",
-                       s->where, z);
     }
     c->yarn_factor = QN_MAX(1.0f, factor);
     c->yarn_beta_fast = 32;

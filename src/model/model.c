@@ -168,7 +168,7 @@ static qn_status open_steps(opener *op, const char *path)
     QN_TRY(qn_bind(&m->matrices, &m->config, m->files, op->err));
     QN_TRY(qn_plan_build(&m->plan, &m->config, m->matrices, op->err));
     qn_pass_fold(m->plan);
-    if (!op->o->device.exact) {
+    if (!op->o->plain_plan) {
         qn_pass_prune(m->plan);
         qn_pass_fuse(m->plan);
     }

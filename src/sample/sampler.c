@@ -343,6 +343,13 @@ static qn_status scan_row(const float *x, size_t n, int32_t *id, float *max, qn_
     return QN_OK;
 }
 
+qn_status qn_logits_check(const float *logits, size_t n_vocab, qn_err *err)
+{
+    int32_t id;
+    float max;
+    return scan_row(logits, n_vocab, &id, &max, err);
+}
+
 /* What is below e^-700 weighs nothing beside the maximum's 1. */
 static inline double clamp(double x)
 {

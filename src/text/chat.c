@@ -11,6 +11,7 @@
 #include "format/gguf.h"
 #include "text/jinja.h"
 
+#include <stdio.h>
 #include <string.h>
 
 struct qn_chat_template {
@@ -41,6 +42,15 @@ void qn_chat_template_free(qn_chat_template *t)
     qn_free(t);
 }
 
+/* Its messages name the file and the field. */
+static qn_status new_of_file(qn_chat_template **out, qn_slice source, const char *file,
+                             const char *field, qn_err *err)
+{
+    char name[160];
+    (void)snprintf(name, sizeof(name), "%.120s: %s", file, field);
+    return qn_chat_template_new(out, source.p, source.n, name, err);
+}
+
 /* chat_template: text, or [{"name": "default", "template": text}, ...]. The default one, else the
  * first. */
 static qn_status from_config(qn_chat_template **out, const json_t *config, const char *file,
@@ -61,8 +71,8 @@ static qn_status from_config(qn_chat_template **out, const json_t *config, const
         return qn_fail(err, QN_E_FORMAT,
                        "%s: chat_template: %s found, a string or a list of named ones wanted", file,
                        qn_json_type_name(chosen));
-    return qn_chat_template_new(out, json_string_value(chosen), json_string_length(chosen),
-                                "chat_template", err);
+    return new_of_file(out, (qn_slice){json_string_value(chosen), json_string_length(chosen)}, file,
+                       "chat_template", err);
 }
 
 static qn_status from_folder(qn_chat_template **out, const char *folder, qn_err *err)
@@ -97,8 +107,9 @@ qn_status qn_chat_template_from_model(qn_chat_template **out, const qn_weights *
         return from_folder(out, w->path, err);
     qn_slice source = {0};
     QN_TRY(qn_gguf_str(w->gguf, w->path, "tokenizer.chat_template", &source, err));
-    return source.n ? qn_chat_template_new(out, source.p, source.n, "tokenizer.chat_template", err)
-                    : QN_OK;
+    return source.n
+               ? new_of_file(out, source, qn_base_name(w->path), "tokenizer.chat_template", err)
+               : QN_OK;
 }
 
 qn_status qn_chat_template_render(const qn_chat_template *t, const json_t *variables, int64_t now,

@@ -419,7 +419,7 @@ static void test_broken_tensors(void **state)
     tensor(&g, "a", 0, 16, 0, 0);
     tensor(&g, "b", 0, 4, 0, 32);
     data(&g, 32, 64);
-    expect(&g, QN_E_FORMAT, "tensor 'b': offset 32 overlaps tensor a");
+    expect(&g, QN_E_FORMAT, "tensor 'b': offset 32 overlaps tensor 'a'");
     begin(&g, 3, 2, 0);
     tensor(&g, "a", 0, 4, 0, 0);
     tensor(&g, "a", 0, 4, 0, 32);
