@@ -659,7 +659,7 @@ bool qn_jfilter_apply(qn_jrun *r, qn_slice name, const qn_jvalue *v, const qn_ja
         if (!qn_slice_is(name, filters[i].name))
             continue;
         call c = {.name = name, .v = v, .a = a};
-        snprintf(c.z, sizeof(c.z), "%s", filters[i].name);
+        (void)snprintf(c.z, sizeof(c.z), "%s", filters[i].name);
         bool ok = qn_jrun_spend(r, 16) && qn_jrun_enter(r) && filters[i].fn(r, &c, out);
         r->depth--;
         return ok;

@@ -730,7 +730,7 @@ static qn_status parse_tuple(parser *p, bool may_cond, qn_jnode **out)
 static qn_status expect_end(parser *p, const char *word)
 {
     char wanted[64];
-    snprintf(wanted, sizeof(wanted), "{%% %s %%}", word);
+    (void)snprintf(wanted, sizeof(wanted), "{%% %s %%}", word);
     if (p->tok->kind != QN_JT_BLOCK_BEGIN)
         return fail_here(p, wanted);
     p->tok++;

@@ -19,7 +19,7 @@ static bool add_number(qn_jrun *r, qn_jtext *t, const qn_jvalue *v)
 {
     char buf[40];
     if (v->type == QN_J_INT)
-        snprintf(buf, sizeof(buf), "%lld", (long long)v->u.i);
+        (void)snprintf(buf, sizeof(buf), "%lld", (long long)v->u.i);
     else
         (void)qn_format_f64(buf, v->u.f);
     return add_z(r, t, buf, v->data);
@@ -60,15 +60,15 @@ static bool add_string_repr(qn_jrun *r, qn_jtext *t, const qn_jvalue *v)
         n = QN_MAX(n, 1);
         const char *known = cp && cp < 0x80 ? strchr(from, (int)cp) : NULL;
         if (known)
-            snprintf(buf, sizeof(buf), "\\%c", to[known - from]);
+            (void)snprintf(buf, sizeof(buf), "\\%c", to[known - from]);
         else if (cp == (uint32_t)quote)
-            snprintf(buf, sizeof(buf), "\\%c", quote);
+            (void)snprintf(buf, sizeof(buf), "\\%c", quote);
         else if (!is_printable(cp))
-            snprintf(buf, sizeof(buf),
-                     cp < 0x100     ? "\\x%02x"
-                     : cp < 0x10000 ? "\\u%04x"
-                                    : "\\U%08x",
-                     cp);
+            (void)snprintf(buf, sizeof(buf),
+                           cp < 0x100     ? "\\x%02x"
+                           : cp < 0x10000 ? "\\u%04x"
+                                          : "\\U%08x",
+                           cp);
         else
             buf[0] = 0;
         if (buf[0] ? !add_z(r, t, buf, data) : !qn_jtext_add(r, t, s->p + i, n, data))
@@ -88,16 +88,16 @@ static bool add_list_repr(qn_jrun *r, qn_jtext *t, qn_jlist *l, bool data)
     if (l->kind == QN_J_LIST_RANGE) {
         long long first = l->n ? l->items[0].u.i : 0, step = l->n > 1 ? l->items[1].u.i - first : 1;
         if (step == 1)
-            snprintf(head, sizeof(head), "range(%lld, %lld)", first, first + (long long)l->n);
+            (void)snprintf(head, sizeof(head), "range(%lld, %lld)", first, first + (long long)l->n);
         else
-            snprintf(head, sizeof(head), "range(%lld, %lld, %lld)", first,
-                     first + step * (long long)l->n, step);
+            (void)snprintf(head, sizeof(head), "range(%lld, %lld, %lld)", first,
+                           first + step * (long long)l->n, step);
         return add_z(r, t, head, data);
     }
     if (l->kind == QN_J_LIST_GENERATOR)
         return add_z(r, t, "<generator object>", data);
     if (l->kind == QN_J_LIST_VIEW)
-        snprintf(head, sizeof(head), "%s([", l->name);
+        (void)snprintf(head, sizeof(head), "%s([", l->name);
     if (l->kind != QN_J_LIST_PLAIN)
         tail = l->kind == QN_J_LIST_VIEW ? "])" : l->n == 1 ? ",)" : ")";
     if (!add_z(r, t, l->kind == QN_J_LIST_TUPLE ? "(" : head, data))
@@ -133,7 +133,7 @@ static bool add_scalar(qn_jrun *r, qn_jtext *t, const qn_jvalue *v)
     case QN_J_FLOAT:
         return add_number(r, t, v);
     default:
-        snprintf(buf, sizeof(buf), "<%s>", qn_jvalue_type_name(v));
+        (void)snprintf(buf, sizeof(buf), "<%s>", qn_jvalue_type_name(v));
         return add_z(r, t, buf, false);
     }
 }
@@ -194,12 +194,12 @@ static bool add_json_string(qn_jrun *r, qn_jtext *t, const qn_jvalue *v, bool as
         }
         const char *known = cp && cp < 0x80 ? strchr(from, (int)cp) : NULL;
         if (known)
-            snprintf(buf, sizeof(buf), "\\%c", to[known - from]);
+            (void)snprintf(buf, sizeof(buf), "\\%c", to[known - from]);
         else if (cp >= 0x10000)
-            snprintf(buf, sizeof(buf), "\\u%04x\\u%04x", 0xd800 + ((cp - 0x10000) >> 10),
-                     0xdc00 + (cp & 0x3ff));
+            (void)snprintf(buf, sizeof(buf), "\\u%04x\\u%04x", 0xd800 + ((cp - 0x10000) >> 10),
+                           0xdc00 + (cp & 0x3ff));
         else if (cp < 0x20 || cp >= 0x80)
-            snprintf(buf, sizeof(buf), "\\u%04x", cp);
+            (void)snprintf(buf, sizeof(buf), "\\u%04x", cp);
         else
             continue;
         if (!qn_jtext_add(r, t, s->p + plain, i - plain, data) || !add_z(r, t, buf, data))

@@ -19,7 +19,7 @@ bool qn_jrun_fail(qn_jrun *r, const char *fmt, ...)
     char msg[320];
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(msg, sizeof(msg), fmt, ap);
+    (void)vsnprintf(msg, sizeof(msg), fmt, ap);
     va_end(ap);
     msg[qn_utf8_whole(msg, strlen(msg))] = 0;
     r->status = qn_fail(r->err, QN_E_FORMAT, "%s:%u: %s", r->t->name, r->line, msg);

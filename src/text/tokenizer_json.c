@@ -183,7 +183,7 @@ static qn_status add_tokens(qn_tokenizer *t, const json_t *list, const char *fil
         return unsupported(file, "added_tokens", list, "an array", err);
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *v = json_array_get(list, i), *id = json_object_get(v, "id");
-        snprintf(where, sizeof(where), "%s: added_tokens[%zu]", file, i);
+        (void)snprintf(where, sizeof(where), "%s: added_tokens[%zu]", file, i);
         if (!json_is_integer(id) || json_integer_value(id) < 0)
             return unsupported(where, "id", id, "a number", err);
         QN_TRY(add_token(t, v, (uint64_t)json_integer_value(id), false, where, err));
@@ -236,9 +236,9 @@ static qn_status build(qn_tokenizer *t, const json_t *j, const char *file, qn_er
     QN_TRY(set_pretok(t, json_object_get(j, "pre_tokenizer"), file, err));
     if (!is_type(decoder, "ByteLevel"))
         return unsupported(file, "decoder", decoder, "ByteLevel", err);
-    snprintf(where, sizeof(where), "%s: model.vocab", file);
+    (void)snprintf(where, sizeof(where), "%s: model.vocab", file);
     QN_TRY(set_vocab(t, json_object_get(model, "vocab"), where, err));
-    snprintf(where, sizeof(where), "%s: model.merges", file);
+    (void)snprintf(where, sizeof(where), "%s: model.merges", file);
     QN_TRY(set_merges(t, json_object_get(model, "merges"), where, err));
     QN_TRY(add_tokens(t, json_object_get(j, "added_tokens"), file, err));
     t->whole_words = !is_off(model, "ignore_merges");
@@ -279,7 +279,7 @@ static qn_status apply_config(qn_tokenizer *t, json_t *config, const char *file,
     json_object_foreach(json_object_get(config, "added_tokens_decoder"), key, v)
     {
         uint64_t id;
-        snprintf(where, sizeof(where), "%s: added_tokens_decoder", file);
+        (void)snprintf(where, sizeof(where), "%s: added_tokens_decoder", file);
         if (!qn_parse_u64(key, strlen(key), QN_LIMIT_VOCAB - 1, &id))
             return qn_fail(err, QN_E_FORMAT, "%s: found key '%.40s', want an id", where, key);
         QN_TRY(add_token(t, v, id, true, where, err));
@@ -367,9 +367,9 @@ static qn_status read_ranks(qn_tokenizer *t, folder *f, qn_err *err)
         for (size_t i = 0; i < QN_COUNT(first) + N_EXTRA; i++, a.id++) {
             char name[32];
             if (i < QN_COUNT(first))
-                snprintf(name, sizeof(name), "%s", first[i]);
+                (void)snprintf(name, sizeof(name), "%s", first[i]);
             else
-                snprintf(name, sizeof(name), "<|extra_%zu|>", i - QN_COUNT(first));
+                (void)snprintf(name, sizeof(name), "<|extra_%zu|>", i - QN_COUNT(first));
             QN_TRY(qn_tokenizer_add(t, qn_slice_of(name), &a, f->ranks.p, err));
         }
     }
