@@ -43,9 +43,10 @@ qn_status qn_fail_nomem(qn_err *err, size_t bytes);
 
 /* The static analyzer reads one file at a time; it must know that a failure is never QN_OK. */
 #if defined(__clang_analyzer__) && !defined(QN_BASE_C)
-#define qn_fail(err, s, ...)  ((void)(err), (s))
-#define qn_wrap(err, s, ...)  ((void)(err), (s))
-#define qn_fail_nomem(err, n) ((void)(err), (void)(n), QN_E_NOMEM)
+void qn_seen(const void *err, ...);
+#define qn_fail(err, s, ...)  (qn_seen(err, __VA_ARGS__), (s))
+#define qn_wrap(err, s, ...)  (qn_seen(err, __VA_ARGS__), (s))
+#define qn_fail_nomem(err, n) (qn_seen(err, n), QN_E_NOMEM)
 #endif
 
 /* Checked arithmetic for sizes made of untrusted numbers: true when the result fits. */

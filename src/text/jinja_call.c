@@ -25,6 +25,7 @@ bool qn_jargs_bind(qn_jrun *r, const char *what, const char *params, size_t n_re
     size_t n = 0;
     for (; nth_word(params, n).n > 0; n++)
         out[n] = (qn_jvalue){.type = QN_J_MISSING};
+    QN_ASSERT(n_required <= n);
     if (a->n_pos > n)
         return qn_jrun_fail(r, "%s() takes at most %zu arguments, %zu given", what, n, a->n_pos);
     for (size_t i = 0; i < a->n_pos; i++)
@@ -44,6 +45,12 @@ bool qn_jargs_bind(qn_jrun *r, const char *what, const char *params, size_t n_re
             return qn_jrun_fail(r, "%s() misses its argument '%.*s'", what,
                                 (int)nth_word(params, i).n, nth_word(params, i).p);
     return true;
+}
+
+bool qn_jargs_none(qn_jrun *r, const char *what, const qn_jargs *a)
+{
+    qn_jvalue none;
+    return qn_jargs_bind(r, what, "", 0, a, &none);
 }
 
 bool qn_jargs_int(qn_jrun *r, const char *what, const qn_jvalue *v, int64_t otherwise, int64_t *out)
@@ -128,7 +135,7 @@ static bool strftime_now(qn_jrun *r, const qn_jargs *a, qn_jvalue *out)
 
 static bool make_range(qn_jrun *r, const qn_jargs *a, qn_jvalue *out)
 {
-    qn_jvalue arg[3];
+    qn_jvalue arg[3] = {0};
     int64_t begin = 0, end, step, n = 0;
     if (!qn_jargs_bind(r, "range", "start stop step", 1, a, arg) ||
         !qn_jargs_int(r, "range", &arg[2], 1, &step) ||
@@ -243,7 +250,7 @@ static bool dict_view(qn_jrun *r, qn_jdict *d, int id, const qn_jargs *a, qn_jva
 {
     static const char *const names[D_N] = {
         [D_ITEMS] = "dict_items", [D_KEYS] = "dict_keys", [D_VALUES] = "dict_values"};
-    if (!qn_jargs_bind(r, names[id], "", 0, a, NULL) || !qn_jdict_unpack(r, d) ||
+    if (!qn_jargs_none(r, names[id], a) || !qn_jdict_unpack(r, d) ||
         !qn_jvalue_list(r, QN_J_LIST_VIEW, d->n, out))
         return false;
     out->u.l->name = names[id];
@@ -263,11 +270,11 @@ static bool dict_view(qn_jrun *r, qn_jdict *d, int id, const qn_jargs *a, qn_jva
 
 static bool dict_call(qn_jrun *r, const qn_jmethod *m, const qn_jargs *a, qn_jvalue *out)
 {
-    qn_jvalue arg[2];
+    qn_jvalue arg[2] = {0};
     qn_jentry *e;
     qn_jdict *d = m->self.u.d;
     if (m->id == D_COPY) {
-        if (!qn_jargs_bind(r, "copy", "", 0, a, NULL) || !qn_jvalue_dict(r, d->n, out))
+        if (!qn_jargs_none(r, "copy", a) || !qn_jvalue_dict(r, d->n, out))
             return false;
         out->data = m->self.data;
         return copy_entries(r, &m->self, out->u.d);
@@ -287,7 +294,7 @@ static bool list_call(qn_jrun *r, const qn_jmethod *m, const qn_jargs *a, qn_jva
     int64_t n = 0;
     *out = m->self; /* lists never change: a copy is the list */
     if (m->id == L_COPY)
-        return qn_jargs_bind(r, "copy", "", 0, a, NULL);
+        return qn_jargs_none(r, "copy", a);
     if (!qn_jargs_bind(r, "index", "value", 1, a, &arg) || !qn_jlist_unpack(r, l))
         return false;
     for (size_t i = 0; i < l->n; i++) {

@@ -53,7 +53,7 @@ static bool filter_string(qn_jrun *r, const call *c, qn_jvalue *out)
 
 static bool filter_replace(qn_jrun *r, const call *c, qn_jvalue *out)
 {
-    qn_jvalue arg[3], s;
+    qn_jvalue arg[3] = {0}, s;
     int64_t count;
     return bind(r, c, "old new count", 2, arg) && qn_jvalue_str(r, c->v, &s) &&
            qn_jvalue_str(r, &arg[0], &arg[0]) && qn_jvalue_str(r, &arg[1], &arg[1]) &&
@@ -102,7 +102,7 @@ static bool indentation(qn_jrun *r, const qn_jvalue *width, int64_t otherwise, q
 
 static bool filter_indent(qn_jrun *r, const call *c, qn_jvalue *out)
 {
-    qn_jvalue arg[3], s, pad;
+    qn_jvalue arg[3] = {0}, s, pad;
     qn_jtext t = {0};
     if (!bind(r, c, "width first blank", 0, arg) || !qn_jvalue_str(r, c->v, &s) ||
         !indentation(r, &arg[0], 4, &pad))
@@ -142,7 +142,7 @@ static bool filter_wordcount(qn_jrun *r, const call *c, qn_jvalue *out)
 
 static bool filter_tojson(qn_jrun *r, const call *c, qn_jvalue *out)
 {
-    qn_jvalue arg[4], indent = {0};
+    qn_jvalue arg[4] = {0}, indent = {0};
     qn_jtext t = {0};
     qn_jjson_style style = {.item_sep = QN_SLICE(", "), .key_sep = QN_SLICE(": ")};
     if (!bind(r, c, "ensure_ascii indent separators sort_keys", 0, arg))
@@ -206,7 +206,7 @@ static bool parse_text_number(const qn_jvalue *v, int64_t *i, double *f, bool *i
 /* int(default=0, base=10) and float(default=0.0): what cannot be converted gives the default. */
 static bool filter_number(qn_jrun *r, const call *c, qn_jvalue *out)
 {
-    qn_jvalue arg[2];
+    qn_jvalue arg[2] = {0};
     bool to_int = c->z[0] == 'i', is_int = c->v->type != QN_J_FLOAT;
     int64_t i = 0;
     double f = 0;
@@ -259,7 +259,7 @@ static bool round_to(double f, int64_t digits, const char *method, double *out)
 
 static bool filter_round(qn_jrun *r, const call *c, qn_jvalue *out)
 {
-    qn_jvalue arg[2];
+    qn_jvalue arg[2] = {0};
     int64_t digits;
     const char *method = "common";
     if (!bind(r, c, "precision method", 0, arg) || !qn_jargs_int(r, "round", &arg[0], 0, &digits))
@@ -399,7 +399,7 @@ static bool sorted(qn_jrun *r, const qn_jlist *l, const qn_jlist *keys, bool rev
 
 static bool filter_sort(qn_jrun *r, const call *c, qn_jvalue *out)
 {
-    qn_jvalue arg[3], keys;
+    qn_jvalue arg[3] = {0}, keys;
     qn_jlist *l;
     return bind(r, c, "reverse case_sensitive attribute", 0, arg) &&
            qn_jvalue_iterate(r, c->v, &l) &&
@@ -409,7 +409,7 @@ static bool filter_sort(qn_jrun *r, const call *c, qn_jvalue *out)
 
 static bool filter_dictsort(qn_jrun *r, const call *c, qn_jvalue *out)
 {
-    qn_jvalue arg[3], pairs, keys;
+    qn_jvalue arg[3] = {0}, pairs, keys;
     if (!bind(r, c, "case_sensitive by reverse", 0, arg))
         return false;
     qn_jvalue side = qn_jvalue_int(0);
@@ -423,7 +423,7 @@ static bool filter_dictsort(qn_jrun *r, const call *c, qn_jvalue *out)
 
 static bool filter_extreme(qn_jrun *r, const call *c, qn_jvalue *out)
 {
-    qn_jvalue arg[2], keys;
+    qn_jvalue arg[2] = {0}, keys;
     qn_jlist *l;
     size_t best = 0;
     if (!bind(r, c, "case_sensitive attribute", 0, arg) || !qn_jvalue_iterate(r, c->v, &l))
@@ -446,7 +446,7 @@ static bool filter_extreme(qn_jrun *r, const call *c, qn_jvalue *out)
 
 static bool filter_unique(qn_jrun *r, const call *c, qn_jvalue *out)
 {
-    qn_jvalue arg[2], keys, seen;
+    qn_jvalue arg[2] = {0}, keys, seen;
     qn_jlist *l;
     size_t n = 0;
     if (!bind(r, c, "case_sensitive attribute", 0, arg) || !qn_jvalue_iterate(r, c->v, &l) ||
@@ -485,7 +485,7 @@ static bool filter_reverse(qn_jrun *r, const call *c, qn_jvalue *out)
 
 static bool filter_join(qn_jrun *r, const call *c, qn_jvalue *out)
 {
-    qn_jvalue arg[2], empty, mapped;
+    qn_jvalue arg[2] = {0}, empty, mapped;
     qn_jlist *l;
     if (!bind(r, c, "d attribute", 0, arg) || !qn_jvalue_iterate(r, c->v, &l) ||
         !qn_jvalue_literal(r, "", &empty) || !qn_jvalue_list(r, QN_J_LIST_PLAIN, l->n, &mapped))
@@ -499,7 +499,7 @@ static bool filter_join(qn_jrun *r, const call *c, qn_jvalue *out)
 
 static bool filter_sum(qn_jrun *r, const call *c, qn_jvalue *out)
 {
-    qn_jvalue arg[2], item;
+    qn_jvalue arg[2] = {0}, item;
     qn_jlist *l;
     if (!bind(r, c, "attribute start", 0, arg) || !qn_jvalue_iterate(r, c->v, &l))
         return false;
@@ -515,7 +515,7 @@ static bool filter_sum(qn_jrun *r, const call *c, qn_jvalue *out)
 
 static bool filter_default(qn_jrun *r, const call *c, qn_jvalue *out)
 {
-    qn_jvalue arg[2];
+    qn_jvalue arg[2] = {0};
     if (!bind(r, c, "default_value boolean", 0, arg))
         return false;
     *out = *c->v;
@@ -550,7 +550,7 @@ static qn_jargs rest_of(const qn_jargs *a, size_t n_skip)
 
 static bool map_attribute(qn_jrun *r, const call *c, const qn_jlist *l, qn_jvalue *out)
 {
-    qn_jvalue arg[2];
+    qn_jvalue arg[2] = {0};
     if (!bind(r, c, "attribute default", 1, arg))
         return false;
     for (size_t i = 0; i < l->n; i++) {
@@ -781,7 +781,7 @@ bool qn_jtest_apply(qn_jrun *r, qn_slice name, const qn_jvalue *v, const qn_jarg
         return same || (divisible ? test_divisible(r, v, &arg, 0, out)
                                   : qn_jvalue_compare(r, (qn_jop)op, v, &arg, out));
     }
-    if (!qn_jargs_bind(r, "test", "", 0, a, NULL))
+    if (!qn_jargs_none(r, "test", a))
         return false;
     if (test_type(v, name, out))
         return true;

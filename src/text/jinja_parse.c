@@ -169,7 +169,7 @@ static qn_status grow_index(parser *p)
 static qn_status intern(parser *p, qn_slice s, uint32_t *out)
 {
     qn_jinja *t = p->t;
-    if (t->n_names * 2 >= p->n_index)
+    if ((size_t)t->n_names * 2 >= p->n_index)
         QN_TRY(grow_index(p));
     size_t h = qn_hash(s.p, s.n, 0) & (p->n_index - 1);
     for (; p->index[h]; h = (h + 1) & (p->n_index - 1)) {
@@ -536,10 +536,11 @@ static qn_status parse_test(parser *p, qn_jnode **out)
 /* -+ primary, its accesses, then its filters and tests. */
 static qn_status parse_operand(parser *p, qn_jnode **out)
 {
+    *out = NULL;
     size_t base = p->n_kids, ids = p->n_ids;
     uint32_t line = p->tok->line;
     bool is_signed = false, negative = false;
-    qn_jnode *step;
+    qn_jnode *step = NULL;
     while (is_op(p, '-') || is_op(p, '+')) {
         is_signed = true;
         negative ^= is_op(p, '-');
@@ -692,7 +693,7 @@ static qn_status parse_expr(parser *p, bool may_cond, qn_jnode **out)
     QN_TRY(parse_operators(p, out));
     while (may_cond && take_word(p, "if")) {
         size_t base = p->n_kids;
-        qn_jnode *kid, *then = *out;
+        qn_jnode *kid = NULL, *then = *out;
         QN_TRY(parse_operators(p, &kid));
         QN_TRY(push_kid(p, kid));
         QN_TRY(push_kid(p, then));

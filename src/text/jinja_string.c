@@ -79,11 +79,13 @@ bool qn_jstring_case(qn_jrun *r, const qn_jvalue *v, qn_jcase how, qn_jvalue *ou
         bool up = how == QN_J_UPPER || (how == QN_J_SWAP ? !is_upper : how != QN_J_LOWER && first);
         char buf[8];
         size_t n_buf = 2;
-        if (up && cp == 0xdf)
-            memcpy(buf, how == QN_J_UPPER || how == QN_J_SWAP ? "SS" : "Ss", 2);
-        else
+        if (up && cp == 0xdf) { /* the sharp s has no capital of one letter */
+            buf[0] = 'S';
+            buf[1] = how == QN_J_UPPER || how == QN_J_SWAP ? 'S' : 's';
+        } else {
             n_buf = qn_utf8_encode(buf, (uint32_t)(up ? utf8proc_toupper((int32_t)cp)
                                                       : utf8proc_tolower((int32_t)cp)));
+        }
         if (!qn_jtext_add(r, &t, buf, n_buf, data))
             return false;
         if (how == QN_J_TITLE)
@@ -277,7 +279,7 @@ static bool split_words(qn_jrun *r, const qn_jvalue *v, int64_t max, bool right,
 
 static bool split(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, bool right, qn_jvalue *out)
 {
-    qn_jvalue arg[2];
+    qn_jvalue arg[2] = {0};
     int64_t max;
     qn_slice s = bytes_of(v), sep;
     pieces p = {0};
@@ -379,7 +381,7 @@ static bool window(qn_jrun *r, const qn_jvalue *v, const qn_jvalue *bounds, size
 static bool affix(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, bool at_end, qn_jvalue *out)
 {
     const char *what = at_end ? "endswith" : "startswith";
-    qn_jvalue arg[3], one;
+    qn_jvalue arg[3] = {0}, one;
     size_t begin, end;
     bool ok, found = false;
     if (!qn_jargs_bind(r, what, "affix start end", 1, a, arg) ||
@@ -403,7 +405,7 @@ static bool affix(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, bool at_end
 static bool search(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, bool last, bool must,
                    qn_jvalue *out)
 {
-    qn_jvalue arg[3];
+    qn_jvalue arg[3] = {0};
     size_t begin, end, at = SIZE_MAX;
     bool ok;
     if (!qn_jargs_bind(r, "find", "sub start end", 1, a, arg) ||
@@ -427,7 +429,7 @@ static bool search(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, bool last,
 
 static bool count(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, qn_jvalue *out)
 {
-    qn_jvalue arg[3];
+    qn_jvalue arg[3] = {0};
     size_t begin, end, at;
     bool ok;
     int64_t n = 0;
@@ -532,8 +534,10 @@ bool qn_jstring_repeat(qn_jrun *r, const qn_jvalue *v, int64_t n, qn_jvalue *out
             return false;
         n >>= 1;
         qn_jtext twice = {0};
-        if (n > 0 && (!qn_jtext_add_value(r, &twice, &piece) ||
-                      !qn_jtext_add_value(r, &twice, &piece) || !qn_jtext_value(r, &twice, &piece)))
+        for (int i = 0; n > 0 && i < 2; i++)
+            if (!qn_jtext_add_value(r, &twice, &piece))
+                return false;
+        if (n > 0 && !qn_jtext_value(r, &twice, &piece))
             return false;
     }
     return qn_jtext_value(r, &t, out);
@@ -542,7 +546,7 @@ bool qn_jstring_repeat(qn_jrun *r, const qn_jvalue *v, int64_t n, qn_jvalue *out
 static bool pad(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, int side, const char *fill_z,
                 qn_jvalue *out)
 {
-    qn_jvalue arg[2], fill;
+    qn_jvalue arg[2] = {0}, fill;
     int64_t width, n = (int64_t)qn_jstring_chars(v->u.s);
     qn_jtext t = {0};
     if (!qn_jargs_bind(r, "justify", "width fillchar", 1, a, arg) ||
@@ -633,7 +637,7 @@ int qn_jstring_method_find(qn_slice name)
 
 static bool call_replace(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, qn_jvalue *out)
 {
-    qn_jvalue arg[3];
+    qn_jvalue arg[3] = {0};
     int64_t n;
     return qn_jargs_bind(r, "replace", "old new count", 2, a, arg) &&
            qn_jargs_string(r, "replace", &arg[0]) && qn_jargs_string(r, "replace", &arg[1]) &&
@@ -674,7 +678,7 @@ static bool call_class(qn_jrun *r, int id, const qn_jvalue *v, const qn_jargs *a
         [M_ISDECIMAL] = IS_DIGIT, [M_ISDIGIT] = IS_DIGIT, [M_ISNUMERIC] = IS_DIGIT,
         [M_ISLOWER] = IS_LOWER,   [M_ISUPPER] = IS_UPPER, [M_ISSPACE] = IS_SPACE,
         [M_ISTITLE] = IS_TITLE};
-    if (!qn_jargs_bind(r, method_names[id], "", 0, a, NULL) || !qn_jrun_spend_bytes(r, v->u.s->n))
+    if (!qn_jargs_none(r, method_names[id], a) || !qn_jrun_spend_bytes(r, v->u.s->n))
         return false;
     *out = qn_jvalue_bool(all_chars(v->u.s, classes[id]));
     return true;
@@ -685,8 +689,7 @@ static bool call_case(qn_jrun *r, int id, const qn_jvalue *v, const qn_jargs *a,
     static const uint8_t cases[] = {
         [M_CAPITALIZE] = QN_J_CAPITALIZE, [M_CASEFOLD] = QN_J_LOWER, [M_LOWER] = QN_J_LOWER,
         [M_SWAPCASE] = QN_J_SWAP,         [M_TITLE] = QN_J_TITLE,    [M_UPPER] = QN_J_UPPER};
-    return qn_jargs_bind(r, method_names[id], "", 0, a, NULL) &&
-           qn_jstring_case(r, v, cases[id], out);
+    return qn_jargs_none(r, method_names[id], a) && qn_jstring_case(r, v, cases[id], out);
 }
 
 bool qn_jstring_method_call(qn_jrun *r, int id, const qn_jvalue *v, const qn_jargs *a,

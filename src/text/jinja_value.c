@@ -4,6 +4,7 @@
  *
  * The semantics are Python's; what an undefined value may do is jinja2's (runtime.py,
  * Undefined). */
+#define QN_JINJA_VALUE_C
 #include "text/jinja_ast.h"
 
 #include <math.h>
@@ -352,7 +353,8 @@ bool qn_jdict_set(qn_jrun *r, qn_jdict *d, const qn_jvalue *key, const qn_jvalue
         qn_jentry *entries = qn_jrun_alloc(r, cap, sizeof(*entries));
         if (!entries)
             return false;
-        memcpy(entries, d->entries, d->n * sizeof(*entries));
+        if (d->n)
+            memcpy(entries, d->entries, d->n * sizeof(*entries));
         d->entries = entries;
         d->cap = cap;
     }
@@ -822,7 +824,7 @@ static bool slice_range(qn_jrun *r, const qn_jvalue bounds[3], int64_t n, int64_
 
 static bool slice_string(qn_jrun *r, const qn_jvalue *v, const qn_jvalue bounds[3], qn_jvalue *out)
 {
-    int64_t n = (int64_t)qn_jstring_chars(v->u.s), begin, end, step;
+    int64_t n = (int64_t)qn_jstring_chars(v->u.s), begin = 0, end = 0, step = 1;
     qn_jtext t = {0};
     if (!slice_range(r, bounds, n, &begin, &end, &step) || !qn_jrun_spend_bytes(r, v->u.s->n))
         return false;
@@ -846,7 +848,7 @@ static bool slice_string(qn_jrun *r, const qn_jvalue *v, const qn_jvalue bounds[
 
 bool qn_jvalue_slice(qn_jrun *r, const qn_jvalue *v, const qn_jvalue bounds[3], qn_jvalue *out)
 {
-    int64_t begin, end, step, n = 0;
+    int64_t begin = 0, end = 0, step = 1, n = 0;
     if (v->type == QN_J_UNDEFINED)
         return qn_jvalue_refuse(r, v);
     if (v->type == QN_J_STRING)

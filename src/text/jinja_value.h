@@ -133,9 +133,13 @@ typedef struct qn_jrun {
 
 /* ---- the run: all return false, or NULL, with the error in the run ---- */
 
-bool qn_jrun_fail(qn_jrun *r, const char *fmt, ...)
-    QN_PRINTF(2, 3);                          /* QN_E_FORMAT, "name:line: ..." */
-bool qn_jrun_spend(qn_jrun *r, size_t units); /* a step is 16 */
+bool qn_jrun_fail(qn_jrun *r, const char *fmt, ...) QN_PRINTF(2, 3);
+#if defined(__clang_analyzer__) && !defined(QN_JINJA_VALUE_C) /* as qn_fail in base.h */
+#define qn_jrun_fail(r, ...) (qn_seen(r, __VA_ARGS__), false)
+#endif
+                                   /* QN_E_FORMAT, "name:line: ..." */
+                                   bool
+                                   qn_jrun_spend(qn_jrun * r, size_t units); /* a step is 16 */
 bool qn_jrun_spend_bytes(qn_jrun *r, size_t n);
 bool qn_jrun_enter(qn_jrun *r); /* one level deeper; pair with r->depth-- */
 void *qn_jrun_alloc(qn_jrun *r, size_t n, size_t size);
@@ -239,6 +243,8 @@ bool qn_jtest_apply(qn_jrun *r, qn_slice name, const qn_jvalue *v, const qn_jarg
  * n_required must be. */
 bool qn_jargs_bind(qn_jrun *r, const char *what, const char *params, size_t n_required,
                    const qn_jargs *a, qn_jvalue *out);
+/* For what takes no arguments. */
+bool qn_jargs_none(qn_jrun *r, const char *what, const qn_jargs *a);
 bool qn_jargs_int(qn_jrun *r, const char *what, const qn_jvalue *v, int64_t otherwise,
                   int64_t *out);
 bool qn_jargs_string(qn_jrun *r, const char *what, const qn_jvalue *v);
