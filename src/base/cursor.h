@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * cursor.h - reads a hostile byte range in order; the only pointer arithmetic on binary input.
  *
- * Little-endian. The first failure is sticky: it is written once, with file, field and byte offset, and every later
- * call returns false. `field` is what the caller is reading now, for the message.
+ * Little-endian. The first failure is sticky: it is written once, with file, field and byte offset,
+ * and every later call returns false. `field` is what the caller is reading now, for the message.
  * Threads: one owner. */
 #ifndef QN_BASE_CURSOR_H
 #define QN_BASE_CURSOR_H

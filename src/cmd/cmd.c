@@ -54,13 +54,14 @@ int cmd_parse(const qn_opts *o, void *dest, int argc, char **argv, qn_opts_found
 
 int cmd_usage(const qn_opts *o, const char *fmt, ...)
 {
+    char raw[1024], shown[320]; /* an operand may hold anything */
     va_list ap;
 
-    fprintf(stderr, "quern %s: ", o->command);
     va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
+    int n = vsnprintf(raw, sizeof(raw), fmt, ap);
     va_end(ap);
-    fprintf(stderr, "; see quern %s --help\n", o->command);
+    qn_escape(shown, sizeof(shown), raw, n < 0 ? 0 : strlen(raw));
+    fprintf(stderr, "quern %s: %s; see quern %s --help\n", o->command, shown, o->command);
     return CMD_USAGE;
 }
 

@@ -76,7 +76,7 @@ static qn_status read_variables(json_t **out, const char *path, const cmd_text *
     *out = NULL;
     qn_status s = cmd_read(&text, path, err);
     if (s == QN_OK)
-        s = qn_json_parse(out, text.p ? text.p : "", text.n, 0, name, err);
+        s = qn_chat_variables_parse(out, text.p ? text.p : "", text.n, 0, name, err);
     if (s == QN_OK && !json_is_object(*out))
         s = qn_fail(err, QN_E_FORMAT, "%s: found %s, wanted an object with messages", name,
                     qn_json_type_name(*out));

@@ -226,7 +226,7 @@ static bool one_line(const tokenize_options *o, const qn_tokenizer *t, const cha
 static int run_lines(const tokenize_options *o, const qn_tokenizer *t)
 {
     qn_str in = {.limit = QN_LIMIT_INPUT_BYTES}, out = {0};
-    size_t number = 0;
+    size_t number = 0, seen = 0; /* seen: bytes of `in` without a line's end */
     bool is_good = true, is_end = false;
     char buf[8192];
     qn_err err;
@@ -245,9 +245,9 @@ static int run_lines(const tokenize_options *o, const qn_tokenizer *t)
         qn_str_add(&in, buf, (size_t)got);
         size_t begin = 0;
         char *nl;
-        while (!in.failed && begin < in.n && (nl = memchr(in.p + begin, '\n', in.n - begin))) {
+        while (!in.failed && begin < in.n && (nl = memchr(in.p + seen, '\n', in.n - seen))) {
             is_good &= one_line(o, t, in.p + begin, (size_t)(nl - in.p) - begin, ++number, &out);
-            begin = (size_t)(nl - in.p) + 1;
+            begin = seen = (size_t)(nl - in.p) + 1;
         }
         if (begin < in.n && is_end) {
             is_good &= one_line(o, t, in.p + begin, in.n - begin, ++number, &out);
@@ -263,6 +263,7 @@ static int run_lines(const tokenize_options *o, const qn_tokenizer *t)
             memmove(in.p, in.p + begin, in.n - begin);
             in.n -= begin;
         }
+        seen = in.n;
         if (out.n && (fwrite(out.p, 1, out.n, stdout) != out.n || fflush(stdout) != 0))
             rc = CMD_FAILED;
         qn_str_clear(&out);

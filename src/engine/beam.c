@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * beam.c - beam search over sequences that share K/V blocks.
  *
- * A step: every beam's 2·width best continuations, sorted by summed log-probability. In that order an end token among the first `width`
- * closes a hypothesis (score = sum / length^penalty), any other token continues a beam until there are `width` of them. A parent's first
- * child keeps its sequence; further children fork it (full blocks shared, the last one copied). The search ends when `width`
- * hypotheses are closed and no running beam can beat the worst of them, or at max_tokens. Source: transformers generation
- * _beam_search with early_stopping=False. */
+ * A step: every beam's 2·width best continuations, sorted by summed log-probability. In that order
+ * an end token among the first `width` closes a hypothesis (score = sum / length^penalty), any
+ * other token continues a beam until there are `width` of them. A parent's first child keeps its
+ * sequence; further children fork it (full blocks shared, the last one copied). The search ends
+ * when `width` hypotheses are closed and no running beam can beat the worst of them, or at
+ * max_tokens. Source: transformers generation _beam_search with early_stopping=False. */
 #include "engine/engine.h"
 
 #include <math.h>
@@ -27,7 +28,8 @@ bool qn_beam_ready(const qn_request *r)
     return r->n_seqs > 0;
 }
 
-/* Keeps list[0..n) sorted, best first; at most max. Ties: lower parent, then lower id, so equal runs give equal beams. */
+/* Keeps list[0..n) sorted, best first; at most max. Ties: lower parent, then lower id, so equal
+ * runs give equal beams. */
 static size_t insert(choice *list, size_t n, size_t max, choice c)
 {
     size_t at = n;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * model.h - a model on a device: files, config, plan, weights in the device's layout, activations.
  *
- * qn_model_open: files -> config -> names to matrices -> plan and passes -> weights taken by the device -> operations bound.
+ * qn_model_open: files -> config -> names to matrices -> plan and passes -> weights taken by the
+ * device -> operations bound.
  * Threads: engine thread (opening: any, before it). */
 #ifndef QN_MODEL_MODEL_H
 #define QN_MODEL_MODEL_H

@@ -2,12 +2,15 @@
  * passes.c - rewrites a plan into a faster one that means the same.
  *
  *   fold   matrices that are one (tied) become one; biases of zeros go
- *   prune  GATHER moves up to right after the last layer's attention: every later operation runs on the wanted rows only
- *   fuse   RMSNORM+LINEAR, LINEAR+BIAS, LINEAR+ADD, three LINEARs of one input, gate+up+SILU_MUL; q|k|v+norm+rope+store; experts
+ *   prune  GATHER moves up to right after the last layer's attention: every later operation runs on
+ *          the wanted rows only
+ *   fuse   RMSNORM+LINEAR, LINEAR+BIAS, LINEAR+ADD, three LINEARs of one input, gate+up+SILU_MUL;
+ *          q|k|v+norm+rope+store; experts
  *   place  buffers share memory when their lives do not overlap
  *
- * Each pattern asks for the exact producer and the only consumer of a buffer, so that a plan it does not fit is left as it is.
- * Buffers are written once, so a use after the pattern's last node can never be cut off. */
+ * Each pattern asks for the exact producer and the only consumer of a buffer, so that a plan it
+ * does not fit is left as it is. Buffers are written once, so a use after the pattern's last node
+ * can never be cut off. */
 #include "model/plan.h"
 
 #include <string.h>
@@ -110,7 +113,8 @@ void qn_pass_prune(qn_plan *p)
     }
     if (at >= gather || gather >= p->n_nodes)
         return;
-    /* what lives across that point and is read later: the attention's output and the residual stream */
+    /* what lives across that point and is read later: the attention's output and the residual
+     * stream */
     int attn = p->nodes[at].out, x = -1;
     for (size_t i = at + 1; i <= gather; i++)
         for (int k = 0; k < QN_OP_MAX_IN; k++) {
@@ -233,7 +237,8 @@ static qn_node *chain_start(qn_plan *p, int buf, qn_node *chain[4], size_t *n_ch
     return NULL;
 }
 
-/* q, k, v products of one input, their norms and ropes, and the store: one product and QKV_STORE. `at` is the KV_STORE. */
+/* q, k, v products of one input, their norms and ropes, and the store: one product and QKV_STORE.
+ * `at` is the KV_STORE. */
 static void fuse_qkv(qn_plan *p, size_t at)
 {
     qn_node *store = &p->nodes[at], *att = NULL, *chain[2][4];

@@ -7,7 +7,8 @@
  *   x = x + a·Wo                               h = rmsnorm(x)
  *   x = x + down(silu(gate h) * up h)          or routed and shared experts
  *   logits = rmsnorm(gather(x))·Wout
- * All text models differ by flags of the config only. Source: transformers modeling_qwen2/3(_moe).py. */
+ * All text models differ by flags of the config only. Source: transformers
+ * modeling_qwen2/3(_moe).py. */
 #include "model/plan.h"
 
 #include <string.h>
@@ -26,7 +27,8 @@ static int new_buf(qn_plan *p, const char *name, size_t width, bool on_logit_row
     return (int)p->n_bufs++;
 }
 
-/* Adds a node; its output (width > 0) is a new buffer. Returns the node, or a scrap one after a failed allocation. */
+/* Adds a node; its output (width > 0) is a new buffer. Returns the node, or a scrap one after a
+ * failed allocation. */
 static qn_node *add(qn_plan *p, qn_op_kind kind, int layer, const char *name, size_t width)
 {
     static _Thread_local qn_node scrap;

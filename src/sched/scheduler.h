@@ -39,7 +39,8 @@ typedef struct qn_scheduler {
 void qn_scheduler_init(qn_scheduler *s, qn_block_pool *pool, uint32_t block_size,
                        uint32_t max_batch_tokens, uint32_t max_seqs);
 void qn_scheduler_fini(qn_scheduler *s);
-/* q's fields are zero but for n_tokens and arrival. max_tokens: the most it will ever hold; more blocks than the pool has: QN_E_TOO_LONG. */
+/* q's fields are zero but for n_tokens and arrival. max_tokens: the most it will ever hold; more
+ * blocks than the pool has: QN_E_TOO_LONG. */
 QN_MUST_USE qn_status qn_scheduler_add(qn_scheduler *s, qn_sched_seq *q, uint32_t max_tokens,
                                        qn_err *err);
 /* Child continues parent: shares its full blocks. If the last block is partly filled, *copy_to is a new block that the caller fills from

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  * chat.c - the model's chat template, and the encoding of what it renders.
  *
- * Where the template is: a Hugging Face folder's chat_template.jinja, else tokenizer_config.json's chat_template (text,
- * or a list of named ones); GGUF's tokenizer.chat_template.
+ * Where the template is: a Hugging Face folder's chat_template.jinja, else tokenizer_config.json's
+ * chat_template (text, or a list of named ones); GGUF's tokenizer.chat_template.
  *
- * Encoding: a special token is one only if all of its bytes are literal; between two of them literal and data are
- * encoded together, so that the ids are those of the whole text wherever data holds no special token. */
+ * Encoding: a special token is one only if all of its bytes are literal; between two of them
+ * literal and data are encoded together, so that the ids are those of the whole text wherever data
+ * holds no special token. */
 #include "text/chat.h"
 #include "format/gguf.h"
 #include "text/jinja.h"
 
+#include <stdio.h>
 #include <string.h>
 
 struct qn_chat_template {
@@ -40,7 +42,17 @@ void qn_chat_template_free(qn_chat_template *t)
     qn_free(t);
 }
 
-/* chat_template: text, or [{"name": "default", "template": text}, ...]. The default one, else the first. */
+/* Its messages name the file and the field. */
+static qn_status new_of_file(qn_chat_template **out, qn_slice source, const char *file,
+                             const char *field, qn_err *err)
+{
+    char name[160];
+    (void)snprintf(name, sizeof(name), "%.120s: %s", file, field);
+    return qn_chat_template_new(out, source.p, source.n, name, err);
+}
+
+/* chat_template: text, or [{"name": "default", "template": text}, ...]. The default one, else the
+ * first. */
 static qn_status from_config(qn_chat_template **out, const json_t *config, const char *file,
                              qn_err *err)
 {
@@ -59,8 +71,8 @@ static qn_status from_config(qn_chat_template **out, const json_t *config, const
         return qn_fail(err, QN_E_FORMAT,
                        "%s: chat_template: %s found, a string or a list of named ones wanted", file,
                        qn_json_type_name(chosen));
-    return qn_chat_template_new(out, json_string_value(chosen), json_string_length(chosen),
-                                "chat_template", err);
+    return new_of_file(out, (qn_slice){json_string_value(chosen), json_string_length(chosen)}, file,
+                       "chat_template", err);
 }
 
 static qn_status from_folder(qn_chat_template **out, const char *folder, qn_err *err)
@@ -95,8 +107,9 @@ qn_status qn_chat_template_from_model(qn_chat_template **out, const qn_weights *
         return from_folder(out, w->path, err);
     qn_slice source = {0};
     QN_TRY(qn_gguf_str(w->gguf, w->path, "tokenizer.chat_template", &source, err));
-    return source.n ? qn_chat_template_new(out, source.p, source.n, "tokenizer.chat_template", err)
-                    : QN_OK;
+    return source.n
+               ? new_of_file(out, source, qn_base_name(w->path), "tokenizer.chat_template", err)
+               : QN_OK;
 }
 
 qn_status qn_chat_template_render(const qn_chat_template *t, const json_t *variables, int64_t now,
@@ -148,7 +161,8 @@ qn_status qn_chat_variables_parse(json_t **out, const char *text, size_t n, size
         status = qn_json_parse(out, text, n, max_depth, name, err);
     } else {
         qn_str_add(&s, copied, (size_t)(end - copied));
-        status = s.failed ? qn_fail_nomem(err, n) : qn_json_parse(out, s.p, s.n, max_depth, name, err);
+        status =
+            s.failed ? qn_fail_nomem(err, n) : qn_json_parse(out, s.p, s.n, max_depth, name, err);
     }
     qn_str_fini(&s);
     return status;
@@ -161,8 +175,9 @@ void qn_chat_text_fini(qn_chat_text *t)
     *t = (qn_chat_text){0};
 }
 
-/* Encodes the added tokens of one literal segment, and the text before each with what was left before the segment.
- * The tokenizer itself says which added tokens there are, in order; each is then found where its bytes first stand. */
+/* Encodes the added tokens of one literal segment, and the text before each with what was left
+ * before the segment. The tokenizer itself says which added tokens there are, in order; each is
+ * then found where its bytes first stand. */
 static qn_status encode_literal(const qn_tokenizer *tok, const char *text,
                                 const qn_chat_segment *segment, size_t *done, qn_ids *out,
                                 qn_err *err)

@@ -115,20 +115,11 @@ static bool float_arith(qn_jrun *r, qn_jop op, double a, double b, qn_jvalue *ou
 
 static bool repeat(qn_jrun *r, const qn_jvalue *v, int64_t n, qn_jvalue *out)
 {
-    qn_jtext t = {0};
-    size_t size = v->type == QN_J_STRING ? v->u.s->n : v->u.l->n, total;
-    n = QN_MAX(n, 0);
-    if (!qn_mul_size(size, (size_t)n, &total) || total > QN_LIMIT_TEMPLATE_OUTPUT)
-        return qn_jrun_fail(r, "a repetition of more than %d bytes or items",
-                            QN_LIMIT_TEMPLATE_OUTPUT);
-    if (size == 0)
-        n = 0;
-    if (v->type == QN_J_STRING) {
-        for (int64_t i = 0; i < n; i++)
-            if (!qn_jtext_add_value(r, &t, v))
-                return false;
-        return qn_jtext_value(r, &t, out);
-    }
+    if (v->type == QN_J_STRING)
+        return qn_jstring_repeat(r, v, n, out);
+    size_t size = v->u.l->n, total;
+    if (!qn_mul_size(size, (size_t)QN_MAX(n, 0), &total) || total > QN_LIMIT_TEMPLATE_OUTPUT)
+        return qn_jrun_fail(r, "a list of more than %d items", QN_LIMIT_TEMPLATE_OUTPUT);
     if (!qn_jlist_unpack(r, v->u.l) || !qn_jvalue_list(r, v->u.l->kind, total, out))
         return false;
     for (size_t i = 0; i < total; i++)

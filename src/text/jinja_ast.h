@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * jinja_ast.h - tokens and syntax tree of a template.
  *
- * Chains are flat so that the tree is only as deep as the source is nested: a + b - c is one node of three kids,
- * x.a[b]|c is one POSTFIX node (base, then steps), if/elif/else is one node of pairs.
+ * Chains are flat so that the tree is only as deep as the source is nested: a + b - c is one node
+ * of three kids, x.a[b]|c is one POSTFIX node (base, then steps), if/elif/else is one node of
+ * pairs.
  * Threads: read-only once parsed. */
 #ifndef QN_TEXT_JINJA_AST_H
 #define QN_TEXT_JINJA_AST_H
@@ -98,11 +99,23 @@ typedef struct qn_jnode {
     qn_jvalue value;
 } qn_jnode;
 
+typedef enum qn_jword {
+    QN_JW_LOOP,
+    QN_JW_CALLER,
+    QN_JW_VARARGS,
+    QN_JW_KWARGS,
+    QN_JW_MESSAGES,
+    QN_JW_N
+} qn_jword;
+#define QN_JW_ABSENT UINT32_MAX
+
 struct qn_jinja {
     char *name;
     qn_arena arena;
     qn_slice *names; /* every identifier of the source, once */
     uint32_t n_names;
+    uint32_t words
+        [QN_JW_N]; /* ids of names the evaluator sets, QN_JW_ABSENT where the source has none */
     qn_jnode *body;
 };
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * jinja_eval.c - runs a template's tree: scopes, statements, expressions, macros.
  *
- * Scopes as in jinja2: the template's own (globals, by name id), and a frame for each loop turn, macro call, with and
- * captured block; `set` writes the innermost, `if` opens none. A macro sees the frame it was made in.
- * All evaluation recurses on the tree only, through eval and run_body, which count the depth. */
+ * Scopes as in jinja2: the template's own (globals, by name id), and a frame for each loop turn,
+ * macro call, with and captured block; `set` writes the innermost, `if` opens none. A macro sees
+ * the frame it was made in. All evaluation recurses on the tree only, through eval and run_body,
+ * which count the depth. */
 #include "text/jinja_ast.h"
 
 #include <string.h>
@@ -94,19 +95,10 @@ static qn_jframe *push_frame(qn_jrun *r, qn_jframe *parent)
     return f;
 }
 
-/* The id of a name if the template uses it at all. */
-static bool find_name(const qn_jrun *r, const char *z, uint32_t *id)
+/* Sets one of the evaluator's own names, if the template uses it at all. */
+static bool set_word(qn_jrun *r, qn_jword w, const qn_jvalue *v)
 {
-    for (*id = 0; *id < r->t->n_names; ++*id)
-        if (qn_slice_is(r->t->names[*id], z))
-            return true;
-    return false;
-}
-
-static bool set_by_name(qn_jrun *r, const char *z, const qn_jvalue *v)
-{
-    uint32_t id;
-    return !find_name(r, z, &id) || set_variable(r, id, v);
+    return r->t->words[w] == QN_JW_ABSENT || set_variable(r, r->t->words[w], v);
 }
 
 /* ---- calls ---- */
@@ -156,8 +148,8 @@ static bool call_value(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, const 
 
 static bool bind_extra(qn_jrun *r, const qn_jmacro *m, const qn_jargs *a)
 {
-    uint32_t id, n_params = m->node->n_names;
-    bool takes_more = find_name(r, "varargs", &id);
+    uint32_t n_params = m->node->n_names;
+    bool takes_more = r->t->words[QN_JW_VARARGS] != QN_JW_ABSENT;
     if (a->n_pos > n_params && !takes_more)
         return qn_jrun_fail(r, "macro '%.*s' takes not more than %u arguments",
                             (int)QN_MIN(qn_jrun_name(r, m->node->name).n, 60),
@@ -170,15 +162,14 @@ static bool bind_extra(qn_jrun *r, const qn_jmacro *m, const qn_jargs *a)
         return false;
     for (size_t i = 0; i < n; i++)
         rest.u.l->items[i] = a->pos[n_params + i];
-    return set_variable(r, id, &rest);
+    return set_word(r, QN_JW_VARARGS, &rest);
 }
 
 /* Sets a macro's parameters in the current frame. */
 static bool bind_macro(qn_jrun *r, const qn_jmacro *m, const qn_jargs *a)
 {
     const qn_jnode *n = m->node;
-    uint32_t id;
-    bool takes_kw = find_name(r, "kwargs", &id);
+    bool takes_kw = r->t->words[QN_JW_KWARGS] != QN_JW_ABSENT;
     qn_jvalue v, rest;
     if (!bind_extra(r, m, a) || !qn_jvalue_dict(r, 0, &rest))
         return false;
@@ -196,7 +187,7 @@ static bool bind_macro(qn_jrun *r, const qn_jmacro *m, const qn_jargs *a)
             !qn_jdict_set(r, rest.u.d, &v, &a->kw[k]))
             return false;
     }
-    if (takes_kw && !set_variable(r, id, &rest))
+    if (!set_word(r, QN_JW_KWARGS, &rest))
         return false;
     for (uint32_t i = 0; i < n->n_names; i++) {
         uint32_t first_default = n->n_names - m->n_defaults;
@@ -234,7 +225,7 @@ static bool call_macro(qn_jrun *r, const qn_jmacro *m, const qn_jargs *a, const 
     qn_jframe *back = r->frame;
     uint32_t line = r->line;
     bool ok = qn_jrun_enter(r) && push_frame(r, m->frame) && bind_macro(r, m, a) &&
-              (!caller || set_by_name(r, "caller", caller)) && capture(r, m->body, out);
+              (!caller || set_word(r, QN_JW_CALLER, caller)) && capture(r, m->body, out);
     r->depth--;
     r->frame = back;
     if (ok)
@@ -569,8 +560,6 @@ static bool filter_items(qn_jrun *r, const qn_jnode *n, qn_jlist **list)
 
 static flow run_turns(qn_jrun *r, const qn_jnode *n, qn_jlist *list)
 {
-    uint32_t loop_id;
-    bool has_loop = find_name(r, "loop", &loop_id);
     qn_jframe *back = r->frame, *f = push_frame(r, back);
     qn_jloop *loop = f ? qn_jrun_alloc(r, 1, sizeof(*loop)) : NULL;
     if (!loop)
@@ -583,7 +572,7 @@ static flow run_turns(qn_jrun *r, const qn_jnode *n, qn_jlist *list)
         loop->i = i;
         if (!qn_jrun_spend(r, 16) ||
             !set_targets(r, n->names, n->n_names, n->op, &list->items[i]) ||
-            (has_loop && !set_variable(r, loop_id, &loop_value)))
+            !set_word(r, QN_JW_LOOP, &loop_value))
             return FLOW_FAIL;
         flow how = run_body(r, n->kids[2]);
         if (how == FLOW_FAIL)
@@ -762,7 +751,8 @@ static bool is_token_name(qn_slice name)
            qn_slice_is(name, "pad_token") || qn_slice_is(name, "unk_token");
 }
 
-/* The value of each of the template's names: a variable, what transformers always passes, or a function. */
+/* The value of each of the template's names: a variable, what transformers always passes, or a
+ * function. */
 static bool set_globals(qn_jrun *r, const json_t *variables)
 {
     r->globals = qn_jrun_alloc(r, r->t->n_names, sizeof(*r->globals));
@@ -796,8 +786,8 @@ static bool set_globals(qn_jrun *r, const json_t *variables)
 
 static bool mark_messages(qn_jrun *r)
 {
-    uint32_t id;
-    if (!find_name(r, "messages", &id) || r->globals[id].type != QN_J_LIST)
+    uint32_t id = r->t->words[QN_JW_MESSAGES];
+    if (id == QN_JW_ABSENT || r->globals[id].type != QN_J_LIST)
         return true;
     qn_jlist *l = r->globals[id].u.l;
     if (!qn_jlist_unpack(r, l))
@@ -832,7 +822,7 @@ qn_status qn_jinja_render(const qn_jinja *t, const json_t *variables, int64_t no
                  .err = err,
                  .now = now,
                  .out = &text};
-    qn_arena_init(&r.arena, QN_JINJA_MEMORY_MAX, QN_MEM_REQUEST);
+    qn_arena_init(&r.arena, QN_LIMIT_TEMPLATE_MEMORY, QN_MEM_REQUEST);
     bool ok = set_globals(&r, variables) && mark_messages(&r) && run_body(&r, t->body) != FLOW_FAIL;
     qn_status s = ok ? copy_text(&text, out, err) : r.status;
     qn_arena_fini(&r.arena);

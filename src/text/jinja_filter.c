@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * jinja_filter.c - the filters and tests of templates. Source: jinja2 filters.py and tests.py; tojson: transformers. */
+ * jinja_filter.c - the filters and tests of templates. Source: jinja2 filters.py and tests.py;
+ * tojson: transformers. */
 #include "text/jinja_ast.h"
 
 #include <math.h>
@@ -339,7 +340,8 @@ static bool filter_items(qn_jrun *r, const call *c, qn_jvalue *out)
     return true;
 }
 
-/* item.a.b.0 of "a.b.0", as the attribute arguments of filters name it; MISSING: the item itself. */
+/* item.a.b.0 of "a.b.0", as the attribute arguments of filters name it; MISSING: the item
+ * itself. */
 static bool attribute_of(qn_jrun *r, const qn_jvalue *item, const qn_jvalue *path, qn_jvalue *out)
 {
     *out = *item;
@@ -681,7 +683,8 @@ static bool test_type(const qn_jvalue *v, qn_slice name, bool *out)
         {"string", 1u << QN_J_STRING},
         {"mapping", 1u << QN_J_DICT},
         {"iterable", 1u << QN_J_STRING | 1u << QN_J_LIST | 1u << QN_J_DICT | 1u << QN_J_UNDEFINED},
-        {"callable", 1u << QN_J_MACRO | 1u << QN_J_FUNCTION | 1u << QN_J_METHOD | 1u << QN_J_UNDEFINED},
+        {"callable",
+         1u << QN_J_MACRO | 1u << QN_J_FUNCTION | 1u << QN_J_METHOD | 1u << QN_J_UNDEFINED},
         {"undefined", 1u << QN_J_UNDEFINED},
         {"defined", ~(1u << QN_J_UNDEFINED)}};
     for (size_t i = 0; i < QN_COUNT(tests); i++) {

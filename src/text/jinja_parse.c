@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * jinja_parse.c - builds the syntax tree of a template.
  *
- * Operators are parsed with a stack of pending operators, so a chain of any length costs no recursion; only brackets,
- * blocks and "a if b else c" recurse, at most QN_LIMIT_TEMPLATE_DEPTH deep. Precedence, lowest first: or, and, not,
- * comparisons, + -, ~, * / // %, **; unary minus and filters bind tighter than all. Source: jinja2 parser.py. */
+ * Operators are parsed with a stack of pending operators, so a chain of any length costs no
+ * recursion; only brackets, blocks and "a if b else c" recurse, at most QN_LIMIT_TEMPLATE_DEPTH
+ * deep. Precedence, lowest first: or, and, not, comparisons, + -, ~, * / // %, **; unary minus and
+ * filters bind tighter than all. Source: jinja2 parser.py. */
 #include "text/jinja_ast.h"
 
 #include <string.h>
@@ -41,8 +42,8 @@ static qn_status fail_here(parser *p, const char *wanted)
 
 static qn_status no_memory(parser *p)
 {
-    return qn_fail(p->err, QN_E_NOMEM, "%s: its syntax tree needs more than %u bytes", p->t->name,
-                   QN_JINJA_TREE_MAX);
+    return qn_fail(p->err, QN_E_NOMEM, "%s: its syntax tree needs more than %d bytes", p->t->name,
+                   QN_LIMIT_TEMPLATE_TREE);
 }
 
 static qn_status enter(parser *p)
@@ -219,7 +220,8 @@ static bool unescape_hex(const char *s, size_t n, size_t digits, uint32_t *cp)
     return true;
 }
 
-/* One escape at s[0] (after the backslash), written to out. Returns the bytes used, 0 if malformed. */
+/* One escape at s[0] (after the backslash), written to out. Returns the bytes used, 0 if
+ * malformed. */
 static size_t unescape(const char *s, size_t n, char *out, size_t *n_out)
 {
     static const char from[] = "abfnrtv\\'\"", to[] = "\a\b\f\n\r\t\v\\'\"";
@@ -795,6 +797,8 @@ static qn_status parse_for(parser *p, uint32_t line, qn_jnode **out)
     size_t base = p->n_kids, ids = p->n_ids;
     qn_jnode *kid, *condition = NULL, *other = NULL;
     QN_TRY(parse_targets(p));
+    if (p->n_ids == ids)
+        return fail_here(p, "a name");
     bool is_tuple = p->tok[-1].kind == QN_JT_OP; /* "a," or "(a)": unpacks */
     if (!take_word(p, "in"))
         return fail_here(p, "'in'");
@@ -1048,7 +1052,7 @@ static qn_status parse_body(parser *p, qn_jnode **out)
     uint32_t line = p->tok->line;
     QN_TRY(enter(p));
     while (p->tok->kind != QN_JT_EOF) {
-        qn_jnode *kid;
+        qn_jnode *kid = NULL;
         if (p->tok->kind == QN_JT_DATA) {
             QN_TRY(parse_data(p, &kid));
         } else if (p->tok->kind == QN_JT_VARIABLE_BEGIN) {
@@ -1067,7 +1071,15 @@ static qn_status parse_body(parser *p, qn_jnode **out)
 
 static qn_status parse_template(parser *p)
 {
-    QN_TRY(parse_body(p, &p->t->body));
+    static const char *const words[QN_JW_N] = {"loop", "caller", "varargs", "kwargs", "messages"};
+    qn_jinja *t = p->t;
+    QN_TRY(parse_body(p, &t->body));
+    for (size_t w = 0; w < QN_JW_N; w++) {
+        t->words[w] = QN_JW_ABSENT;
+        for (uint32_t i = 0; i < t->n_names; i++)
+            if (qn_slice_is(t->names[i], words[w]))
+                t->words[w] = i;
+    }
     if (p->tok->kind == QN_JT_EOF)
         return QN_OK;
     p->tok++;
@@ -1100,7 +1112,7 @@ qn_status qn_jinja_new(qn_jinja **out, const char *source, size_t n, const char 
     qn_jinja *t = qn_calloc(1, sizeof(*t), QN_MEM_VOCAB);
     if (!t)
         return qn_fail_nomem(err, sizeof(*t));
-    qn_arena_init(&t->arena, QN_JINJA_TREE_MAX, QN_MEM_VOCAB);
+    qn_arena_init(&t->arena, QN_LIMIT_TEMPLATE_TREE, QN_MEM_VOCAB);
     t->name = qn_strdup(name, QN_MEM_VOCAB);
     qn_status s = t->name ? compile(t, source, n, err) : qn_fail_nomem(err, strlen(name) + 1);
     if (s != QN_OK) {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * jinja_print.c - values as text: Python's str() and repr(), and json.dumps.
  *
- * Recursion over nested values is bounded by the run's depth. Source: CPython's unicode_repr, float_repr_style 'short',
- * json/encoder.py. */
+ * Recursion over nested values is bounded by the run's depth. Source: CPython's unicode_repr,
+ * float_repr_style 'short', json/encoder.py. */
 #include "text/jinja_ast.h"
 
 #include <math.h>
@@ -15,43 +15,13 @@ static bool add_z(qn_jrun *r, qn_jtext *t, const char *z, bool data)
     return qn_jtext_add(r, t, z, strlen(z), data);
 }
 
-/* The shortest digits that restore f, as Python writes them: exponents below -4 and from 16 on. */
-bool qn_jfloat_print(double f, char out[40])
-{
-    char digits[40];
-    double back;
-    int precision = 0;
-    if (isnan(f) || isinf(f)) {
-        snprintf(out, 40, "%s", isnan(f) ? "nan" : f < 0 ? "-inf" : "inf");
-        return false;
-    }
-    for (; precision < 17; precision++) {
-        int n = snprintf(digits, sizeof(digits), "%.*e", precision, f);
-        if (qn_parse_f64(digits, (size_t)n, &back) && back == f)
-            break;
-    }
-    precision = QN_MIN(precision, 16);
-    snprintf(digits, sizeof(digits), "%.*e", precision, f);
-    uint64_t size = 0;
-    const char *e = strchr(digits, 'e');
-    bool is_small = e[1] == '-';
-    if (!qn_parse_u64(e + 2, strlen(e + 2), 400, &size))
-        size = 0;
-    int exponent = is_small ? -(int)size : (int)size;
-    if (exponent < -4 || exponent >= 16)
-        snprintf(out, 40, "%s", digits);
-    else
-        snprintf(out, 40, "%.*f", QN_MAX(precision - exponent, 1), f);
-    return true;
-}
-
 static bool add_number(qn_jrun *r, qn_jtext *t, const qn_jvalue *v)
 {
     char buf[40];
     if (v->type == QN_J_INT)
         snprintf(buf, sizeof(buf), "%lld", (long long)v->u.i);
     else
-        qn_jfloat_print(v->u.f, buf);
+        (void)qn_format_f64(buf, v->u.f);
     return add_z(r, t, buf, v->data);
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * jinja_string.c - Python's string methods, keeping track of where each piece came from.
  *
- * Pieces (strip, split, slices, join, replace) keep the origin of their bytes; a changed letter is data as soon as any
- * of the string is. Source: CPython's str methods. */
+ * Pieces (strip, split, slices, join, replace) keep the origin of their bytes; a changed letter is
+ * data as soon as any of the string is. Source: CPython's str methods. */
 #include "text/jinja_ast.h"
 
 #include <stdio.h>
@@ -21,15 +21,25 @@ static qn_slice bytes_of(const qn_jvalue *v)
     return (qn_slice){v->u.s->p, v->u.s->n};
 }
 
-/* Where `what` first stands in s from `from` on (an empty one: at once); SIZE_MAX: nowhere. */
+/* Where `what` first stands in s from `from` on (an empty one: at once); SIZE_MAX: nowhere. In
+ * pieces, because a sanitizer looks at all bytes that memmem is given. */
 static size_t find(qn_slice s, qn_slice what, size_t from)
 {
-    if (from > s.n || what.n > s.n - from)
-        return SIZE_MAX;
     if (what.n == 0)
-        return from;
-    const char *at = memmem(s.p + from, s.n - from, what.p, what.n);
-    return at ? (size_t)(at - s.p) : SIZE_MAX;
+        return from <= s.n ? from : SIZE_MAX;
+    size_t piece = QN_MAX(1024, 2 * what.n);
+    while (from < s.n && what.n <= s.n - from) {
+        const char *first = memchr(s.p + from, what.p[0], s.n - what.n + 1 - from);
+        if (!first)
+            break;
+        from = (size_t)(first - s.p);
+        size_t n = QN_MIN(s.n - from, piece + what.n - 1);
+        const char *at = memmem(first, n, what.p, what.n);
+        if (at)
+            return (size_t)(at - s.p);
+        from += n - what.n + 1;
+    }
+    return SIZE_MAX;
 }
 
 /* The last place before `end` (where it must be over); SIZE_MAX: nowhere. */
@@ -41,6 +51,12 @@ static size_t find_last(qn_slice s, qn_slice what, size_t end)
     return SIZE_MAX;
 }
 
+/* Pays for find_last, which may compare all of `what` at every place. */
+static bool spend_backwards(qn_jrun *r, qn_slice s, size_t n_what)
+{
+    return qn_jrun_spend(r, s.n / 64 * n_what);
+}
+
 /* ---- case ---- */
 
 static bool is_cased(uint32_t cp)
@@ -49,7 +65,8 @@ static bool is_cased(uint32_t cp)
     return utf8proc_toupper(c) != c || utf8proc_tolower(c) != c;
 }
 
-/* title: after a letter without case comes a capital (str.title); words: after a separator (jinja's filter). */
+/* title: after a letter without case comes a capital (str.title); words: after a separator (jinja's
+ * filter). */
 bool qn_jstring_case(qn_jrun *r, const qn_jvalue *v, qn_jcase how, qn_jvalue *out)
 {
     const qn_jstring *s = v->u.s;
@@ -275,6 +292,8 @@ static bool split(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, bool right,
     if (sep.n == 0)
         return qn_jrun_fail(r, "split: empty separator");
     size_t begin = 0, end = s.n;
+    if (right && !spend_backwards(r, s, sep.n))
+        return false;
     for (; max != 0; max--) {
         size_t at = right ? find_last(s, sep, end) : find(s, sep, begin);
         if (at == SIZE_MAX)
@@ -320,6 +339,8 @@ static bool partition(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, bool ri
         return false;
     if (sep.u.s->n == 0)
         return qn_jrun_fail(r, "partition: empty separator");
+    if (right && !spend_backwards(r, s, sep.u.s->n))
+        return false;
     size_t at = right ? find_last(s, bytes_of(&sep), s.n) : find(s, bytes_of(&sep), 0);
     size_t cut[4] = {0, s.n, s.n, s.n};
     if (at != SIZE_MAX) {
@@ -338,7 +359,8 @@ static bool partition(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, bool ri
 
 /* ---- searching ---- */
 
-/* The part of s that [start, end) names, in bytes, as slicing does; false in *ok where start is past the end. */
+/* The part of s that [start, end) names, in bytes, as slicing does; false in *ok where start is
+ * past the end. */
 static bool window(qn_jrun *r, const qn_jvalue *v, const qn_jvalue *bounds, size_t *begin,
                    size_t *end, bool *ok)
 {
@@ -388,6 +410,8 @@ static bool search(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, bool last,
         !qn_jargs_string(r, "find", &arg[0]) || !window(r, v, &arg[1], &begin, &end, &ok))
         return false;
     qn_slice s = {v->u.s->p, end}, what = bytes_of(&arg[0]);
+    if (last && !spend_backwards(r, s, what.n))
+        return false;
     if (ok && last)
         at = what.n ? find_last(s, what, end) : end;
     else if (ok)
@@ -491,7 +515,29 @@ static bool all_chars(const qn_jstring *s, char_class k)
     return k == IS_LOWER || k == IS_UPPER || k == IS_TITLE ? any_cased : s->n > 0 || k == IS_ASCII;
 }
 
-/* ---- padding ---- */
+/* ---- repeating and padding ---- */
+
+/* By doubling, so that the copies cost the bytes and not the count. */
+bool qn_jstring_repeat(qn_jrun *r, const qn_jvalue *v, int64_t n, qn_jvalue *out)
+{
+    qn_jtext t = {0};
+    qn_jvalue piece = *v;
+    size_t total;
+    if (v->u.s->n == 0)
+        n = 0;
+    if (n > 0 && (!qn_mul_size(v->u.s->n, (size_t)n, &total) || total > QN_LIMIT_TEMPLATE_OUTPUT))
+        return qn_jrun_fail(r, "a text of more than %d bytes", QN_LIMIT_TEMPLATE_OUTPUT);
+    while (n > 0) {
+        if ((n & 1) && !qn_jtext_add_value(r, &t, &piece))
+            return false;
+        n >>= 1;
+        qn_jtext twice = {0};
+        if (n > 0 && (!qn_jtext_add_value(r, &twice, &piece) ||
+                      !qn_jtext_add_value(r, &twice, &piece) || !qn_jtext_value(r, &twice, &piece)))
+            return false;
+    }
+    return qn_jtext_value(r, &t, out);
+}
 
 static bool pad(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, int side, const char *fill_z,
                 qn_jvalue *out)
@@ -509,25 +555,18 @@ static bool pad(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, int side, con
             return qn_jrun_fail(r, "the fill character must be exactly one character long");
         fill = arg[1];
     }
-    int64_t total = QN_MAX(width - n, 0), left = side < 0   ? 0
-                                                 : side > 0 ? total
-                                                            : total / 2 + (total & width & 1);
+    int64_t total = QN_MAX(width - n, 0), left = total;
+    if (side <= 0)
+        left = side < 0 ? 0 : total / 2 + (total & width & 1);
     size_t sign = 0; /* zfill: zeros go after a sign */
     if (fill_z[0] == '0' && v->u.s->n && (v->u.s->p[0] == '-' || v->u.s->p[0] == '+'))
         sign = 1;
-    if (total > QN_LIMIT_TEMPLATE_OUTPUT)
-        return qn_jrun_fail(r, "a text of more than %d bytes", QN_LIMIT_TEMPLATE_OUTPUT);
-    if (!qn_jtext_add_part(r, &t, v, 0, sign))
-        return false;
-    for (int64_t i = 0; i < left; i++)
-        if (!qn_jtext_add_value(r, &t, &fill))
-            return false;
-    if (!qn_jtext_add_part(r, &t, v, sign, v->u.s->n))
-        return false;
-    for (int64_t i = left; i < total; i++)
-        if (!qn_jtext_add_value(r, &t, &fill))
-            return false;
-    return qn_jtext_value(r, &t, out);
+    qn_jvalue before, after;
+    return qn_jstring_repeat(r, &fill, left, &before) &&
+           qn_jstring_repeat(r, &fill, total - left, &after) &&
+           qn_jtext_add_part(r, &t, v, 0, sign) && qn_jtext_add_value(r, &t, &before) &&
+           qn_jtext_add_part(r, &t, v, sign, v->u.s->n) && qn_jtext_add_value(r, &t, &after) &&
+           qn_jtext_value(r, &t, out);
 }
 
 /* ---- the table ---- */

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * jinja_value.c - values of a running template: making, unpacking, comparing, indexing; text under construction.
+ * jinja_value.c - values of a running template: making, unpacking, comparing, indexing; text under
+ * construction.
  *
- * The semantics are Python's; what an undefined value may do is jinja2's (runtime.py, Undefined). */
+ * The semantics are Python's; what an undefined value may do is jinja2's (runtime.py,
+ * Undefined). */
 #include "text/jinja_ast.h"
 
 #include <math.h>
@@ -49,13 +51,16 @@ bool qn_jrun_enter(qn_jrun *r)
 void *qn_jrun_alloc(qn_jrun *r, size_t n, size_t size)
 {
     size_t bytes;
-    void *p = qn_mul_size(n, size, &bytes) && bytes <= QN_JINJA_MEMORY_MAX
-                  ? qn_arena_alloc(&r->arena, bytes + 1)
-                  : NULL;
+    if (!qn_mul_size(n, size, &bytes) ||
+        bytes >
+            QN_LIMIT_TEMPLATE_MEMORY - 32 - QN_MIN(r->arena.bytes, QN_LIMIT_TEMPLATE_MEMORY - 32)) {
+        qn_jrun_fail(r, "the rendering takes more than %d bytes of memory",
+                     QN_LIMIT_TEMPLATE_MEMORY);
+        return NULL;
+    }
+    void *p = qn_arena_alloc(&r->arena, bytes + 1);
     if (!p && r->status == QN_OK)
-        r->status =
-            qn_fail(r->err, QN_E_NOMEM, "%s:%u: no memory, or more than %u bytes of it taken",
-                    r->t->name, r->line, QN_JINJA_MEMORY_MAX);
+        r->status = qn_fail_nomem(r->err, bytes);
     return p;
 }
 
@@ -777,13 +782,11 @@ bool qn_jvalue_item(qn_jrun *r, const qn_jvalue *v, const qn_jvalue *key, qn_jva
         return true;
     if (key->type == QN_J_STRING)
         return qn_jvalue_attr(r, v, (qn_slice){key->u.s->p, key->u.s->n}, out);
-    char number[32] = "?";
-    if (index_value(key, &i))
-        snprintf(number, sizeof(number), "%lld", (long long)i);
-    char *name = qn_arena_strndup(&r->arena, number, strlen(number));
-    if (!name)
-        return qn_jrun_alloc(r, SIZE_MAX, 2) != NULL;
-    return qn_jvalue_undefined(r, qn_jvalue_object_name(v), qn_slice_of(name), out);
+    char *number = qn_jrun_alloc(r, 1, 32);
+    if (!number)
+        return false;
+    int n = index_value(key, &i) ? snprintf(number, 32, "%lld", (long long)i) : 0;
+    return qn_jvalue_undefined(r, qn_jvalue_object_name(v), (qn_slice){number, (size_t)n}, out);
 }
 
 /* Python's slice.indices: clamps begin and end for a sequence of n. */

@@ -2,6 +2,7 @@
  * tokenizer_build.c - the steps all files share: entries, merges, added tokens; and rank files. */
 #include "text/tokenizer_build.h"
 
+#include "base/limits.h"
 #include "text/nfc.h"
 
 #include <string.h>
@@ -16,7 +17,8 @@ qn_tokenizer *qn_tokenizer_alloc(void)
     return t;
 }
 
-/* The bytes that text stands for: decoded into *buf if it is all in the byte alphabet, else its own. */
+/* The bytes that text stands for: decoded into *buf if it is all in the byte alphabet, else its
+ * own. */
 static bool bytes_of(qn_str *buf, qn_slice text, qn_slice *bytes, bool *coded)
 {
     size_t n;
@@ -196,7 +198,7 @@ static qn_status set_rank_line(qn_tokenizer *t, qn_slice line, size_t number, co
     size_t n = space ? (size_t)(space - line.p) : 0, len;
     uint64_t rank;
     if (!space || !base64_decode(line.p, n, bytes, &len) ||
-        !qn_parse_u64(space + 1, line.n - n - 1, QN_MAX_TOKENS - 1, &rank))
+        !qn_parse_u64(space + 1, line.n - n - 1, QN_LIMIT_VOCAB - 1, &rank))
         return qn_fail(err, QN_E_FORMAT,
                        "%s: line %zu: want base64 of 1..%d bytes, a space and a rank", file, number,
                        MAX_RANK_TOKEN);
@@ -204,7 +206,8 @@ static qn_status set_rank_line(qn_tokenizer *t, qn_slice line, size_t number, co
                         true, file, err);
 }
 
-/* Two parts merge if their join is a token, at that token's rank: every split of every token is a merge. */
+/* Two parts merge if their join is a token, at that token's rank: every split of every token is a
+ * merge. */
 static bool merge_splits(qn_tokenizer *t, uint32_t id)
 {
     qn_slice s = qn_vocab_bytes(&t->vocab, id);

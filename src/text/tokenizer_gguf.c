@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * tokenizer_gguf.c - the tokenizer inside GGUF metadata.
  *
- *   tokenizer.ggml.model "gpt2"; .pre (the split rule); .tokens, .token_type (one for each token); .merges "left right"
+ *   tokenizer.ggml.model "gpt2"; .pre (the split rule); .tokens, .token_type (one for each token);
+ *   .merges "left right"
  *   types: 1 normal, 3 control (special), 4 user defined (added), 5 unused */
 #include "format/gguf.h"
 #include "text/tokenizer_build.h"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * fuzz_template.c - any bytes as a chat template, rendered with a fixed conversation.
- * What renders must be UTF-8, within the limit, covered by alternating segments, and the same a second time. */
+ * What renders must be UTF-8, within the limit, covered by alternating segments, and the same a
+ * second time. */
 #include "base/limits.h"
 #include "text/chat.h"
 
@@ -9,11 +10,16 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
 static const char conversation[] =
-    "{\"messages\": [{\"role\": \"system\", \"content\": \"Be brief.\"}, {\"role\": \"user\", \"content\": \"  H\\u00e9llo "
-    "<|im_end|>\\n\"}, {\"role\": \"assistant\", \"content\": null, \"reasoning_content\": \"hm\", \"tool_calls\": [{\"function\": "
-    "{\"name\": \"f\", \"arguments\": {\"a\": 1, \"b\": [1.5, true, null]}}}]}, {\"role\": \"tool\", \"content\": \"\\ud83d\\ude00\"}], "
-    "\"tools\": [{\"type\": \"function\", \"function\": {\"name\": \"f\", \"parameters\": {\"properties\": {\"a\": {\"type\": "
-    "\"integer\"}}}}}], \"add_generation_prompt\": true, \"bos_token\": \"<s>\", \"n\": -3, \"f\": 2.5}";
+    "{\"messages\": [{\"role\": \"system\", \"content\": \"Be brief.\"}, {\"role\": \"user\", "
+    "\"content\": \"  H\\u00e9llo "
+    "<|im_end|>\\n\"}, {\"role\": \"assistant\", \"content\": null, \"reasoning_content\": \"hm\", "
+    "\"tool_calls\": [{\"function\": "
+    "{\"name\": \"f\", \"arguments\": {\"a\": 1, \"b\": [1.5, true, null]}}}]}, {\"role\": "
+    "\"tool\", \"content\": \"\\ud83d\\ude00\"}], "
+    "\"tools\": [{\"type\": \"function\", \"function\": {\"name\": \"f\", \"parameters\": "
+    "{\"properties\": {\"a\": {\"type\": "
+    "\"integer\"}}}}}], \"add_generation_prompt\": true, \"bos_token\": \"<s>\", \"n\": -3, \"f\": "
+    "2.5}";
 
 static void check(bool holds)
 {
@@ -24,7 +30,8 @@ static void check(bool holds)
 static void check_text(const qn_chat_text *t)
 {
     size_t at = 0;
-    check(t->text.n <= QN_LIMIT_TEMPLATE_OUTPUT && qn_utf8_valid(t->text.p ? t->text.p : "", t->text.n));
+    check(t->text.n <= QN_LIMIT_TEMPLATE_OUTPUT &&
+          qn_utf8_valid(t->text.p ? t->text.p : "", t->text.n));
     for (size_t i = 0; i < t->n_segments; i++) {
         check(t->segments[i].begin == at && t->segments[i].end > at);
         check(i == 0 || t->segments[i].literal != t->segments[i - 1].literal);
@@ -44,7 +51,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
         check(t == NULL && err.msg[0] && !strchr(err.msg, '\n'));
         return 0;
     }
-    check(qn_chat_variables_parse(&variables, conversation, sizeof(conversation) - 1, 0, "fuzz", &err) == QN_OK);
+    check(qn_chat_variables_parse(&variables, conversation, sizeof(conversation) - 1, 0, "fuzz",
+                                  &err) == QN_OK);
     qn_status s = qn_chat_template_render(t, variables, 0, &a, &err);
     check(s == qn_chat_template_render(t, variables, 0, &b, &err));
     if (s == QN_OK) {

@@ -14,7 +14,8 @@
 /* The fixtures beside the project, or NULL: then only those copied into tests/golden are there. */
 static inline const char *shared_fixtures(void)
 {
-    static const char *const places[] = {QN_SOURCE_DIR "/../shared/fixtures", QN_SOURCE_DIR "/../../shared/fixtures"};
+    static const char *const places[] = {QN_SOURCE_DIR "/../shared/fixtures",
+                                         QN_SOURCE_DIR "/../../shared/fixtures"};
     for (size_t i = 0; i < QN_COUNT(places); i++)
         if (qn_dir_exists(places[i]))
             return places[i];
@@ -58,7 +59,8 @@ static inline qn_engine *open_engine(const qn_config *cfg)
 }
 
 /* The ids a request answers with, candidate after candidate. */
-static inline size_t answer(qn_engine *e, const qn_prompt *prompt, const qn_params *params, int32_t *out, size_t max)
+static inline size_t answer(qn_engine *e, const qn_prompt *prompt, const qn_params *params,
+                            int32_t *out, size_t max)
 {
     qn_request *r = NULL;
     qn_event ev = {0};

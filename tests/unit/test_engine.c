@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_engine.c - requests through the public API: limits, stop strings, log-probabilities, candidates, beams, cancelling, errors. */
+ * test_engine.c - requests through the public API: limits, stop strings, log-probabilities,
+ * candidates, beams, cancelling, errors. */
 #include "golden.h"
 
 #include "sample/sampler.h"
@@ -29,7 +30,8 @@ static int close_once(void **state)
     qn_engine_free(engine);
     for (int t = 0; t < QN_MEM_N_TAGS; t++)
         if (qn_mem_live((qn_mem_tag)t))
-            print_message("%zu bytes of %s are left\n", qn_mem_live((qn_mem_tag)t), qn_mem_tag_name((qn_mem_tag)t));
+            print_message("%zu bytes of %s are left\n", qn_mem_live((qn_mem_tag)t),
+                          qn_mem_tag_name((qn_mem_tag)t));
     return qn_mem_live(QN_MEM_REQUEST) || qn_mem_live(QN_MEM_KV) || qn_mem_live(QN_MEM_WEIGHTS);
 }
 
@@ -64,7 +66,8 @@ static void test_limits(void **state)
     qn_params sp = greedy(5);
     qn_str text = {0};
     int n;
-    assert_int_equal(collect(&(qn_prompt){.text = "The quick brown fox"}, &sp, &text, &n), QN_FINISH_LENGTH);
+    assert_int_equal(collect(&(qn_prompt){.text = "The quick brown fox"}, &sp, &text, &n),
+                     QN_FINISH_LENGTH);
     assert_int_equal(n, 5);
     sp.max_tokens = 0; /* up to the context */
     qn_str_clear(&text);
@@ -81,7 +84,8 @@ static void test_stop_strings(void **state)
     int n, n_cut;
     (void)collect(&(qn_prompt){.text = "The quick brown fox"}, &sp, &all, &n);
     assert_true(all.n > 12);
-    /* every stretch of the answer as a stop string: the text must end right before its first occurrence */
+    /* every stretch of the answer as a stop string: the text must end right before its first
+     * occurrence */
     for (size_t at = 1; at + 5 < all.n; at += 3) {
         char stop[6] = {0};
         memcpy(stop, all.p + at, 5);
@@ -91,7 +95,8 @@ static void test_stop_strings(void **state)
         sp.stop = list;
         sp.n_stop = 2;
         qn_str_clear(&cut);
-        assert_int_equal(collect(&(qn_prompt){.text = "The quick brown fox"}, &sp, &cut, &n_cut), QN_FINISH_STOP);
+        assert_int_equal(collect(&(qn_prompt){.text = "The quick brown fox"}, &sp, &cut, &n_cut),
+                         QN_FINISH_STOP);
         const char *first = memmem(all.p, all.n, stop, 5);
         assert_int_equal(cut.n, first - all.p);
         assert_memory_equal(cut.p ? cut.p : "", all.p, cut.n);
@@ -114,7 +119,8 @@ static void test_stop_tokens(void **state)
     size_t first = 0;
     while (ids[first] != ids[7])
         first++;
-    assert_int_equal(answer(engine, &(qn_prompt){.text = "The quick brown fox"}, &sp, cut, 40), first + 1);
+    assert_int_equal(answer(engine, &(qn_prompt){.text = "The quick brown fox"}, &sp, cut, 40),
+                     first + 1);
     /* min_tokens keeps the stop token from being chosen at all */
     sp.min_tokens = 20;
     n = answer(engine, &(qn_prompt){.text = "The quick brown fox"}, &sp, cut, 40);
@@ -143,7 +149,8 @@ static void test_logprobs(void **state)
     assert_int_equal(qn_score(engine, ids, 5, 0, keep_row, NULL, row, &err), QN_OK);
     qn_engine_info info;
     qn_engine_get_info(engine, &info);
-    assert_int_equal(qn_request_submit(&r, engine, &(qn_prompt){.ids = ids, .n_ids = 5}, &sp, &err), QN_OK);
+    assert_int_equal(qn_request_submit(&r, engine, &(qn_prompt){.ids = ids, .n_ids = 5}, &sp, &err),
+                     QN_OK);
     assert_int_equal(qn_request_next(r, &ev, &err), QN_OK);
     assert_int_equal(ev.n_logprobs, 6);
     assert_int_equal(ev.logprobs[0].token_id, ev.token_id);
@@ -162,7 +169,8 @@ static void test_candidates(void **state)
     int32_t many[4][12] = {{0}}, one[12];
     size_t n_of[4] = {0};
     qn_params sp = greedy(12);
-    qn_prompt p = {.text = "Once upon a time, in a land far away, there was a programmer who wrote one long prompt after another"};
+    qn_prompt p = {.text = "Once upon a time, in a land far away, there was a programmer who wrote "
+                           "one long prompt after another"};
     qn_request *r;
     qn_event ev = {0};
     qn_err err;
@@ -213,7 +221,8 @@ static void naive_beams(beam *beams, size_t width, size_t n_prompt, size_t n_new
     for (size_t t = 0; t < n_new; t++) {
         size_t k = 0;
         for (size_t b = 0; b < n; b++) {
-            assert_int_equal(qn_score(engine, beams[b].ids, n_prompt + t, 0, keep_row, NULL, row, &err), QN_OK);
+            assert_int_equal(
+                qn_score(engine, beams[b].ids, n_prompt + t, 0, keep_row, NULL, row, &err), QN_OK);
             for (int id = 0; id < info.n_vocab; id++) {
                 next[k] = beams[b];
                 next[k].ids[n_prompt + t] = id;
@@ -243,7 +252,9 @@ static void test_beam_search(void **state)
     sp.beam_width = WIDTH;
     sp.n = 3;
     sp.length_penalty = 0;
-    assert_int_equal(qn_request_submit(&r, engine, &(qn_prompt){.ids = prompt, .n_ids = PROMPT}, &sp, &err), QN_OK);
+    assert_int_equal(
+        qn_request_submit(&r, engine, &(qn_prompt){.ids = prompt, .n_ids = PROMPT}, &sp, &err),
+        QN_OK);
     for (size_t n = 0; ev.kind != QN_EVENT_DONE;) {
         assert_int_equal(qn_request_next(r, &ev, &err), QN_OK);
         if (ev.kind != QN_EVENT_TOKEN)
@@ -259,6 +270,38 @@ static void test_beam_search(void **state)
     qn_request_free(r);
 }
 
+/* Beams that hold more blocks than there are: an error of the request, and the engine goes on. */
+static void test_beams_without_room(void **state)
+{
+    (void)state;
+    qn_config c = qn_config_default();
+    qn_params sp = greedy(150), one = greedy(4);
+    qn_err err;
+    qn_event ev;
+    qn_request *r, *other;
+    int32_t prompt[40];
+    for (size_t i = 0; i < QN_COUNT(prompt); i++)
+        prompt[i] = (int32_t)(5 + i);
+    const qn_prompt p = {.ids = prompt, .n_ids = QN_COUNT(prompt)};
+    c.model = model_path;
+    c.n_threads = 1;
+    c.max_ctx = 256;
+    c.n_kv_blocks = 4;
+    sp.beam_width = 8;
+    qn_engine *e = open_engine(&c);
+    assert_int_equal(qn_request_submit(&r, e, &p, &sp, &err), QN_OK);
+    assert_int_equal(qn_request_submit(&other, e, &p, &one, &err), QN_OK);
+    assert_int_equal(qn_request_next(r, &ev, &err), QN_E_TOO_LONG);
+    assert_non_null(strstr(err.msg, "more K/V cache"));
+    do {
+        assert_int_equal(qn_request_next(other, &ev, &err), QN_OK);
+    } while (ev.kind != QN_EVENT_DONE);
+    assert_int_equal(ev.n_output_tokens, 4);
+    qn_request_free(r);
+    qn_request_free(other);
+    qn_engine_free(e);
+}
+
 static void test_cancel(void **state)
 {
     (void)state;
@@ -267,7 +310,8 @@ static void test_cancel(void **state)
     qn_event ev;
     qn_request *r;
     for (int i = 0; i < 10; i++) {
-        assert_int_equal(qn_request_submit(&r, engine, &(qn_prompt){.text = "The"}, &sp, &err), QN_OK);
+        assert_int_equal(qn_request_submit(&r, engine, &(qn_prompt){.text = "The"}, &sp, &err),
+                         QN_OK);
         for (int k = 0; k < i; k++)
             assert_int_equal(qn_request_next(r, &ev, &err), QN_OK);
         qn_request_cancel(r);
@@ -277,7 +321,8 @@ static void test_cancel(void **state)
         assert_int_equal(s, QN_E_CANCELLED);
         assert_int_equal(qn_request_next(r, &ev, &err), QN_E_NOT_FOUND);
         qn_request_free(r);
-        assert_int_equal(qn_request_submit(&r, engine, &(qn_prompt){.text = "The"}, &sp, &err), QN_OK);
+        assert_int_equal(qn_request_submit(&r, engine, &(qn_prompt){.text = "The"}, &sp, &err),
+                         QN_OK);
         qn_request_free(r); /* unread */
     }
 }
@@ -305,6 +350,10 @@ static void test_refusals(void **state)
     refused(&(qn_prompt){.text = "\xff"}, &sp, QN_E_FORMAT, "UTF-8");
     refused(&(qn_prompt){.chat_json = "[1]"}, &sp, QN_E_ARG, "want an object");
     refused(&(qn_prompt){.chat_json = "{"}, &sp, QN_E_FORMAT, "JSON");
+    refused(&(qn_prompt){.messages = &(qn_message){"user", NULL}, .n_messages = 1}, &sp, QN_E_ARG,
+            "message 0: found no content");
+    refused(&(qn_prompt){.messages = &(qn_message){"\xff", "a"}, .n_messages = 1}, &sp, QN_E_ARG,
+            "message 0: is not UTF-8");
     wrong.temperature = -1;
     refused(&(qn_prompt){.text = "a"}, &wrong, QN_E_ARG, "temperature");
     wrong = sp;
@@ -324,7 +373,9 @@ static void test_chat(void **state)
     qn_message m[] = {{"user", "hello <|im_end|> there"}};
     size_t n = answer(engine, &(qn_prompt){.messages = m, .n_messages = 1}, &sp, a, 4);
     assert_int_equal(n, 4);
-    assert_int_equal(answer(engine, &(qn_prompt){.chat_json = "{\"messages\": [{\"role\": \"user\", \"content\": \"hello <|im_end|> there\"}]}"},
+    assert_int_equal(answer(engine,
+                            &(qn_prompt){.chat_json = "{\"messages\": [{\"role\": \"user\", "
+                                                      "\"content\": \"hello <|im_end|> there\"}]}"},
                             &sp, b, 4),
                      4);
     assert_memory_equal(a, b, sizeof a);
@@ -365,10 +416,16 @@ static void test_many_clients(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest t[] = {
-        cmocka_unit_test(test_limits),      cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_stop_tokens),
-        cmocka_unit_test(test_logprobs),    cmocka_unit_test(test_candidates),   cmocka_unit_test(test_beam_search),
-        cmocka_unit_test(test_cancel),      cmocka_unit_test(test_refusals),     cmocka_unit_test(test_chat),
-        cmocka_unit_test(test_many_clients)};
+    const struct CMUnitTest t[] = {cmocka_unit_test(test_limits),
+                                   cmocka_unit_test(test_stop_strings),
+                                   cmocka_unit_test(test_stop_tokens),
+                                   cmocka_unit_test(test_logprobs),
+                                   cmocka_unit_test(test_candidates),
+                                   cmocka_unit_test(test_beam_search),
+                                   cmocka_unit_test(test_beams_without_room),
+                                   cmocka_unit_test(test_cancel),
+                                   cmocka_unit_test(test_refusals),
+                                   cmocka_unit_test(test_chat),
+                                   cmocka_unit_test(test_many_clients)};
     return cmocka_run_group_tests(t, open_once, close_once);
 }

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_golden.c - tiny models against transformers: logits, hidden states of every layer, log-probabilities, greedy answers.
+ * test_golden.c - tiny models against transformers: logits, hidden states of every layer,
+ * log-probabilities, greedy answers.
  *
- * Every folder of tests/golden/models and file of tests/golden/gguf; where the whole set of fixtures lies beside the project, all of it.
- * Exact mode must be within each model's own tolerance; the fast path must give the same greedy token wherever the golden's margin is
- * larger than twice the difference that int8 activations may make. */
+ * Every folder of tests/golden/models and file of tests/golden/gguf; where the whole set of
+ * fixtures lies beside the project, all of it. Exact mode must be within each model's own
+ * tolerance; the fast path must give the same greedy token wherever the golden's margin is larger
+ * than twice the difference that int8 activations may make. */
 #include "golden.h"
 
 #include "format/safetensors.h"
@@ -28,7 +30,8 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const model *)a)->name, ((const model *)b)->name);
 }
 
-static size_t list_folder(const char *root, const char *sub, bool gguf, model *out, size_t n, size_t max)
+static size_t list_folder(const char *root, const char *sub, bool gguf, model *out, size_t n,
+                          size_t max)
 {
     char dir[256];
     (void)snprintf(dir, sizeof dir, "%s%s%s", root, *sub ? "/" : "", sub);
@@ -42,7 +45,8 @@ static size_t list_folder(const char *root, const char *sub, bool gguf, model *o
         (void)snprintf(m->name, sizeof m->name, "%s", e->d_name);
         (void)snprintf(m->path, sizeof m->path, "%s/%s", dir, e->d_name);
         if (gguf)
-            (void)snprintf(m->golden, sizeof m->golden, "%s/%.*s.golden.json", dir, (int)len - 5, e->d_name);
+            (void)snprintf(m->golden, sizeof m->golden, "%s/%.*s.golden.json", dir, (int)len - 5,
+                           e->d_name);
         else
             (void)snprintf(m->golden, sizeof m->golden, "%s/%s/golden.json", dir, e->d_name);
         n += qn_file_exists(m->golden);
@@ -82,19 +86,22 @@ static bool on_logits(void *arg, size_t pos, const float *logits, size_t n_vocab
 
 static void check_prompt(const model *m, const json_t *p)
 {
-    const json_t *tol = json_object_get(m->g, "tolerance"), *last = json_object_get(p, "last_logits");
+    const json_t *tol = json_object_get(m->g, "tolerance"),
+                 *last = json_object_get(p, "last_logits");
     size_t n, n_vocab = json_array_size(last);
     int32_t *ids = ids_of(json_object_get(p, "ids"), &n);
     float *want = qn_alloc_array(n_vocab + 1, sizeof *want, QN_MEM_MISC);
     for (size_t i = 0; i < n_vocab; i++)
         want[i] = (float)json_number_value(json_array_get(last, i));
-    row_check c = {.want_last = want, .n = n, .ids = ids, .want_logprobs = json_object_get(p, "logprobs")};
+    row_check c = {
+        .want_last = want, .n = n, .ids = ids, .want_logprobs = json_object_get(p, "logprobs")};
     qn_err err;
     if (qn_score(m->exact, ids, n, 0, on_logits, NULL, &c, &err) != QN_OK)
         fail_msg("%s: %s", m->name, err.msg);
     const char *prompt = json_string_value(json_object_get(p, "name"));
     if (c.n_vocab != n_vocab || !(c.worst <= number_of(tol, "logits_abs")))
-        fail_msg("%s, %s: logits differ by %g, want %g", m->name, prompt, c.worst, number_of(tol, "logits_abs"));
+        fail_msg("%s, %s: logits differ by %g, want %g", m->name, prompt, c.worst,
+                 number_of(tol, "logits_abs"));
     if (!(c.worst_logprob <= number_of(tol, "logprob_abs")))
         fail_msg("%s, %s: log-probabilities differ by %g", m->name, prompt, c.worst_logprob);
     qn_free(want);
@@ -115,8 +122,8 @@ static void check_greedy(const model *m, qn_engine *e, const json_t *p, double m
         if (json_number_value(json_array_get(margins, i)) <= margin)
             break; /* from here on the texts may differ */
         if (got[i] != want[i])
-            fail_msg("%s, %s: greedy token %zu is %d, want %d", m->name, json_string_value(json_object_get(p, "name")), i,
-                     got[i], want[i]);
+            fail_msg("%s, %s: greedy token %zu is %d, want %d", m->name,
+                     json_string_value(json_object_get(p, "name")), i, got[i], want[i]);
     }
     qn_free(ids);
     qn_free(want);
@@ -158,8 +165,8 @@ static bool on_hidden(void *arg, int layer, size_t pos, const float *hidden, siz
         scale = fmax(scale, fabs((double)all[i]));
     for (size_t i = 0; i < width; i++)
         if (!(fabs((double)hidden[i] - (double)want[i]) <= c->tolerance * scale))
-            fail_msg("%s: %s, token %zu, element %zu is %g, want %g", c->m->name, name, pos, i, (double)hidden[i],
-                     (double)want[i]);
+            fail_msg("%s: %s, token %zu, element %zu is %g, want %g", c->m->name, name, pos, i,
+                     (double)hidden[i], (double)want[i]);
     c->n_rows++;
     return true;
 }
@@ -208,7 +215,7 @@ static qn_config config_for(const model *m, bool exact)
     cfg.max_ctx = 640;
     cfg.max_seqs = 4;
     cfg.max_batch_tokens = 128;
-    cfg.n_threads = 1; /* the models are tiny */
+    cfg.n_threads = 1;                 /* the models are tiny */
     cfg.rope_scaling = QN_ROPE_ALWAYS; /* as the reference */
     return cfg;
 }
@@ -245,12 +252,14 @@ int main(void)
     const char *shared = shared_fixtures();
     const char *root = shared ? shared : QN_SOURCE_DIR "/tests/golden";
     if (!shared)
-        printf("skipped: the models that are not in tests/golden (the whole set of fixtures is not beside the project)\n");
+        printf("skipped: the models that are not in tests/golden (the whole set of fixtures is not "
+               "beside the project)\n");
     size_t n = list_folder(root, shared ? "" : "models", false, models, 0, QN_COUNT(models));
     n = list_folder(root, "gguf", true, models, n, QN_COUNT(models));
     qsort(models, n, sizeof *models, by_name);
     for (size_t i = 0; i < n; i++)
-        tests[i] = (struct CMUnitTest){.name = models[i].name, .test_func = test_model, .initial_state = &models[i]};
+        tests[i] = (struct CMUnitTest){
+            .name = models[i].name, .test_func = test_model, .initial_state = &models[i]};
     if (n < 20) {
         printf("found %zu golden models, want at least 20\n", n);
         return 1;

@@ -3,7 +3,9 @@
 #include "check.h"
 
 #include "base/json.h"
+#include "base/limits.h"
 #include "base/mem.h"
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -64,7 +66,7 @@ static void test_depth_and_size(void **state)
     qn_str s = {0};
     qn_err err;
     json_t *v;
-    static const size_t limits[] = {1, 5, QN_JSON_DEPTH};
+    static const size_t limits[] = {1, 5, QN_LIMIT_JSON_DEPTH};
     for (size_t i = 0; i < QN_COUNT(limits); i++)
         for (size_t over = 0; over < 2; over++) {
             size_t n = limits[i] + over;
@@ -75,9 +77,10 @@ static void test_depth_and_size(void **state)
             for (size_t k = n; k-- > 0;)
                 qn_str_addc(&s, k % 2 ? '}' : ']');
             qn_status want = over ? QN_E_FORMAT : QN_OK;
-            assert_int_equal(
-                qn_json_parse(&v, s.p, s.n, limits[i] == QN_JSON_DEPTH ? 0 : limits[i], "f", &err),
-                want);
+            assert_int_equal(qn_json_parse(&v, s.p, s.n,
+                                           limits[i] == QN_LIMIT_JSON_DEPTH ? 0 : limits[i], "f",
+                                           &err),
+                             want);
             if (over)
                 assert_non_null(strstr(err.msg, "f: JSON nested deeper than"));
             json_decref(v);
@@ -88,7 +91,7 @@ static void test_depth_and_size(void **state)
     assert_int_equal(qn_json_parse(&v, s.p, s.n, 0, "f", &err), QN_E_FORMAT);
     qn_str_clear(&s);
     qn_str_adds(&s, "[0");
-    for (size_t k = 0; k < QN_JSON_VALUES; k++)
+    for (size_t k = 0; k < QN_LIMIT_JSON_VALUES; k++)
         qn_str_adds(&s, ",0");
     qn_str_addc(&s, ']');
     assert_int_equal(qn_json_parse(&v, s.p, s.n, 0, "f", &err), QN_E_FORMAT);
@@ -178,12 +181,12 @@ static void test_writing(void **state)
 {
     (void)state;
     static const char text[] =
-        "{\"b\":[1,-2.5,true,null,\"\xc3\xa9\\n\\u0000\"],\"a\":{},\"c\":0.10000000000000001}";
+        "{\"b\":[1,-2.5,true,null,\"\xc3\xa9\\n\\u0000\"],\"a\":{},\"c\":0.1}";
     json_t *v = parse(text), *again = NULL;
     qn_str s = {0};
     qn_json_write(&s, v, 0, false);
     assert_string_equal(s.p, "{\"b\": [1, -2.5, true, null, \"\xc3\xa9\\n\\u0000\"], \"a\": {}, "
-                             "\"c\": 0.10000000000000001}");
+                             "\"c\": 0.1}");
     assert_int_equal(qn_json_parse(&again, s.p, s.n, 0, "f", NULL), QN_OK);
     assert_true(json_equal(v, again));
     json_decref(again);
@@ -199,6 +202,49 @@ static void test_writing(void **state)
     assert_true(limited.failed);
     qn_str_fini(&limited);
     json_decref(v);
+}
+
+/* What is written again is `want`. */
+static void check_written(const char *text, const char *want)
+{
+    json_t *v = parse(text);
+    qn_str out = {0};
+    qn_json_write(&out, v, 0, false);
+    assert_false(out.failed);
+    assert_string_equal(out.p, want);
+    qn_str_fini(&out);
+    json_decref(v);
+}
+
+static void test_written_again(void **state)
+{
+    (void)state;
+    check_written("0.1", "0.1");
+    check_written("[1.0, 100, 1e22, 1e-5, -0.0]", "[1.0, 100, 1e22, 1e-05, -0.0]");
+    check_written("{\"a\": 3.1415926535897931}", "{\"a\": 3.141592653589793}");
+    /* digits inside of strings and keys stay */
+    check_written("{\"0.10000000000000001\": \"1.10\"}", "{\"0.10000000000000001\": \"1.10\"}");
+    check_written("[\"\\\"1.50\", 1.50]", "[\"\\\"1.50\", 1.5]");
+    check_written("{\"b\": [true, null, {}], \"a\": \"\xc3\xa4\"}",
+                  "{\"b\": [true, null, {}], \"a\": \"\xc3\xa4\"}");
+}
+
+static void test_format_f64(void **state)
+{
+    (void)state;
+    uint64_t x = 1;
+    for (int i = 0; i < 20000; i++) {
+        char text[40];
+        double v, back;
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        memcpy(&v, &x, sizeof v);
+        if (!isfinite(v))
+            continue;
+        size_t n = qn_format_f64(text, v);
+        assert_int_equal(n, strlen(text));
+        assert_true(qn_parse_f64(text, n, &back));
+        assert_memory_equal(&back, &v, sizeof v);
+    }
 }
 
 static void test_loading(void **state)
@@ -227,9 +273,10 @@ static void test_loading(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refused),  cmocka_unit_test(test_depth_and_size),
-        cmocka_unit_test(test_integers), cmocka_unit_test(test_other_fields),
-        cmocka_unit_test(test_writing),  cmocka_unit_test(test_loading),
+        cmocka_unit_test(test_refused),       cmocka_unit_test(test_depth_and_size),
+        cmocka_unit_test(test_integers),      cmocka_unit_test(test_other_fields),
+        cmocka_unit_test(test_writing),       cmocka_unit_test(test_loading),
+        cmocka_unit_test(test_written_again), cmocka_unit_test(test_format_f64),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_oom.c - every allocation of loading a model and of answering a request fails once: an error each time, no crash, no leak.
- * Then: a warm step allocates nothing. malloc and calloc are wrapped by the linker (CMakeLists.txt). */
+ * test_oom.c - every allocation of loading a model and of answering a request fails once: an error
+ * each time, no crash, no leak. Then: a warm step allocates nothing. malloc and calloc are wrapped
+ * by the linker (CMakeLists.txt). */
 #include "golden.h"
 
 #include "engine/engine.h"
@@ -65,7 +66,8 @@ static qn_config config_of(const char *path)
 static void check_error(const char *what, long at, qn_status s, const qn_err *err)
 {
     if (s != QN_E_NOMEM)
-        fail_msg("%s, allocation %ld fails: status %d (%s), want out of memory", what, at, (int)s, err->msg);
+        fail_msg("%s, allocation %ld fails: status %d (%s), want out of memory", what, at, (int)s,
+                 err->msg);
 }
 
 static void test_load(void **state)
@@ -75,7 +77,10 @@ static void test_load(void **state)
     static const struct {
         const char *name;
         long stride;
-    } models[] = {{"models/qwen2-tied-f16", 1}, {"models/qwen3moe-gptq4", 7}, {"models/qwen2-nf4", 7}, {"gguf/qwen2.gguf", 1}};
+    } models[] = {{"models/qwen2-tied-f16", 1},
+                  {"models/qwen3moe-gptq4", 7},
+                  {"models/qwen2-nf4", 7},
+                  {"gguf/qwen2.gguf", 1}};
     long total = 0;
     for (size_t m = 0; m < QN_COUNT(models); m++) {
         char path[512];
@@ -157,7 +162,8 @@ static void test_warm_step(void **state)
     qn_seq_rope_init(&rope, &e->model->rope, QN_ROPE_NEVER, 100);
     for (size_t i = 0; i < 100; i++)
         ids[i] = (int32_t)(i * 3 + 1);
-    qn_run_seq q = {.tokens = ids, .n_new = 32, .blocks = blocks, .n_blocks = 2, .rope = &rope, .n_logits = 1};
+    qn_run_seq q = {
+        .tokens = ids, .n_new = 32, .blocks = blocks, .n_blocks = 2, .rope = &rope, .n_logits = 1};
     assert_int_equal(qn_runner_step(e->runner, &q, 1, NULL, &err), QN_OK);
     atomic_store(&n_calls, 0);
     q.n_computed = 32;
@@ -173,6 +179,7 @@ static void test_warm_step(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest t[] = {cmocka_unit_test(test_load), cmocka_unit_test(test_requests), cmocka_unit_test(test_warm_step)};
+    const struct CMUnitTest t[] = {cmocka_unit_test(test_load), cmocka_unit_test(test_requests),
+                                   cmocka_unit_test(test_warm_step)};
     return cmocka_run_group_tests(t, NULL, NULL);
 }
