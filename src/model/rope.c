@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-static const float two_pi = 6.28318530717958647692f;
+static const double two_pi = 6.28318530717958647692;
 
 static void plain_frequencies(float *inv, uint32_t dim, float theta)
 {
@@ -20,7 +20,7 @@ static void yarn(qn_rope *r, const qn_model_config *c)
     double dim = r->dim, base = c->rope_theta, ctx = c->yarn_original_ctx;
     double bound[2], rotations[2] = {c->yarn_beta_fast, c->yarn_beta_slow};
     for (int i = 0; i < 2; i++)
-        bound[i] = dim * log(ctx / (rotations[i] * (double)two_pi)) / (2 * log(base));
+        bound[i] = dim * log(ctx / (rotations[i] * two_pi)) / (2 * log(base));
     double low = c->yarn_truncate ? floor(bound[0]) : bound[0];
     double high = c->yarn_truncate ? ceil(bound[1]) : bound[1];
     low = fmax(low, 0);
@@ -44,7 +44,7 @@ static void llama3(qn_rope *r, const qn_model_config *c)
     float ctx = (float)c->llama3_original_ctx;
     float long_wave = ctx / c->llama3_low, short_wave = ctx / c->llama3_high;
     for (uint32_t i = 0; i < r->dim / 2; i++) {
-        float f = r->native[i], wave = two_pi / f;
+        float f = r->native[i], wave = (float)two_pi / f;
         float smooth = (ctx / wave - c->llama3_low) / (c->llama3_high - c->llama3_low);
         if (wave > long_wave)
             r->scaled[i] = f / c->llama3_factor;

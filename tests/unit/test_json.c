@@ -1,20 +1,207 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_json.c - limits before parsing, typed fields, and numbers written in their shortest form. */
+ * test_json.c - what is refused before and by the parser, typed fields and their messages, writing. */
 #include "check.h"
 
 #include "base/json.h"
 #include "base/limits.h"
 #include "base/mem.h"
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
-static qn_err err;
+static void test_refused(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {
+        "",
+        " ",
+        "{",
+        "[1,]",
+        "{\"a\":}",
+        "{\"a\":1,}",
+        "nul",
+        "NaN",
+        "Infinity",
+        "-",
+        "01",
+        "1.",
+        ".5",
+        "+1",
+        "'a'",
+        "\"a",
+        "[1] 2",
+        "{} {}",
+        "{\"a\":1 \"b\":2}",
+        "\"\n\"",
+        "\"\\x\"",
+        "\"\\ud800\"",
+        "\"\xff\"",
+        "\"\xc0\x80\"",
+        "{1:2}",
+        "[1 2]",
+        "\xef\xbb\xbf[]",
+        "// c\n1",
+        "{\"a\":1,\"a\":2}",
+        "99999999999999999999999",
+        "1e999",
+        "[\"\xed\xa0\x80\"]",
+    };
+    size_t before = qn_mem_live(QN_MEM_MISC);
+    for (size_t i = 0; i < QN_COUNT(bad); i++) {
+        json_t *v = (json_t *)&v;
+        qn_err err = {0};
+        if (qn_json_parse(&v, bad[i], strlen(bad[i]), 0, "some.json", &err) != QN_E_FORMAT)
+            fail_msg("'%s' is taken", bad[i]);
+        assert_null(v);
+        if (!qn_starts_with(err.msg, "some.json: not valid JSON: ") || strchr(err.msg, '\n'))
+            fail_msg("'%s': %s", bad[i], err.msg);
+    }
+    assert_int_equal(qn_mem_live(QN_MEM_MISC), before);
+}
+
+static void test_depth_and_size(void **state)
+{
+    (void)state;
+    qn_str s = {0};
+    qn_err err;
+    json_t *v;
+    static const size_t limits[] = {1, 5, QN_LIMIT_JSON_DEPTH};
+    for (size_t i = 0; i < QN_COUNT(limits); i++)
+        for (size_t over = 0; over < 2; over++) {
+            size_t n = limits[i] + over;
+            qn_str_clear(&s);
+            for (size_t k = 0; k < n; k++)
+                qn_str_adds(&s, k % 2 ? "{\"[\\\"{\":" : "[");
+            qn_str_adds(&s, "\"[[[[{{{{\\\\\"");
+            for (size_t k = n; k-- > 0;)
+                qn_str_addc(&s, k % 2 ? '}' : ']');
+            qn_status want = over ? QN_E_FORMAT : QN_OK;
+            assert_int_equal(qn_json_parse(&v, s.p, s.n,
+                                           limits[i] == QN_LIMIT_JSON_DEPTH ? 0 : limits[i], "f",
+                                           &err),
+                             want);
+            if (over)
+                assert_non_null(strstr(err.msg, "f: JSON nested deeper than"));
+            json_decref(v);
+        }
+    qn_str_clear(&s);
+    for (size_t k = 0; k < 1000000; k++)
+        qn_str_addc(&s, '[');
+    assert_int_equal(qn_json_parse(&v, s.p, s.n, 0, "f", &err), QN_E_FORMAT);
+    qn_str_clear(&s);
+    qn_str_adds(&s, "[0");
+    for (size_t k = 0; k < QN_LIMIT_JSON_VALUES; k++)
+        qn_str_adds(&s, ",0");
+    qn_str_addc(&s, ']');
+    assert_int_equal(qn_json_parse(&v, s.p, s.n, 0, "f", &err), QN_E_FORMAT);
+    assert_non_null(strstr(err.msg, "limit 1500000"));
+    qn_str_fini(&s);
+}
 
 static json_t *parse(const char *text)
 {
     json_t *v = NULL;
-    assert_int_equal(qn_json_parse(&v, text, strlen(text), 0, "t.json", &err), QN_OK);
+    qn_err err;
+    if (qn_json_parse(&v, text, strlen(text), 0, "f", &err) != QN_OK)
+        fail_msg("%s", err.msg);
     return v;
+}
+
+static void test_integers(void **state)
+{
+    (void)state;
+    json_t *o = parse("{\"a\": 7, \"zero\": 0, \"whole\": 12.0, \"half\": 1.5, \"minus\": -1, "
+                      "\"big\": 4294967296, \"huge\": 1e300,"
+                      " \"s\": \"7\", \"t\": true, \"null\": null, \"list\": []}");
+    static const struct {
+        const char *key, *words; /* words NULL: fine */
+        uint32_t value;
+    } cases[] = {
+        {"a", NULL, 7},
+        {"whole", NULL, 12},
+        {"null", NULL, 99},
+        {"missing", NULL, 99},
+        {"zero", "config.json: zero: found 0, want 1..100", 0},
+        {"half", "config.json: half: found a number, want an integer", 0},
+        {"minus", "config.json: minus: found -1, want 1..100", 0},
+        {"big", "found 4294967296, want 1..100", 0},
+        {"huge", "found a number, want an integer", 0},
+        {"s", "config.json: s: found a string, want an integer", 0},
+        {"t", "found true, want an integer", 0},
+        {"list", "found an array, want an integer", 0},
+    };
+    for (size_t i = 0; i < QN_COUNT(cases); i++) {
+        uint32_t v = 99;
+        qn_err err = {0};
+        qn_status s = qn_json_u32(o, "config.json", cases[i].key, 1, 100, &v, &err);
+        assert_int_equal(s, cases[i].words ? QN_E_FORMAT : QN_OK);
+        assert_int_equal(v, cases[i].words ? 99 : cases[i].value);
+        if (cases[i].words && !strstr(err.msg, cases[i].words))
+            fail_msg("'%s' does not say '%s'", err.msg, cases[i].words);
+    }
+    json_decref(o);
+}
+
+static void test_other_fields(void **state)
+{
+    (void)state;
+    json_t *o = parse("{\"f\": 1e-6, \"i\": 2, \"s\": \"text\", \"t\": true, \"n\": false, "
+                      "\"null\": null, \"o\": {}}");
+    float f = 99;
+    bool b = true;
+    const char *s = "kept";
+    qn_err err;
+    assert_int_equal(qn_json_f32(o, "w", "f", 0, 1, &f, &err), QN_OK);
+    assert_true(f == 1e-6f);
+    assert_int_equal(qn_json_f32(o, "w", "i", 0, 2, &f, &err), QN_OK);
+    assert_true(f == 2);
+    assert_int_equal(qn_json_f32(o, "w", "null", 0, 1, &f, &err), QN_OK);
+    assert_int_equal(qn_json_f32(o, "w", "i", 0, 1, &f, &err), QN_E_FORMAT);
+    assert_string_equal(err.msg, "w: i: found 2, want 0..1");
+    assert_int_equal(qn_json_f32(o, "w", "t", 0, 1, &f, &err), QN_E_FORMAT);
+    assert_string_equal(err.msg, "w: t: found true, want a number");
+    assert_true(f == 2);
+    assert_int_equal(qn_json_bool(o, "w", "n", &b, &err), QN_OK);
+    assert_false(b);
+    assert_int_equal(qn_json_bool(o, "w", "missing", &b, &err), QN_OK);
+    assert_int_equal(qn_json_bool(o, "w", "i", &b, &err), QN_E_FORMAT);
+    assert_string_equal(err.msg, "w: i: found an integer, want true or false");
+    assert_int_equal(qn_json_str(o, "w", "null", &s, &err), QN_OK);
+    assert_string_equal(s, "kept");
+    assert_int_equal(qn_json_str(o, "w", "o", &s, &err), QN_E_FORMAT);
+    assert_string_equal(err.msg, "w: o: found an object, want a string");
+    assert_int_equal(qn_json_str(o, "w", "s", &s, &err), QN_OK);
+    assert_string_equal(s, "text");
+    assert_string_equal(qn_json_type_name(NULL), "nothing");
+    json_decref(o);
+}
+
+static void test_writing(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "{\"b\":[1,-2.5,true,null,\"\xc3\xa9\\n\\u0000\"],\"a\":{},\"c\":0.1}";
+    json_t *v = parse(text), *again = NULL;
+    qn_str s = {0};
+    qn_json_write(&s, v, 0, false);
+    assert_string_equal(s.p, "{\"b\": [1, -2.5, true, null, \"\xc3\xa9\\n\\u0000\"], \"a\": {}, "
+                             "\"c\": 0.1}");
+    assert_int_equal(qn_json_parse(&again, s.p, s.n, 0, "f", NULL), QN_OK);
+    assert_true(json_equal(v, again));
+    json_decref(again);
+    qn_str_clear(&s);
+    qn_json_write(&s, json_object_get(v, "b"), 2, false);
+    assert_true(qn_starts_with(s.p, "[\n  1,\n  -2.5,\n"));
+    qn_str_clear(&s);
+    qn_json_write(&s, v, 0, true);
+    assert_true(qn_starts_with(s.p, "{\"a\": {}, \"b\": "));
+    qn_str_fini(&s);
+    qn_str limited = {.limit = 10};
+    qn_json_write(&limited, v, 0, false);
+    assert_true(limited.failed);
+    qn_str_fini(&limited);
+    json_decref(v);
 }
 
 /* What is written again is `want`. */
@@ -29,7 +216,7 @@ static void check_written(const char *text, const char *want)
     json_decref(v);
 }
 
-static void test_write(void **state)
+static void test_written_again(void **state)
 {
     (void)state;
     check_written("0.1", "0.1");
@@ -60,68 +247,36 @@ static void test_format_f64(void **state)
     }
 }
 
-static void expect_refused(const char *text, size_t n, const char *words)
+static void test_loading(void **state)
 {
-    json_t *v = NULL;
-    assert_int_equal(qn_json_parse(&v, text, n, 0, "t.json", &err), QN_E_FORMAT);
+    (void)state;
+    char path[] = "quern-test-json-XXXXXX";
+    int fd = mkstemp(path);
+    qn_err err;
+    json_t *v;
+    assert_true(fd >= 0 && write(fd, "{\"a\": [1, 2]", 12) == 12);
+    assert_int_equal(qn_json_load(&v, path, 100, &err), QN_E_FORMAT);
+    assert_non_null(strstr(err.msg, path));
+    assert_non_null(strstr(err.msg, "line 1, column 12"));
+    assert_int_equal(write(fd, "}", 1), 1);
+    assert_int_equal(qn_json_load(&v, path, 13, &err), QN_OK);
+    assert_int_equal(json_array_size(json_object_get(v, "a")), 2);
+    json_decref(v);
+    assert_int_equal(qn_json_load(&v, path, 12, &err), QN_E_FORMAT);
+    assert_non_null(strstr(err.msg, "larger than 12 bytes"));
     assert_null(v);
-    if (!strstr(err.msg, words))
-        fail_msg("'%s' lacks '%s'", err.msg, words);
-}
-
-static void test_refused(void **state)
-{
-    (void)state;
-    char deep[QN_LIMIT_JSON_DEPTH + 1];
-    memset(deep, '[', sizeof deep);
-    expect_refused(deep, sizeof deep, "nested deeper than 128");
-    expect_refused("{\"a\": 1, \"a\": 2}", 16, "t.json: not valid JSON");
-    expect_refused("[1] 2", 5, "t.json: not valid JSON");
-    expect_refused("NaN", 3, "t.json: not valid JSON");
-    expect_refused("\"\xff\"", 3, "t.json: not valid JSON");
-    expect_refused("", 0, "t.json: not valid JSON");
-}
-
-static void test_fields(void **state)
-{
-    (void)state;
-    json_t *o = parse("{\"n\": 3, \"f\": 2.0, \"h\": 0.5, \"s\": \"x\", \"b\": true, \"z\": null}");
-    uint32_t u = 7;
-    float f = 7;
-    bool b = false;
-    const char *s = "";
-    assert_int_equal(qn_json_u32(o, "t", "n", 0, 10, &u, &err), QN_OK);
-    assert_int_equal(u, 3);
-    assert_int_equal(qn_json_u32(o, "t", "f", 0, 10, &u, &err), QN_OK); /* a whole number */
-    assert_int_equal(u, 2);
-    assert_int_equal(qn_json_u32(o, "t", "z", 0, 10, &u, &err), QN_OK); /* null: untouched */
-    assert_int_equal(qn_json_u32(o, "t", "none", 0, 10, &u, &err), QN_OK);
-    assert_int_equal(u, 2);
-    assert_int_equal(qn_json_u32(o, "t", "n", 4, 10, &u, &err), QN_E_FORMAT);
-    assert_string_equal(err.msg, "t: n: found 3, want 4..10");
-    assert_int_equal(qn_json_u32(o, "t", "h", 0, 10, &u, &err), QN_E_FORMAT);
-    assert_string_equal(err.msg, "t: h: found a number, want an integer");
-    assert_int_equal(qn_json_f32(o, "t", "h", 0, 1, &f, &err), QN_OK);
-    assert_true(f == 0.5f);
-    assert_int_equal(qn_json_f32(o, "t", "s", 0, 1, &f, &err), QN_E_FORMAT);
-    assert_int_equal(qn_json_bool(o, "t", "b", &b, &err), QN_OK);
-    assert_true(b);
-    assert_int_equal(qn_json_bool(o, "t", "n", &b, &err), QN_E_FORMAT);
-    assert_int_equal(qn_json_str(o, "t", "s", &s, &err), QN_OK);
-    assert_string_equal(s, "x");
-    assert_int_equal(qn_json_str(o, "t", "n", &s, &err), QN_E_FORMAT);
-    assert_string_equal(err.msg, "t: n: found an integer, want a string");
-    json_decref(o);
-    assert_int_equal(qn_mem_live(QN_MEM_MISC), 0);
+    (void)close(fd);
+    (void)unlink(path);
+    assert_int_equal(qn_json_load(&v, path, 100, &err), QN_E_NOT_FOUND);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_write),
-        cmocka_unit_test(test_format_f64),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_fields),
+        cmocka_unit_test(test_refused),       cmocka_unit_test(test_depth_and_size),
+        cmocka_unit_test(test_integers),      cmocka_unit_test(test_other_fields),
+        cmocka_unit_test(test_writing),       cmocka_unit_test(test_loading),
+        cmocka_unit_test(test_written_again), cmocka_unit_test(test_format_f64),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
