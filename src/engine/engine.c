@@ -3,6 +3,7 @@
 #include "engine/engine.h"
 
 #include "base/cpu.h"
+#include "base/limits.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -213,15 +214,17 @@ static qn_status check_config(const qn_config *c, qn_err *err)
                        "config: no model given, want a GGUF file or a Hugging Face folder");
     if (c->device && strcmp(c->device, "cpu") != 0)
         return qn_fail(err, QN_E_UNSUPPORTED, "device: found '%s', want 'cpu'", c->device);
-    if (c->n_threads < 0 || c->n_threads > 256)
-        return qn_fail(err, QN_E_ARG, "threads: found %d, want 0..256", c->n_threads);
-    if (c->max_ctx < 0 || c->max_ctx > 1 << 24)
-        return qn_fail(err, QN_E_ARG, "max_ctx: found %d, want 0..%d", c->max_ctx, 1 << 24);
-    if (c->max_seqs < 0 || c->max_seqs > 1024)
-        return qn_fail(err, QN_E_ARG, "max_seqs: found %d, want 0..1024", c->max_seqs);
-    if (c->max_batch_tokens < 0 || c->max_batch_tokens > 65536)
-        return qn_fail(err, QN_E_ARG, "max_batch_tokens: found %d, want 0..65536",
-                       c->max_batch_tokens);
+    const struct {
+        const char *name;
+        int found, max;
+    } ranges[] = {{"threads", c->n_threads, QN_LIMIT_THREADS},
+                  {"max_ctx", c->max_ctx, QN_LIMIT_CONTEXT},
+                  {"max_seqs", c->max_seqs, QN_LIMIT_BATCH_SEQS},
+                  {"max_batch_tokens", c->max_batch_tokens, QN_LIMIT_BATCH_TOKENS}};
+    for (size_t i = 0; i < QN_COUNT(ranges); i++)
+        if (ranges[i].found < 0 || ranges[i].found > ranges[i].max)
+            return qn_fail(err, QN_E_ARG, "%s: found %d, want 0..%d", ranges[i].name,
+                           ranges[i].found, ranges[i].max);
     if (c->n_kv_blocks < 0)
         return qn_fail(err, QN_E_ARG, "n_kv_blocks: found %d, want 0 or more", c->n_kv_blocks);
     return QN_OK;

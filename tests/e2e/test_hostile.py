@@ -616,11 +616,18 @@ def hf_tokenizer():
             add_folder(f"{key} {str(v)[:40]!r}", base, at(key, v), *([] if unknown else [(file, "h" + str(len(cases)))]),
                        want=ANY if unknown or v in (1, "x") and key in ("normalizer", "post_processor") else BAD,
                        command="run")
+    conf = "tokenizer_config.json"
+
+    # a template's text full of an added token that is written in other bytes than its own
+    def slow_template(path):
+        field(file, "added_tokens", [{"id": 531, "content": "\u00e9q", "normalized": True, "special": True}])(path)
+        json_edit(conf, lambda o: o.pop("added_tokens_decoder") and None)(path)
+        field(conf, "chat_template", "{% for i in range(20) %}" + "e\u0301q\u00e9q" * 25000 + "{% endfor %}")(path)
+    add_folder("template full of a token", base, slow_template, "the context holds", command="run")
     for i, text in enumerate(["", "{", "[]", "1", "{}", "{\"model\":{},\"model\":{}}", "[" * 200000,
                               "[" + "0," * 3000000 + "0]"]):
         add_folder(f"tokenizer text {i}", base, text_edit(file, text), file)
     add_folder("no tokenizer", base, lambda p: (p / file).unlink(), "tokenizer")
-    conf = "tokenizer_config.json"
     for key, v, want in [("added_tokens_decoder", {"x": {"content": "a"}}, BAD), ("added_tokens_decoder", {"9": 1}, BAD),
                          ("added_tokens_decoder", {"99999999": {"content": "zz"}}, BAD), ("add_bos_token", "x", BAD),
                          ("added_tokens_decoder", {"600": {"content": "zz"}}, BAD), ("bos_token", 1, ANY),
@@ -695,7 +702,8 @@ def flags():
                 "18446744073709551617"]:
         add(f"--tokens {ids!r}", [*e, "--tokens", ids], (BAD, USAGE), [("tokens", "token")])
     for flag, values in [("--threads", ["-1", "257", "x", "99999999999999999999"]), ("--max-ctx", ["-1", "x", "16777217"]),
-                         ("--window", ["-1", "x", "16777217"]), ("--chunk", ["-1", "65537", "nan"]), ("--no-such", ["1"])]:
+                         ("--window", ["-1", "x", "16777217"]), ("--chunk", ["-1", "65537", "nan"]),
+                         ("--max-seqs", ["-1", "1025"]), ("--max-batch-tokens", ["-1", "65537"]), ("--no-such", ["1"])]:
         for v in values:
             add(f"{flag} {v}", [*e, "--tokens", "1", flag, v], USAGE, [(flag,)])
     for flag, v in [("--logits", "/no/such/folder/x.npy"), ("--hidden", "/no/such/folder/x.npy"),
@@ -718,6 +726,7 @@ def flags():
     add("text of 4 MiB of one letter", t, GOOD, [], b"a" * (4 << 20))
     add("text of 4 MiB of spaces", t, GOOD, [], b" " * (4 << 20))
     add("text of 1 MiB of marks", t, GOOD, [], "a".encode() + "\u0301".encode() * (1 << 19))
+    add("large steps", [*e, "--tokens", "1,2,3", "--max-batch-tokens", "65536", "--max-seqs", "1024"], GOOD)
     add("all threads", [*e, "--tokens", "1,2,3", "--threads", "256"], GOOD)
     add("large context", [*e, "--tokens", "1,2,3", "--max-ctx", "65536"], GOOD)
 
@@ -790,7 +799,8 @@ def fault(case, rc, err, seconds, kib):
         if not any(c in line for c in choices):
             return f"does not name {' or '.join(choices)}"
     folders = [a for a in args if a.startswith(str(TMP / "h"))]
-    if rc == 1 and folders and not any(n in line for n in (pathlib.Path(folders[0]).name, ".json", ".safetensors")):
+    names = (pathlib.Path(folders[0]).name, ".json", ".safetensors", "the prompt has") if folders else ()
+    if rc == 1 and folders and not any(n in line for n in names):
         return "names no file"
     return None
 
