@@ -401,7 +401,7 @@ static void test_encode_added(void **state)
                 "\"single_word\": true}]"));
     OK(qn_tokenizer_from_json(&tok, j, "tokenizer.json", &err));
     json_decref(j);
-    static const char *const sources[] = {"<q>", "a  <q> \n b<q><q>", "xword word{{ x }}",
+    static const char *const sources[] = {"<q>", "a  <q> \n b<q><q>", "xword word {{ x }}",
                                           "\u00e9q{{ x }}  <q>\u00e9q\u00e9 \u00e9q",
                                           "{{ x }}e\u0301 <q> a word <q>{{ x }}"};
     json_t *v = json_of("{\"x\": \"data\", \"y\": \" data \"}");
