@@ -709,6 +709,10 @@ def flags():
     for flag, v in [("--logits", "/no/such/folder/x.npy"), ("--hidden", "/no/such/folder/x.npy"),
                     ("--against", "/no/such.npy"), ("--against", str(small)), ("--against", "/dev/zero")]:
         add(f"{flag} {v}", [*e, "--tokens", "1,2", flag, v], BAD, [(v,)])
+    for name, data in [("odd", b"\x93NUMPY\1\0\7\0'<f4'  " + bytes(2 * 526 * 4)), ("cut", b"\x93NUMPY\1\0"),
+                       ("long", b"\x93NUMPY\1\0\xff\xff'<f4'"), ("empty", b"")]:
+        (TMP / f"{name}.npy").write_bytes(data)
+        add(f"--against {name}", [*e, "--tokens", "1,2", "--against", TMP / f"{name}.npy"], BAD, [(f"{name}.npy",)])
     r = ["run", "-m", small, "--max-tokens", "1"]
     for flag, v in [("--temperature", "nan"), ("--temperature", "inf"), ("--top-p", "nan"), ("--top-k", "-1"),
                     ("--logit-bias", "1=nan"), ("--logit-bias", "x"), ("--n", "0"), ("--seed", "x"),
@@ -729,6 +733,67 @@ def flags():
     add("large steps", [*e, "--tokens", "1,2,3", "--max-batch-tokens", "65536", "--max-seqs", "1024"], GOOD)
     add("all threads", [*e, "--tokens", "1,2,3", "--threads", "256"], GOOD)
     add("large context", [*e, "--tokens", "1,2,3", "--max-ctx", "65536"], GOOD)
+
+
+def more_tokenizers():
+    """vocab.json with merges.txt, and qwen.tiktoken."""
+    base = "qwen3-untied-f32"
+    model = json.loads((MODELS / base / "tokenizer.json").read_text())["model"]
+    vocab, merges = json.dumps(model["vocab"]), "#version: 0.2\n" + "\n".join(" ".join(m) for m in model["merges"])
+
+    def lists(vocab, merges):
+        def change(path):
+            (path / "tokenizer.json").unlink()
+            put(path / "vocab.json", vocab)
+            put(path / "merges.txt", merges)
+        return change
+    for i, text in enumerate(["", "[]", "{}", '{"a": "x"}', '{"a": -1}', '{"a": 99999999}', '{"a": 0, "b": 0}', "{",
+                              '{"a": 600}']):
+        add_folder(f"vocab.json {i}", base, lists(text, ""), ("vocab.json", "tokens", "tokenizer"))
+    for i, text in enumerate(["a", "a b c", " ", "zz zz", b"\xff \xfe", "\x1b[2J x", b"\0", "a" * (1 << 20)]):
+        add_folder(f"merges.txt {i}", base, lists(vocab, text), "merges.txt")
+    add_folder("control lists", base, lists(vocab, merges), want=GOOD)
+    for i, text in enumerate(["", "x", "YQ==", "YQ== x", "YQ== -1", "YQ== 99999999", "!!!! 1", "YQ= 1", "= 1", "==== 1",
+                              "YQ== 0\nYQ== 1", "YQ== 0\nYg== 0", "YQ== 600", "QUFB" * 200 + " 0", b"\xff\xff\xff\xff 1",
+                              b"\0"]):
+        add_folder(f"qwen.tiktoken {i}", base, lambda path, t=text: ((path / "tokenizer.json").unlink(),
+                                                                    put(path / "qwen.tiktoken", t)),
+                   ("qwen.tiktoken", "tokens"))
+
+
+def splits():
+    """Sets of GGUF files."""
+    def split(name, count, number, tensors=None, kinds=(U16, U16, I32), second=None):
+        stem = TMP / f"s{len(cases)}"
+
+        def change(g):
+            g.set("split.count", kinds[0], count)
+            g.set("split.no", kinds[1], number)
+            g.set("split.tensors.count", kinds[2], len(g.tensors) if tensors is None else tensors)
+        first = pathlib.Path(f"{stem}-00001-of-00002.gguf")
+        first.write_bytes(gguf(change))
+        if second is not None:
+            pathlib.Path(f"{stem}-00002-of-00002.gguf").write_bytes(second)
+        add(f"gguf: split {name}", model_args(first), BAD, [(stem.name,)])
+
+    split("without its second", 2, 0)
+    split("second empty", 2, 0, second=b"")
+    split("second the same", 2, 0, second=gguf())
+    split("second text", 2, 0, second=b"hello")
+    for count in [3, 1025, 65535]:
+        split(f"count {count}", count, 0, second=gguf())
+    for number in [1, 2, 65535]:
+        split(f"number {number}", 2, number, second=gguf())
+    split("count a string", "2", 0, kinds=(STR, U16, I32))
+    split("count -1", -1, 0, kinds=(I32, U16, I32))
+    split("count 2^31", 1 << 31, 0, kinds=(U32, U16, I32))
+    split("number a string", 2, "0", kinds=(U16, STR, I32))
+
+    def empty(g):
+        g.tensors, g.tail = [], b""
+        g.set("split.count", U16, 2)
+        g.set("split.no", U16, 1)
+    split("second without tensors", 2, 0, tensors=99, second=gguf(empty))
 
 
 def controls():
@@ -807,7 +872,7 @@ def fault(case, rc, err, seconds, kib):
 
 def main():
     for part in [controls, gguf_structure, gguf_tensors, gguf_numbers, gguf_tokenizer, gguf_noise, hf_config,
-                 hf_moe_and_quant, hf_weights, hf_packed_weights, hf_index, hf_tokenizer, odd_files, flags]:
+                 hf_moe_and_quant, hf_weights, hf_packed_weights, hf_index, hf_tokenizer, more_tokenizers, splits, odd_files, flags]:
         part()
     try:
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
