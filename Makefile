@@ -11,9 +11,12 @@ BUILD := build/release
 .PHONY: run build test install clean
 export PROMPT
 
-# Chat with the demo model; PROMPT="..." answers once. MODEL=... takes another model.
+# Chat with the demo model. PROMPT="..." answers once, and so does a pipe; with nothing in it there is a question ready.
+# MODEL=... takes another model.
 run: build
 	@model="$(MODEL)"; [ -n "$$model" ] || model=$$(tools/get_demo_model.sh) || exit 1; \
+	[ -t 0 ] || [ -n "$$PROMPT" ] || PROMPT=$$(cat); \
+	[ -t 0 ] || [ -n "$$PROMPT" ] || PROMPT="Write a C function that reverses a string in place."; \
 	if [ -n "$$PROMPT" ]; then exec $(BUILD)/quern run -m "$$model" -- "$$PROMPT"; \
 	else exec $(BUILD)/quern run -m "$$model"; fi
 

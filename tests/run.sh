@@ -21,7 +21,9 @@ awk '
   next }
 /^[0-9]+: / {
   id = $1 + 0; line = $0; sub(/^[0-9]+: /, "", line); text[id] = text[id] line "\n"
-  if (line ~ /^ok [0-9]+ .*# SKIP/) { s[id]++; t = line; sub(/^ok [0-9]+ (- )?/, "", t); sub(/ *# SKIP.*/, "", t); reason[++n_reasons] = t ": " (why[id] != "" ? why[id] : "no reason given"); why[id] = "" }
+  if (line ~ /^(not )?ok [0-9]+ .*# SKIP/) {    # cmocka writes "not ok 2 # SKIP name"
+    s[id]++; t = line; sub(/^.*# SKIP */, "", t)
+    reason[++n_reasons] = t ": " (why[id] != "" ? why[id] : "no reason given"); why[id] = "" }
   else if (line ~ /^ok [0-9]+/) p[id]++
   else if (line ~ /^not ok [0-9]+/) { f[id]++; t = line; sub(/^not ok [0-9]+ (- )?/, "", t); failure[++n_failures] = t }
   else if (line ~ /skipped: /) { why[id] = line; sub(/.*skipped: /, "", why[id]); told[id] = told[id] line "\n" }

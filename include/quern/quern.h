@@ -1,18 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0
  * quern.h - the public API of Quern: open a model, submit requests, read events.
  *
- *   qn_engine *e; qn_request *r; qn_event ev; qn_err err;
- *   qn_config cfg = qn_config_default();  cfg.model = "model.gguf";
- *   qn_engine_open(&e, &cfg, &err);
- *   qn_prompt p = {.text = "Hello"};  qn_params sp = qn_params_default();
- *   qn_request_submit(&r, e, &p, &sp, &err);
- *   while (qn_request_next(r, &ev, &err) == QN_OK && ev.kind != QN_EVENT_DONE) fwrite(ev.text, 1, ev.n_text, stdout);
- *   qn_request_free(r);  qn_engine_free(e);
+ *   qn_err err;
+ *   qn_config config = qn_config_default();
+ *   config.model = "model.gguf";
+ *   qn_engine *engine;
+ *   if (qn_engine_open(&engine, &config, &err) != QN_OK)
+ *       fail(err.msg);
+ *   qn_prompt prompt = {.text = "Hello"};
+ *   qn_params params = qn_params_default();
+ *   qn_request *request;
+ *   qn_event event;
+ *   if (qn_request_submit(&request, engine, &prompt, &params, &err) != QN_OK)
+ *       fail(err.msg);
+ *   while (qn_request_next(request, &event, &err) == QN_OK && event.kind != QN_EVENT_DONE)
+ *       fwrite(event.text, 1, event.n_text, stdout);
+ *   qn_request_free(request);
+ *   qn_engine_free(engine);
  *
- * Every function that can fail returns a qn_status and writes one line into err (which may be NULL): what the thing is,
- * what was found, what is wanted. Strings are UTF-8. Nothing here prints, exits or reads the environment.
- * Threads: an engine has a thread of its own; submit, next, cancel and free may be called from any thread, one thread at
- * a time for the same request. */
+ * Errors: every function that can fail returns a qn_status and writes one line into err (which may
+ * be NULL): what the thing is, what was found, what is wanted. On failure *out is NULL and there is
+ * nothing to free. Nothing here prints, exits or ends the process over its input.
+ * Memory: what goes in is borrowed for the call, copied if it is needed longer. What comes out says
+ * how long it is valid, or how it is freed.
+ * Text: strings are UTF-8; with a length beside them they need no NUL at the end.
+ * Threads: an engine has a thread of its own. Its functions may be called from any thread at any
+ * time; those of one request from one thread at a time, but for qn_request_cancel. */
 #ifndef QUERN_QUERN_H
 #define QUERN_QUERN_H
 
@@ -32,65 +45,73 @@ typedef enum qn_status {
     QN_E_ARG,         /* a parameter is wrong */
     QN_E_FORMAT,      /* a file or text is malformed */
     QN_E_UNSUPPORTED, /* understood, and not done here */
-    QN_E_NOT_FOUND,
-    QN_E_IO,
-    QN_E_NOMEM,
-    QN_E_KV_FULL, /* internal: never leaves the engine */
-    QN_E_TOO_LONG,
+    QN_E_NOT_FOUND,   /* no such file, or nothing (more) of that kind */
+    QN_E_IO,          /* the system or the network failed */
+    QN_E_NOMEM,       /* out of memory; the engine goes on */
+    QN_E_KV_FULL,     /* no room in the K/V cache now (qn_score, qn_bench) */
+    QN_E_TOO_LONG,    /* more tokens or bytes than can ever fit */
     QN_E_QUEUE_FULL,
-    QN_E_CANCELLED,
+    QN_E_CANCELLED, /* by qn_request_cancel or qn_engine_free */
     QN_E_TIMEOUT,
     QN_E_DEVICE,
     QN_E_PEER,
-    QN_E_INTERNAL
+    QN_E_INTERNAL /* a mistake of ours, or weights that give no finite number */
 } qn_status;
 
 typedef struct qn_err {
     qn_status status;
-    char msg[400];
+    char msg[400]; /* one line without control bytes; longer ones are cut */
 } qn_err;
 
-QN_API const char *qn_status_name(qn_status s);
+QN_API const char *qn_status_name(qn_status s); /* "bad argument"; static */
 
 /* ---- engine ---- */
 
 typedef struct qn_engine qn_engine;
 
+/* Which sequences use the scaled positions (YaRN) that a config names. */
 typedef enum qn_rope_scaling {
-    QN_ROPE_AUTO,   /* YaRN only for sequences that need more than the model's original context; with `exact`
-                     * for every sequence, as the reference implementation */
-    QN_ROPE_ALWAYS, /* every sequence, if the config names it */
+    /* those that need more than the model's original context; with `exact` every one, as the
+     * reference implementation */
+    QN_ROPE_AUTO,
+    QN_ROPE_ALWAYS,
     QN_ROPE_NEVER
 } qn_rope_scaling;
 
 typedef struct qn_config {
     const char *model;  /* a GGUF file (the first of a split set), or a Hugging Face folder */
-    const char *device; /* "cpu" */
+    const char *device; /* "cpu"; NULL: the same */
     const char *chat_template; /* a Jinja file to use instead of the model's; NULL: the model's */
     int n_threads;             /* 0: what affinity and cgroup quota allow */
     unsigned cpu_mask;         /* instruction sets allowed; 0: the plain C kernels; default: all */
-    bool exact;                /* plain plan, float32 activations, weights expanded exactly */
-    int max_ctx;               /* tokens of one sequence, may pass the model's; 0: the model's, at most 32768 */
-    int max_seqs;              /* sequences computed together; 0: 16 */
-    int max_batch_tokens;      /* tokens of one step; 0: 512 */
-    int n_kv_blocks; /* 0: enough for max_ctx, at least 1024 tokens for each of max_seqs, within memory */
+    bool exact;                /* float32 activations and K/V, no fused operations */
+    int max_ctx;  /* tokens of one sequence, may pass the model's; 0: the model's, at most 32768 */
+    int max_seqs; /* sequences computed together; more wait. 0: 16 */
+    int max_batch_tokens; /* tokens of one step, prompts and answers together; 0: 512 */
+    /* K/V cache, in blocks of 64 tokens; 0: enough for max_ctx and for 1024 tokens of each of
+     * max_seqs, within half of the memory that the weights leave (max_ctx shrinks with it) */
+    int n_kv_blocks;
     qn_rope_scaling rope_scaling;
-    /* Called while loading: what is being done, and how much of it (0..1). NULL: silent. */
+    /* Called by qn_engine_open: what is being done, and how much of it (0 to 1). NULL: silent. */
     void (*progress)(void *arg, const char *what, double done);
     void *progress_arg;
 } qn_config;
 QN_API qn_config qn_config_default(void);
 
 QN_API qn_status qn_engine_open(qn_engine **out, const qn_config *cfg, qn_err *err);
-QN_API void qn_engine_free(qn_engine *e); /* cancels what still runs; NULL allowed */
+/* Ends what still runs: those requests fail with QN_E_CANCELLED and are freed as ever, before or
+ * after. NULL allowed. */
+QN_API void qn_engine_free(qn_engine *e);
 
 typedef struct qn_engine_info {
-    const char *name, *arch, *quantization; /* valid while the engine lives */
+    const char *name, *arch, *quantization; /* all strings are valid while the engine lives */
     const char *device;                     /* "cpu: 2 threads, avx2" */
     uint64_t n_params;
-    uint64_t weight_bytes, weight_bytes_per_token; /* in memory; read for each decoded token */
+    uint64_t weight_bytes;           /* in memory */
+    uint64_t weight_bytes_per_token; /* read to decode a token of one sequence */
     uint64_t kv_bytes, activation_bytes, vocab_bytes;
-    int n_layers, hidden_size, n_vocab, max_ctx, model_max_ctx;
+    int n_layers, hidden_size, n_vocab; /* n_vocab: logits of a row */
+    int max_ctx, model_max_ctx;         /* tokens of one sequence: here; as trained */
     int n_threads;
     bool has_chat_template;
 } qn_engine_info;
@@ -99,111 +120,130 @@ QN_API void qn_engine_get_info(const qn_engine *e, qn_engine_info *out);
 /* ---- requests ---- */
 
 typedef struct qn_message {
-    const char *role, *content;
+    const char *role, *content; /* "user", ...: whatever the template knows */
 } qn_message;
 
-/* What to continue: exactly one of text, ids, messages, chat_json. */
+/* What to continue: exactly one of text, ids, messages, chat_json. In a conversation special tokens
+ * are recognised in the template's own text only, never in what messages hold. */
 typedef struct qn_prompt {
-    const char *text; /* raw text; special tokens in it are text unless parse_special */
-    bool parse_special;
+    const char *text;   /* raw text; special tokens in it are text unless parse_special */
+    bool parse_special; /* of text only */
     const int32_t *ids; /* token ids */
     size_t n_ids;
     const qn_message *messages; /* a conversation, rendered with the chat template */
     size_t n_messages;
-    const char *chat_json; /* object: messages, tools, and any template variable */
+    const char *chat_json; /* a JSON object: messages, tools, and any template variable */
 } qn_prompt;
 
 typedef struct qn_logit_bias {
     int32_t token_id;
-    float bias;
+    float bias; /* -100 to 100, added to the logit */
 } qn_logit_bias;
 
+/* A field out of its range is QN_E_ARG. */
 typedef struct qn_params {
-    float temperature;                         /* 0: greedy */
-    int top_k;                                 /* 0: off */
-    float top_p;                               /* 1: off */
-    float min_p;                               /* 0: off */
-    float typical_p;                           /* 1: off */
-    float repetition_penalty;                  /* 1: off; over prompt and output, as Hugging Face */
-    float presence_penalty, frequency_penalty; /* 0: off; over the output, as OpenAI */
+    float temperature;        /* 0: greedy; to 100 */
+    int top_k;                /* 0: off */
+    float top_p;              /* over 0 to 1; 1: off */
+    float min_p;              /* 0: off; below 1 */
+    float typical_p;          /* over 0 to 1; 1: off */
+    float repetition_penalty; /* 1: off; over 0 to 10; over prompt and output, as Hugging Face */
+    float presence_penalty;   /* 0: off; -2 to 2; over the output, as OpenAI */
+    float frequency_penalty;
     const qn_logit_bias *logit_bias;
-    size_t n_logit_bias;
-    uint64_t seed;  /* 0: a random one */
-    int max_tokens; /* 0: up to the context */
-    int min_tokens;
-    bool ignore_eos;
+    size_t n_logit_bias;     /* at most 1024 */
+    uint64_t seed;           /* candidate i draws with seed + i; 0: a random seed */
+    int max_tokens;          /* 0: up to the context */
+    int min_tokens;          /* end tokens are not chosen before */
+    bool ignore_eos;         /* the model's end tokens do not end the answer */
     const char *const *stop; /* stop strings; the text ends before the first one found */
-    size_t n_stop;
+    size_t n_stop;           /* at most 16, of 1 to 256 bytes */
     const int32_t *stop_ids; /* stop tokens besides the model's own */
-    size_t n_stop_ids;
-    int n_logprobs;       /* -1: none; 0: of the chosen token; n: and of the n best (at most 20) */
-    int n;                /* candidates, 1..16 */
-    int beam_width;       /* 0: sample; else beam search giving the n best */
-    float length_penalty; /* beam search: score = sum logprob / length^penalty */
+    size_t n_stop_ids;       /* at most 1024 */
+    int n_logprobs;          /* -1: none; 0: of the chosen token; n: and of the n best (to 20) */
+    int n;                   /* candidates, 1 to 16; with beam_width at most that */
+    int beam_width;          /* 0: sample; to 16: beam search that gives the n best */
+    float length_penalty;    /* beam search: score = sum of logprobs / length^penalty */
 } qn_params;
 QN_API qn_params qn_params_default(void);
-/* The model's generation_config.json over the defaults. */
+/* The defaults, and over them the model's generation_config.json. */
 QN_API void qn_engine_get_params(const qn_engine *e, qn_params *out);
 
 typedef struct qn_request qn_request;
 
-/* Tokenises and queues. Everything in prompt and params is copied. */
+/* Renders, tokenises (on this thread) and queues. Free the request with qn_request_free. */
 QN_API qn_status qn_request_submit(qn_request **out, qn_engine *e, const qn_prompt *prompt,
                                    const qn_params *params, qn_err *err);
 
 typedef struct qn_logprob {
     int32_t token_id;
-    float logprob;    /* natural log */
-    const char *text; /* the token's bytes */
+    float logprob;    /* natural logarithm, of the model's own distribution */
+    const char *text; /* the token's bytes, maybe not whole UTF-8; valid while the engine lives */
     size_t n_text;
 } qn_logprob;
 
 typedef enum qn_event_kind { QN_EVENT_TOKEN, QN_EVENT_DONE } qn_event_kind;
+
 typedef enum qn_finish {
     QN_FINISH_NONE,
     QN_FINISH_STOP,   /* end token, stop token or stop string */
     QN_FINISH_LENGTH, /* max_tokens or the context */
+    /* in no event, since qn_request_next fails instead; for what programs note down */
     QN_FINISH_CANCELLED,
     QN_FINISH_ERROR
 } qn_finish;
 
+/* TOKEN: one for each token of each candidate. DONE: one, at the end. */
 typedef struct qn_event {
     qn_event_kind kind;
-    int index;        /* candidate, 0..n-1 */
-    int32_t token_id; /* TOKEN; -1 where only held-back text is delivered */
-    const char
-        *text;     /* whole UTF-8, maybe empty while a character or a stop string is incomplete */
-    size_t n_text; /* valid until the next call for this request */
+    int index; /* candidate, 0 to n - 1 */
+    int32_t token_id;
+    /* Whole UTF-8; empty while a character or a stop string is incomplete. Valid, as logprobs,
+     * until the next call for this request. */
+    const char *text;
+    size_t n_text;
     const qn_logprob *logprobs; /* [0] the chosen token, then the best ones */
     size_t n_logprobs;
     qn_finish finish; /* set on the last TOKEN event of each candidate */
-    float score;      /* with finish: sum of log-probabilities (beam search: the score) */
-    /* DONE: after the last candidate */
-    int n_prompt_tokens, n_output_tokens;
-    double queue_ms, prefill_ms, decode_ms;
+    float score;      /* with finish: sum of logprobs; with beam search its score */
+    /* DONE: */
+    int n_prompt_tokens, n_output_tokens; /* of all candidates together */
+    double queue_ms;                      /* from submit until the engine took it up */
+    double prefill_ms;                    /* from there until the first token */
+    double decode_ms;                     /* from there until the end */
 } qn_event;
 
-/* Waits for the next event. A request that failed returns its error once. After DONE: QN_E_NOT_FOUND. */
+/* Waits for the next event. A request that failed gives its error once, after the events before it.
+ * After that, and after DONE: QN_E_NOT_FOUND. */
 QN_API qn_status qn_request_next(qn_request *r, qn_event *out, qn_err *err);
-QN_API void qn_request_cancel(qn_request *r); /* safe in a signal handler */
-QN_API void qn_request_free(qn_request *r);   /* cancels if needed; NULL allowed */
+/* Asks for the end: next then fails with QN_E_CANCELLED, unless the request is done by then. Does
+ * not wait; from any thread, also in a signal handler. */
+QN_API void qn_request_cancel(qn_request *r);
+/* Cancels if needed, and waits until the engine has let go of it. NULL allowed. */
+QN_API void qn_request_free(qn_request *r);
 
 /* ---- text ---- */
 
-/* Token ids of text, written to *ids (free with qn_release). */
+/* Token ids of text[0..n), without a token for its beginning. *ids is freed with qn_release. */
 QN_API qn_status qn_tokenize(const qn_engine *e, const char *text, size_t n, bool parse_special,
                              int32_t **ids, size_t *n_ids, qn_err *err);
+/* Text of ids; bytes that are not UTF-8 become U+FFFD. *text ends with a NUL that n_text does not
+ * count, and is freed with qn_release. */
 QN_API qn_status qn_detokenize(const qn_engine *e, const int32_t *ids, size_t n_ids,
                                bool skip_special, char **text, size_t *n_text, qn_err *err);
-QN_API void qn_release(void *p); /* frees what an API function handed out */
+QN_API void qn_release(void *p); /* NULL allowed */
 
 /* ---- scoring ---- */
 
-/* One row for each position: logits [n_vocab] of what follows ids[0..pos]; valid during the call. Return false to end. */
+/* One row for each position: logits [n_vocab] of what follows ids[0..pos]; valid during the call.
+ * Return false to end. */
 typedef bool (*qn_logits_fn)(void *arg, size_t pos, const float *logits, size_t n_vocab);
-/* Residual stream: layer 0 is the embedding output, n_layers the last layer's, n_layers + 1 the final norm's. */
+/* Residual stream: layer 0 is the embedding output, n_layers the last layer's, n_layers + 1 the
+ * final norm's. */
 typedef bool (*qn_hidden_fn)(void *arg, int layer, size_t pos, const float *hidden, size_t width);
-/* Runs ids through the model in chunks of at most `chunk` tokens (0: the engine's). Either callback may be NULL. */
+/* Runs ids through the model on this thread, in chunks of at most `chunk` tokens (0: as many as the
+ * engine takes); requests wait meanwhile. Either callback may be NULL; neither may call the engine.
+ * QN_E_KV_FULL: running requests leave too little room. */
 QN_API qn_status qn_score(qn_engine *e, const int32_t *ids, size_t n_ids, size_t chunk,
                           qn_logits_fn on_logits, qn_hidden_fn on_hidden, void *arg, qn_err *err);
 
@@ -213,15 +253,16 @@ typedef struct qn_bench_spec {
     int n_prefill; /* prompt tokens timed, of one sequence */
     int n_decode;  /* tokens decoded one by one, for each of `batch` sequences together */
     int depth;     /* tokens already in the cache */
-    int batch;
+    int batch;     /* 1 to max_seqs */
 } qn_bench_spec;
 
 typedef struct qn_bench_result {
-    double prefill_ms, decode_ms; /* 0 where nothing was asked for */
+    double prefill_ms, decode_ms; /* of all tokens; 0 where nothing was asked for */
 } qn_bench_result;
 
-/* Runs the model on random tokens without sampling, once. The engine must be idle. */
-QN_API qn_status qn_bench(qn_engine *e, const qn_bench_spec *spec, qn_bench_result *out, qn_err *err);
+/* Runs the model on random tokens without sampling, once, on this thread; requests wait. */
+QN_API qn_status qn_bench(qn_engine *e, const qn_bench_spec *spec, qn_bench_result *out,
+                          qn_err *err);
 
 #ifdef __cplusplus
 }

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  * ops.h - what a device must do: its memory, the operations of a plan, and the batch they run on.
  *
- * A plan (model/plan.h) is an array of qn_op over buffers; the runner gives each to the device's run(). An operation's
- * meaning is its formula below; the plain C kernels of backend/cpu are the definition, and every other version is
- * measured against them. All activations are float32 row-major; row r of a buffer is `width` floats.
+ * A plan (model/plan.h) is an array of qn_op over buffers; the runner gives each to the device's
+ * run(). An operation's meaning is its formula below; the plain C kernels of backend/cpu are the
+ * definition, and every other version is measured against them. All activations are float32
+ * row-major; row r of a buffer is `width` floats.
  *
- * Determinism: every output element is summed in one fixed order, whatever the number of rows, their neighbours, the
- * chunking, the block ids and the number of threads. The same input row gives the same bits.
+ * Determinism: every output element is summed in one fixed order, whatever the number of rows,
+ * their neighbours, the chunking, the block ids and the number of threads. The same input row gives
+ * the same bits.
  *
  * Threads: one caller (the engine thread) per device. */
 #ifndef QN_BACKEND_OPS_H
@@ -24,32 +26,49 @@ typedef struct qn_dweight
 
 /* Linear and experts: what is fused around the product, any combination. */
 enum {
-    QN_FUSE_NORM = 1,     /* x is RMS-normalised with vec[0] (all of width) before the product */
-    QN_FUSE_BIAS = 2,     /* + vec[1], over all outputs of the products (with SILU_MUL: gate's, then up's, before silu) */
+    QN_FUSE_NORM = 1, /* x is RMS-normalised with vec[0] (all of width) before the product */
+    /* + vec[1], over all outputs of the products (with SILU_MUL: gate's, then up's, before silu) */
+    QN_FUSE_BIAS = 2,
     QN_FUSE_RESIDUAL = 4, /* + in[1] (may be the same buffer as out) */
     QN_FUSE_SILU_MUL = 8  /* w[0] = gate, w[1] = up: out = silu(x·gateᵀ) * (x·upᵀ) */
 };
 
 typedef enum qn_op_kind {
-    QN_OP_EMBED,   /* out[r] = w[0][token_ids[r]] */
-    QN_OP_RMSNORM, /* out = in / sqrt(mean(in²) + eps) * vec[0], over runs of norm_size (width, or head_dim); in place allowed */
+    QN_OP_EMBED, /* out[r] = w[0][token_ids[r]] */
+    /* out = in / sqrt(mean(in²) + eps) * vec[0], over runs of norm_size (width, or head_dim); in
+     * place allowed */
+    QN_OP_RMSNORM,
     QN_OP_LINEAR, /* out = in·w[0]ᵀ; with n_w > 1 outputs of w[0], w[1], ... side by side; `fuse` */
     QN_OP_BIAS, /* out = in + vec[1]; in place allowed */
-    QN_OP_ROPE, /* in place on out: rotate halves of each head by batch->rope (HF rotate_half; not adjacent pairs) */
-    QN_OP_Q_SCALE, /* in place on out: row r times batch->q_scale[r] (Qwen v1 log n); nothing if that is NULL */
-    QN_OP_KV_STORE,  /* in[0] = k, in[1] = v rows into kv at batch->slots */
-    QN_OP_ATTENTION, /* out = softmax(q·kᵀ / sqrt(head_dim)) · v over the sequence's positions <= own, > own - window */
-    QN_OP_ADD,       /* out = in[0] + in[1] */
-    QN_OP_SILU_MUL,  /* out = silu(in[0]) * in[1] */
-    QN_OP_ROUTE, /* out[r] = {top-k expert ids as int32 bits, then their k weights}: softmax(in·w[0]ᵀ) over all experts,
-                        the k largest (ties: lower id), divided by their sum if norm_topk */
-    QN_OP_EXPERTS, /* out = sum_k p_k · E_k(in[0]), routing in in[1]; E(x) = (silu(x·gateᵀ) * (x·upᵀ))·downᵀ */
-    QN_OP_SHARED_GATE, /* out = in[0] + sigmoid(in[1]·w[0]ᵀ) * in[2]   (routed sum, x, shared expert's output) */
+    /* in place on out: rotate halves of each head by batch->rope (HF rotate_half; not adjacent
+     * pairs) */
+    QN_OP_ROPE,
+    /* in place on out: row r times batch->q_scale[r] (Qwen v1 log n); nothing if that is NULL */
+    QN_OP_Q_SCALE,
+    QN_OP_KV_STORE, /* in[0] = k, in[1] = v rows into kv at batch->slots */
+    /* out = softmax(q·kᵀ / sqrt(head_dim)) · v over the sequence's positions in (own - window,
+     * own] */
+    QN_OP_ATTENTION,
+    QN_OP_ADD,      /* out = in[0] + in[1] */
+    QN_OP_SILU_MUL, /* out = silu(in[0]) * in[1] */
+    /* out[r] = {top-k expert ids as int32 bits, then their k weights}: softmax(in·w[0]ᵀ) over all
+     * experts, the k largest (ties: lower id), divided by their sum if norm_topk */
+    QN_OP_ROUTE,
+    /* out = sum_k p_k · E_k(in[0]), routing in in[1]; E(x) = (silu(x·gateᵀ) * (x·upᵀ))·downᵀ */
+    QN_OP_EXPERTS,
+    /* out = in[0] + sigmoid(in[1]·w[0]ᵀ) * in[2]: routed sum, x, shared expert's output */
+    QN_OP_SHARED_GATE,
     QN_OP_GATHER, /* out[i] = in[batch->logit_rows[i]]: from here on the rows are the wanted ones */
+
     /* made by the fuse pass */
-    QN_OP_QKV_STORE, /* in[0] = q|k|v rows (width q + 2 kv): q and k RMS-normalised per head with vec[0], vec[1] if not NULL, rotated;
-                        q (times q_scale) stays in in[0]; k and v are stored. ATTENTION then reads q with row stride in[0].width */
-    QN_OP_MOE, /* out = in[1] + routed experts of norm(in[0]) (+ shared expert): ROUTE, EXPERTS, SHARED_GATE, ADD in one */
+
+    /* in[0] = q|k|v rows (width q + 2 kv): q and k RMS-normalised per head with vec[0], vec[1] if
+     * not NULL, rotated; q (times q_scale) stays in in[0]; k and v are stored. ATTENTION then reads
+     * q with row stride in[0].width */
+    QN_OP_QKV_STORE,
+    /* out = in[1] + routed experts of norm(in[0]) (+ shared expert): ROUTE, EXPERTS, SHARED_GATE,
+     * ADD in one */
+    QN_OP_MOE,
     QN_OP_N
 } qn_op_kind;
 const char *qn_op_kind_name(qn_op_kind k);
@@ -92,14 +111,16 @@ typedef struct qn_op {
     float eps;
     uint32_t norm_size;
     uint32_t n_heads, n_kv_heads, head_dim, rope_dim; /* rope_dim <= head_dim, even */
-    bool rope_adjacent; /* pairs (2i, 2i+1) instead of halves: Llama files in GGUF, whose q and k rows are permuted */
-    uint32_t window;                                  /* 0: all positions */
+    bool rope_adjacent; /* pairs (2i, 2i+1) instead of halves: Llama files in GGUF, whose q and k
+                         * rows are permuted */
+    uint32_t window;    /* 0: all positions */
     qn_kv_view *kv;
     qn_experts *experts;
     bool on_logit_rows; /* after GATHER: rows are n_logit_rows */
 } qn_op;
 
-/* One step. Rows are tokens, sequence after sequence; all arrays are the host's, valid during the step. */
+/* One step. Rows are tokens, sequence after sequence; all arrays are the host's, valid during the
+ * step. */
 typedef struct qn_batch {
     uint32_t n_rows, n_seqs, n_logit_rows;
     const int32_t *token_ids; /* [n_rows] */
@@ -107,20 +128,20 @@ typedef struct qn_batch {
     const uint32_t
         *row_begin;        /* [n_seqs + 1]: rows of sequence s are row_begin[s] .. row_begin[s+1] */
     const uint32_t *slots; /* [n_rows]: block_id * block_size + offset where this token's K/V go */
-    const uint32_t *
-        block_tables; /* [n_seqs][max_blocks] block ids; position p is in block_tables[s][p / block_size] */
+    const uint32_t *block_tables; /* [n_seqs][max_blocks] block ids; position p is in
+                                   * block_tables[s][p / block_size] */
     uint32_t max_blocks;
     const uint32_t *logit_rows; /* [n_logit_rows], ascending */
-    const float *
-        rope; /* [n_rows][rope_dim]: cos of rope_dim/2 angles, then sin (attention factor applied) */
+    const float *rope; /* [n_rows][rope_dim]: cos of rope_dim/2 angles, then sin (attention factor
+                        * applied) */
     const float *q_scale; /* [n_rows] or NULL */
 } qn_batch;
 
 typedef struct qn_device_config {
     int n_threads;
     unsigned cpu_mask;
-    bool
-        exact; /* no activation is rounded below float32 and weights are expanded as qn_weight_decode says */
+    bool exact; /* no activation is rounded below float32 and weights are expanded as
+                 * qn_weight_decode says */
     uint32_t max_rows, max_seqs, max_ctx;
 } qn_device_config;
 
@@ -137,15 +158,17 @@ typedef struct qn_backend {
     qn_status (*upload)(qn_buf *b, size_t offset, const void *src, size_t bytes, qn_err *err);
     qn_status (*download)(void *dst, const qn_buf *b, size_t offset, size_t bytes, qn_err *err);
 
-    /* Takes a weight into the device's layout. The view's memory stays mapped while the weight lives; a device may keep a borrow of it.
-     * for_embed: rows are looked up (EMBED), maybe besides products. */
+    /* Takes a weight into the device's layout. The view's memory stays mapped while the weight
+     * lives; a device may keep a borrow of it. for_embed: rows are looked up (EMBED), maybe besides
+     * products. */
     qn_status (*weight_new)(qn_dweight **out, qn_device *d, const qn_weight *w, bool for_embed,
                             qn_err *err);
     void (*weight_free)(qn_dweight *w);
     size_t (*weight_bytes)(const qn_dweight *w);     /* bytes read by one pass over it */
     bool (*weight_is_borrowed)(const qn_dweight *w); /* true: no copy was made */
 
-    /* Bytes of scratch are the device's own, taken at open or at prepare; run() allocates nothing. prepare sees each op of the final plan once. */
+    /* Bytes of scratch are the device's own, taken at open or at prepare; run() allocates nothing.
+     * prepare sees each op of the final plan once. */
     qn_status (*prepare)(qn_device *d, const qn_op *ops, size_t n_ops, qn_err *err);
     qn_status (*run)(qn_device *d, const qn_op *op, const qn_batch *batch, qn_err *err);
 } qn_backend;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * base.c - status names, error messages, the assertion that ends the program, the clock. */
+#define QN_BASE_C
 #include "base/base.h"
 
 #include "base/str.h"

@@ -3,7 +3,6 @@
 #include "base/cursor.h"
 
 #include <stdio.h>
-#include <string.h>
 
 void qn_cursor_init(qn_cursor *c, const void *data, size_t n, const char *file, qn_err *err)
 {
@@ -21,6 +20,11 @@ void qn_cursor_field(qn_cursor *c, const char *fmt, ...)
     va_end(ap);
 }
 
+static size_t position(const qn_cursor *c)
+{
+    return (size_t)(c->p - c->start);
+}
+
 bool qn_cursor_fail(qn_cursor *c, qn_status s, const char *fmt, ...)
 {
     if (c->status != QN_OK)
@@ -30,14 +34,8 @@ bool qn_cursor_fail(qn_cursor *c, qn_status s, const char *fmt, ...)
     va_start(ap, fmt);
     (void)vsnprintf(msg, sizeof msg, fmt, ap);
     va_end(ap);
-    c->status =
-        qn_fail(c->err, s, "%s: %s: %s (at byte %zu)", c->file, c->field, msg, qn_cursor_at(c));
+    c->status = qn_fail(c->err, s, "%s: %s: %s (at byte %zu)", c->file, c->field, msg, position(c));
     return false;
-}
-
-size_t qn_cursor_at(const qn_cursor *c)
-{
-    return (size_t)(c->p - c->start);
 }
 
 size_t qn_cursor_left(const qn_cursor *c)
@@ -57,16 +55,11 @@ bool qn_cursor_bytes(qn_cursor *c, uint64_t n, qn_slice *out)
     return true;
 }
 
-bool qn_cursor_skip(qn_cursor *c, uint64_t n)
-{
-    qn_slice s;
-    return qn_cursor_bytes(c, n, &s);
-}
-
 bool qn_cursor_align(qn_cursor *c, uint64_t to)
 {
-    uint64_t at = qn_cursor_at(c);
-    return qn_cursor_skip(c, (to - (at & (to - 1))) & (to - 1));
+    uint64_t at = position(c);
+    qn_slice padding;
+    return qn_cursor_bytes(c, (to - (at & (to - 1))) & (to - 1), &padding);
 }
 
 /* n little-endian bytes. */
@@ -82,24 +75,6 @@ static bool number(qn_cursor *c, size_t n, uint64_t *out)
     return true;
 }
 
-bool qn_cursor_u8(qn_cursor *c, uint8_t *out)
-{
-    uint64_t v;
-    if (!number(c, 1, &v))
-        return false;
-    *out = (uint8_t)v;
-    return true;
-}
-
-bool qn_cursor_u16(qn_cursor *c, uint16_t *out)
-{
-    uint64_t v;
-    if (!number(c, 2, &v))
-        return false;
-    *out = (uint16_t)v;
-    return true;
-}
-
 bool qn_cursor_u32(qn_cursor *c, uint32_t *out)
 {
     uint64_t v;
@@ -112,22 +87,4 @@ bool qn_cursor_u32(qn_cursor *c, uint32_t *out)
 bool qn_cursor_u64(qn_cursor *c, uint64_t *out)
 {
     return number(c, 8, out);
-}
-
-bool qn_cursor_f32(qn_cursor *c, float *out)
-{
-    uint32_t u;
-    if (!qn_cursor_u32(c, &u))
-        return false;
-    memcpy(out, &u, sizeof *out);
-    return true;
-}
-
-bool qn_cursor_f64(qn_cursor *c, double *out)
-{
-    uint64_t u;
-    if (!number(c, 8, &u))
-        return false;
-    memcpy(out, &u, sizeof *out);
-    return true;
 }

@@ -14,7 +14,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- the table the SIGBUS handler reads: slots are written before use and cleared before unmapping ---- */
+/* ---- the table the SIGBUS handler reads: slots are written before use and cleared before
+ * unmapping ---- */
 
 #define GUARD_SLOTS 1100 /* 1,024 shards and some */
 static struct {
@@ -110,7 +111,7 @@ static qn_status open_regular(int *fd_out, struct stat *st, const char *path, qn
 
 qn_status qn_file_map(qn_file **out, const char *path, qn_err *err)
 {
-    int fd;
+    int fd = -1;
     struct stat st;
     *out = NULL;
     QN_TRY(open_regular(&fd, &st, path, err));

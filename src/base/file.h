@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * file.h - files opened safely: mapped read-only, read whole, written atomically.
  *
- * Every open uses O_NONBLOCK and fstat and accepts regular files only (a FIFO never hangs us); symlinks are followed.
+ * Every open uses O_NONBLOCK and fstat and accepts regular files only (a FIFO never hangs us);
+ * symlinks are followed.
  * Threads: any. */
 #ifndef QN_BASE_FILE_H
 #define QN_BASE_FILE_H
@@ -17,7 +18,8 @@ typedef struct qn_file {
 } qn_file;
 QN_MUST_USE qn_status qn_file_map(qn_file **out, const char *path, qn_err *err);
 void qn_file_unmap(qn_file *f); /* NULL allowed */
-/* Installs a SIGBUS handler that writes one line naming the mapped file and exits with 74. Called by the program. */
+/* Installs a SIGBUS handler that writes one line naming the mapped file and exits with 74. Called
+ * by the program. */
 void qn_file_guard(void);
 
 /* Whole file into *out (cleared first), at most max_bytes. */

@@ -3,6 +3,7 @@
 #include "base/json.h"
 
 #include "base/file.h"
+#include "base/limits.h"
 #include "base/mem.h"
 #include <math.h>
 #include <setjmp.h>
@@ -119,14 +120,14 @@ qn_status qn_json_parse(json_t **out, const char *text, size_t n, size_t max_dep
                         const char *name, qn_err *err)
 {
     *out = NULL;
-    max_depth = max_depth ? max_depth : QN_JSON_DEPTH;
+    max_depth = max_depth ? max_depth : QN_LIMIT_JSON_DEPTH;
     size_t depth, n_values;
     measure(text, n, &depth, &n_values);
     if (depth > max_depth)
         return qn_fail(err, QN_E_FORMAT, "%s: JSON nested deeper than %zu levels", name, max_depth);
-    if (n_values > QN_JSON_VALUES)
+    if (n_values > QN_LIMIT_JSON_VALUES)
         return qn_fail(err, QN_E_FORMAT, "%s: JSON of about %zu values, limit %d", name, n_values,
-                       QN_JSON_VALUES);
+                       QN_LIMIT_JSON_VALUES);
     json_error_t e;
     bool no_memory;
     json_t *v = load(text, n, &e, &no_memory);
@@ -225,10 +226,25 @@ qn_status qn_json_str(const json_t *o, const char *where, const char *key, const
     return QN_OK;
 }
 
-static int add_to_str(const char *p, size_t n, void *arg)
+typedef struct writer {
+    qn_str *out;
+    bool in_string;
+} writer;
+
+/* Gets each quote and each number in a call of its own; a number is written in its shortest
+ * form. */
+static int add_piece(const char *p, size_t n, void *arg)
 {
-    qn_str_add(arg, p, n);
-    return ((qn_str *)arg)->failed ? -1 : 0;
+    writer *w = arg;
+    char shortest[40];
+    double v;
+    if (n == 1 && *p == '"')
+        w->in_string = !w->in_string;
+    if (!w->in_string && memchr(p, '.', n) && qn_parse_f64(p, n, &v))
+        qn_str_add(w->out, shortest, qn_format_f64(shortest, v));
+    else
+        qn_str_add(w->out, p, n);
+    return w->out->failed ? -1 : 0;
 }
 
 void qn_json_write(qn_str *out, const json_t *v, int indent, bool sort)
@@ -238,6 +254,7 @@ void qn_json_write(qn_str *out, const json_t *v, int indent, bool sort)
         flags |= JSON_INDENT((size_t)indent);
     if (sort)
         flags |= JSON_SORT_KEYS;
-    if (json_dump_callback(v, add_to_str, out, flags) != 0)
+    writer w = {.out = out};
+    if (json_dump_callback(v, add_piece, &w, flags) != 0)
         out->failed = true;
 }

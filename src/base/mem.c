@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * mem.c - allocation. Each block:  [ header, 64 bytes ][ user bytes ... ]
- * The header keeps the start of the raw block, the size and the tag; big blocks start on a 2 MiB border so that the kernel
- * can back them with huge pages (measured on 2 Zen 3 cores: reads of weights are 15-20 % faster than with 4 KiB pages). */
+ * The header keeps the start of the raw block, the size and the tag; big blocks start on a 2 MiB
+ * border so that the kernel can back them with huge pages (measured on 2 Zen 3 cores: reads of
+ * weights are 15-20 % faster than with 4 KiB pages). */
 #include "base/mem.h"
 
 #include <stdatomic.h>

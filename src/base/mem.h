@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * mem.h - the only callers of malloc: aligned, tagged allocation, and arenas.
  *
- * Every block is 64-byte aligned. Blocks of 4 MiB and more start on a 2 MiB border and ask for huge pages.
- * The live bytes of each tag are counted (qn_mem_live), so that a memory plan can be checked.
- * A failed allocation returns NULL and is the caller's QN_E_NOMEM. Threads: any (counters are atomic). */
+ * Every block is 64-byte aligned. Blocks of 4 MiB and more start on a 2 MiB border and ask for huge
+ * pages. The live bytes of each tag are counted (qn_mem_live), so that a memory plan can be
+ * checked. A failed allocation returns NULL and is the caller's QN_E_NOMEM. Threads: any (counters
+ * are atomic). */
 #ifndef QN_BASE_MEM_H
 #define QN_BASE_MEM_H
 
@@ -29,7 +30,8 @@ char *qn_strndup(const char *s, size_t n, qn_mem_tag tag); /* copies n bytes, ad
 size_t qn_mem_live(qn_mem_tag tag);                        /* bytes */
 const char *qn_mem_tag_name(qn_mem_tag tag);
 
-/* Grows *p (elements of `size` bytes) so that at least `want` fit; *cap counts elements. Doubles. */
+/* Grows *p (elements of `size` bytes) so that at least `want` fit; *cap counts elements.
+ * Doubles. */
 QN_MUST_USE bool qn_grow(void *p_ptr, size_t *cap, size_t want, size_t size, qn_mem_tag tag);
 
 /* Arena: many small pieces with one lifetime. Pieces are 16-byte aligned and never move. */

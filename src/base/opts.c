@@ -374,7 +374,8 @@ void qn_opts_copy(const qn_opt_group *g, uint64_t given, const void *from, void 
 
 /* ---- help ---- */
 
-/* Appends text, its lines broken at spaces between `column` and HELP_WIDTH; the cursor stands at `at`. */
+/* Appends text, its lines broken at spaces between `column` and HELP_WIDTH; the cursor stands at
+ * `at`. */
 static void add_wrapped(qn_str *out, const char *text, size_t at, size_t column)
 {
     bool first = true;
@@ -456,7 +457,8 @@ static void add_choices(qn_str *out, const char *choices)
         qn_str_addc(out, *p == '|' ? ' ' : *p);
 }
 
-/* Appends text for the inside of '...' in the shell; specials of zsh's _arguments get a backslash. */
+/* Appends text for the inside of '...' in the shell; specials of zsh's _arguments get a
+ * backslash. */
 static void add_quoted(qn_str *out, const char *text, const char *specials)
 {
     for (const char *p = text; *p; p++) {

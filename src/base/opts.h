@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
- * opts.h - the option table: one array describes a command's options; the parser, --help and the shell completions read it.
+ * opts.h - the option table: one array describes a command's options; the parser, --help and the
+ * shell completions read it.
  *
  *   static const qn_opt model_opts[] = {
- *       {"model", 'm', QN_OPT_STR, offsetof(options, model), "MODEL", .help = "a GGUF file or a folder"},
- *       {"top-k", 0, QN_OPT_INT, offsetof(options, top_k), "N", 0, 1000000, "0", "keep the N most likely tokens"},
+ *       {"model", 'm', QN_OPT_STR, offsetof(options, model), "MODEL", .help = "a GGUF file"},
+ *       {"top-k", 0, QN_OPT_INT, offsetof(options, top_k), "N", 0, 1000000, "0", "keep the N
+ *       best"},
  *   };
  *
- * GNU style: --x=v, --x v, -x v, -xv, grouped flags (-ab), options after operands, -- ends them. --help and -h belong to every
- * command. Nothing here prints or exits: failures are QN_E_ARG with one line naming option, found and wanted.
+ * GNU style: --x=v, --x v, -x v, -xv, grouped flags (-ab), options after operands, -- ends them.
+ * --help and -h belong to every command. Nothing here prints or exits: failures are QN_E_ARG with
+ * one line naming option, found and wanted.
  * Threads: pure functions. */
 #ifndef QN_BASE_OPTS_H
 #define QN_BASE_OPTS_H
@@ -73,7 +76,8 @@ typedef struct qn_opts_found {
 } qn_opts_found;
 void qn_opts_found_fini(qn_opts_found *f);
 
-/* Reads argv[1..argc) into dest, which holds the defaults. On failure too, lists in dest and `found` must be released. */
+/* Reads argv[1..argc) into dest, which holds the defaults. On failure too, lists in dest and
+ * `found` must be released. */
 QN_MUST_USE qn_status qn_opts_parse(const qn_opts *o, void *dest, int argc, char **argv,
                                     qn_opts_found *found, qn_err *err);
 /* Copies the options of g that are marked in `given` from one struct to another. */
@@ -86,7 +90,8 @@ typedef enum qn_shell { QN_SHELL_BASH, QN_SHELL_ZSH, QN_SHELL_FISH } qn_shell;
 void qn_opts_completion(qn_str *out, qn_shell shell, const char *program,
                         const qn_opts *const *commands, size_t n);
 
-/* Edits (insert, delete, replace, swap) that turn a into b; words over 63 bytes count as far away. */
+/* Edits (insert, delete, replace, swap) that turn a into b; words over 63 bytes count as far
+ * away. */
 size_t qn_opts_distance(const char *a, const char *b);
 
 #endif

@@ -147,7 +147,8 @@ void qn_str_fini(qn_str *s)
 
 /* ---- UTF-8 ---- */
 
-/* Table 3-7 of the Unicode standard: length of the sequence a lead byte opens and the range of its second byte. */
+/* Table 3-7 of the Unicode standard: length of the sequence a lead byte opens and the range of its
+ * second byte. */
 static size_t lead(unsigned char b, unsigned char *lo, unsigned char *hi)
 {
     *lo = 0x80;
@@ -334,6 +335,30 @@ bool qn_parse_f64(const char *s, size_t n, double *out)
     return true;
 }
 
+/* The fewest digits that restore v, one more at a time; then as an exponent or as a fraction. */
+size_t qn_format_f64(char out[40], double v)
+{
+    char digits[40];
+    int precision = 0;
+    uint64_t size = 0;
+    double back;
+    if (!isfinite(v))
+        return (size_t)snprintf(out, 40, "%s", isnan(v) ? "nan" : v < 0 ? "-inf" : "inf");
+    for (; precision < 16; precision++) {
+        int n = snprintf(digits, sizeof digits, "%.*e", precision, v);
+        if (qn_parse_f64(digits, (size_t)n, &back) && back == v)
+            break;
+    }
+    (void)snprintf(digits, sizeof digits, "%.*e", precision, v);
+    const char *e = strchr(digits, 'e');
+    if (!qn_parse_u64(e + 2, strlen(e + 2), 400, &size))
+        size = 0;
+    int exponent = e[1] == '-' ? -(int)size : (int)size;
+    if (exponent < -4 || exponent >= 16)
+        return (size_t)snprintf(out, 40, "%s", digits);
+    return (size_t)snprintf(out, 40, "%.*f", QN_MAX(precision - exponent, 1), v);
+}
+
 bool qn_parse_bytes(const char *s, size_t n, uint64_t *out)
 {
     static const char units[] = "KMGT";
@@ -352,7 +377,8 @@ bool qn_parse_bytes(const char *s, size_t n, uint64_t *out)
     return true;
 }
 
-/* FNV-1a, then a finaliser: short keys from files, seeded so that a file cannot aim at one bucket. */
+/* FNV-1a, then a finaliser: short keys from files, seeded so that a file cannot aim at one
+ * bucket. */
 uint64_t qn_hash(const void *p, size_t n, uint64_t seed)
 {
     const unsigned char *b = p;

@@ -18,8 +18,9 @@ bool qn_slice_is(qn_slice a, const char *s);
 bool qn_starts_with(const char *s, const char *prefix);
 bool qn_ends_with(const char *s, const char *suffix);
 
-/* Builder. Zero-initialise; p is always NUL-terminated once something was added. The first failed allocation
- * (or passing `limit`, if not 0) sets `failed` and later calls do nothing: check once at the end. */
+/* Builder. Zero-initialise; p is always NUL-terminated once something was added. The first failed
+ * allocation (or passing `limit`, if not 0) sets `failed` and later calls do nothing: check once at
+ * the end. */
 typedef struct qn_str {
     char *p;
     size_t n, cap, limit;
@@ -35,16 +36,18 @@ void qn_str_add_json(qn_str *s, const char *p,
 void qn_str_clear(qn_str *s);   /* keeps the memory */
 void qn_str_fini(qn_str *s);
 
-/* Decodes one code point at p (n >= 1 bytes). Returns its length, or 0 if the bytes are not UTF-8 (overlong forms,
- * surrogates and values over U+10FFFF are not). */
-size_t qn_utf8_decode(const char *p, size_t n, uint32_t *cp);
+/* Decodes one code point at s (n >= 1 bytes). Returns its length, or 0 if the bytes are not UTF-8
+ * (overlong forms, surrogates and values over U+10FFFF are not). */
+size_t qn_utf8_decode(const char *s, size_t n, uint32_t *cp);
 size_t qn_utf8_encode(char out[4], uint32_t cp);
 bool qn_utf8_valid(const char *p, size_t n);
-/* Length of the longest prefix that does not end inside a sequence that could still become valid. */
+/* Length of the longest prefix that does not end inside a sequence that could still become
+ * valid. */
 size_t qn_utf8_whole(const char *p, size_t n);
 /* Appends p with each maximal broken part as U+FFFD, as Rust's from_utf8_lossy does. */
 void qn_utf8_lossy(qn_str *out, const char *p, size_t n);
-/* Copies into out (size bytes, NUL-terminated) with control bytes and broken UTF-8 as \xNN: for terminals. */
+/* Copies into out (size bytes, NUL-terminated) with control bytes and broken UTF-8 as \xNN: for
+ * terminals. */
 void qn_escape(char *out, size_t size, const char *p, size_t n);
 
 /* Whole-string parsers: no white space, no trailing bytes. */
@@ -52,6 +55,10 @@ bool qn_parse_u64(const char *s, size_t n, uint64_t max, uint64_t *out);
 bool qn_parse_i64(const char *s, size_t n, int64_t *out);
 bool qn_parse_f64(const char *s, size_t n, double *out);     /* finite only */
 bool qn_parse_bytes(const char *s, size_t n, uint64_t *out); /* 512, 4K, 2M, 1G (powers of 1024) */
+
+/* The shortest text that qn_parse_f64 reads back as v, as Python's repr: 0.1, 100.0, 1e-05, nan.
+ * Returns its length. */
+size_t qn_format_f64(char out[40], double v);
 
 uint64_t qn_hash(const void *p, size_t n, uint64_t seed);
 

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * thread.c - worker team with generation counters.
  *
- * run: the caller stores fn, bumps `generation`, works as worker 0, then waits until `n_done` is n - 1. A worker that sees no new
- * generation spins about SPINS rounds, then sleeps on a futex of `generation`; `n_sleeping` tells the caller to wake it.
- * Why spin: a futex wake-up costs 25-45 us on a small virtual machine, a spin barrier 0.05-0.25 us, and a decode step has over a
- * hundred of them. On a machine with fewer processors than workers spinning only delays, so the loop yields early. */
+ * run: the caller stores fn, bumps `generation`, works as worker 0, then waits until `n_done` is n
+ * - 1. A worker that sees no new generation spins about SPINS rounds, then sleeps on a futex of
+ * `generation`; `n_sleeping` tells the caller to wake it. Why spin: a futex wake-up costs 25-45 us
+ * on a small virtual machine, a spin barrier 0.05-0.25 us, and a decode step has over a hundred of
+ * them. On a machine with fewer processors than workers spinning only delays, so the loop yields
+ * early. */
 #include "base/thread.h"
 
 #include "base/cpu.h"

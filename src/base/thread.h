@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * thread.h - the worker team of the CPU backend.
  *
- * The caller is worker 0; n - 1 threads wait for work, first spinning (about 50 us), then on a futex.
+ * The caller is worker 0; n - 1 threads wait for work, first spinning (about 50 us), then on a
+ * futex.
  * Threads: one caller at a time owns a team. */
 #ifndef QN_BASE_THREAD_H
 #define QN_BASE_THREAD_H

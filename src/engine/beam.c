@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * beam.c - beam search over sequences that share K/V blocks.
  *
- * A step: every beam's 2·width best continuations, sorted by summed log-probability. In that order an end token among the first `width`
- * closes a hypothesis (score = sum / length^penalty), any other token continues a beam until there are `width` of them. A parent's first
- * child keeps its sequence; further children fork it (full blocks shared, the last one copied). The search ends when `width`
- * hypotheses are closed and no running beam can beat the worst of them, or at max_tokens. Source: transformers generation
- * _beam_search with early_stopping=False. */
+ * A step: every beam's 2·width best continuations, sorted by summed log-probability. In that order
+ * an end token among the first `width` closes a hypothesis (score = sum / length^penalty), any
+ * other token continues a beam until there are `width` of them. A parent's first child keeps its
+ * sequence; further children fork it (full blocks shared, the last one copied). The search ends
+ * when `width` hypotheses are closed and no running beam can beat the worst of them, or at
+ * max_tokens. Source: transformers generation _beam_search with early_stopping=False. */
 #include "engine/engine.h"
 
 #include <math.h>
@@ -27,7 +28,8 @@ bool qn_beam_ready(const qn_request *r)
     return r->n_seqs > 0;
 }
 
-/* Keeps list[0..n) sorted, best first; at most max. Ties: lower parent, then lower id, so equal runs give equal beams. */
+/* Keeps list[0..n) sorted, best first; at most max. Ties: lower parent, then lower id, so equal
+ * runs give equal beams. */
 static size_t insert(choice *list, size_t n, size_t max, choice c)
 {
     size_t at = n;
@@ -80,7 +82,7 @@ static qn_status fork_seq(qn_engine *e, const qn_seq *parent, qn_err *err)
     qn_seq *q = qn_seq_new(r, 0, err);
     if (!q)
         return err->status;
-    q->sched.arrival = e->arrivals++;
+    q->sched.arrival = parent->sched.arrival;
     while (q->sched.n_tokens < parent->sched.n_tokens)
         QN_TRY(qn_seq_append(q, parent->tokens[q->sched.n_tokens], err));
     qn_sampler *s = NULL;
@@ -117,16 +119,16 @@ static qn_status continue_beams(qn_engine *e, qn_request *r, const choice *next,
                                 qn_err *err)
 {
     qn_seq *owner[MAX_WIDTH];
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         owner[i] = r->seqs[next[i].parent];
+    drop_unused(e, r, owner, n); /* first, so that the forks find their blocks free */
+    for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < i; j++)
-            if (owner[j] == owner[i] && next[j].parent == next[i].parent) {
+            if (next[j].parent == next[i].parent) {
                 QN_TRY(fork_seq(e, owner[i], err));
                 owner[i] = r->seqs[r->n_seqs - 1];
                 break;
             }
-    }
-    drop_unused(e, r, owner, n);
     for (size_t i = 0; i < n; i++) {
         qn_seq *q = owner[i];
         QN_TRY(qn_seq_append(q, next[i].id, err));

@@ -3,8 +3,7 @@
 #include "engine/engine.h"
 
 #include "base/cpu.h"
-#include "base/limits.h"
-#include <stdio.h>
+#include <limits.h>
 #include <string.h>
 
 qn_config qn_config_default(void)
@@ -15,7 +14,7 @@ qn_config qn_config_default(void)
 /* ---- the loop ---- */
 
 /* Gives everything of a request back; the caller may free it from then on. */
-static void detach(qn_engine *e, struct qn_request *r)
+static void detach(qn_engine *e, qn_request *r)
 {
     for (size_t i = 0; i < r->n_seqs; i++)
         qn_seq_free(e, r->seqs[i]);
@@ -27,7 +26,7 @@ static void detach(qn_engine *e, struct qn_request *r)
 }
 
 /* The request's first sequence goes to the scheduler. */
-static qn_status start(qn_engine *e, struct qn_request *r, qn_err *err)
+static qn_status start(qn_engine *e, qn_request *r, qn_err *err)
 {
     r->t_start = qn_now_ns();
     qn_seq *q = qn_seq_new(r, 0, err);
@@ -42,22 +41,22 @@ static bool take_inbox(qn_engine *e)
     (void)pthread_mutex_lock(&e->lock);
     while (!e->stopping && !e->inbox && !e->n_active)
         (void)pthread_cond_wait(&e->wake, &e->lock);
-    struct qn_request *r = e->inbox;
+    qn_request *r = e->inbox;
     e->inbox = NULL;
     e->inbox_end = &e->inbox;
     bool go_on = !e->stopping;
     (void)pthread_mutex_unlock(&e->lock);
     while (r) {
-        struct qn_request *next = r->next_in_inbox;
+        qn_request *next = r->next_in_inbox;
         qn_err err = {0};
-        if (qn_grow(&e->active, &e->active_cap, e->n_active + 1, sizeof(struct qn_request *),
+        if (qn_grow(&e->active, &e->active_cap, e->n_active + 1, sizeof(qn_request *),
                     QN_MEM_MISC)) {
             e->active[e->n_active++] = r;
             qn_status s = start(e, r, &err);
             if (s != QN_OK)
                 qn_request_fail(r, s, &err);
         } else {
-            qn_request_fail(r, qn_fail_nomem(&err, sizeof(struct qn_request *)), &err);
+            qn_request_fail(r, qn_fail_nomem(&err, sizeof(qn_request *)), &err);
             detach(e, r);
         }
         r = next;
@@ -65,7 +64,7 @@ static bool take_inbox(qn_engine *e)
     return go_on;
 }
 
-static bool all_done(const struct qn_request *r)
+static bool all_done(const qn_request *r)
 {
     for (size_t i = 0; i < r->n_seqs; i++)
         if (!r->seqs[i]->done)
@@ -77,7 +76,7 @@ static void drop_ended(qn_engine *e, bool stopping)
 {
     size_t k = 0;
     for (size_t i = 0; i < e->n_active; i++) {
-        struct qn_request *r = e->active[i];
+        qn_request *r = e->active[i];
         if (!r->over && (stopping || atomic_load(&r->cancelled))) {
             qn_err err = {0};
             qn_request_fail(r, qn_fail(&err, QN_E_CANCELLED, "the request was cancelled"), &err);
@@ -93,14 +92,14 @@ static void drop_ended(qn_engine *e, bool stopping)
 }
 
 /* The first sequence has its prompt computed: the other candidates start from its blocks. */
-static qn_status fork_candidates(qn_engine *e, struct qn_request *r, qn_err *err)
+static qn_status fork_candidates(qn_engine *e, qn_request *r, qn_err *err)
 {
     qn_seq *first = r->seqs[0];
     for (int i = 1; i < r->params.n; i++) {
         qn_seq *q = qn_seq_new(r, i, err);
         if (!q)
             return err->status;
-        q->sched.arrival = e->arrivals++;
+        q->sched.arrival = first->sched.arrival;
         int32_t to, from;
         qn_status s = qn_scheduler_fork(&e->scheduler, &q->sched, &first->sched, &to, &from, err);
         if (s != QN_OK && s != QN_E_KV_FULL)
@@ -113,7 +112,7 @@ static qn_status fork_candidates(qn_engine *e, struct qn_request *r, qn_err *err
 
 static qn_status sample_one(qn_engine *e, qn_seq *q, const float *logits, qn_err *err)
 {
-    struct qn_request *r = q->request;
+    qn_request *r = q->request;
     if (r->params.beam_width) {
         q->has_top = true;
         return qn_sampler_top(q->sampler, logits, q->top, 2 * (size_t)r->params.beam_width, err);
@@ -127,7 +126,7 @@ static qn_status sample_one(qn_engine *e, qn_seq *q, const float *logits, qn_err
 
 static qn_status after_row(qn_engine *e, qn_seq *q, const float *logits, qn_err *err)
 {
-    struct qn_request *r = q->request;
+    qn_request *r = q->request;
     if (!r->t_first)
         r->t_first = qn_now_ns();
     if (!r->forked) {
@@ -142,19 +141,42 @@ static qn_status after_row(qn_engine *e, qn_seq *q, const float *logits, qn_err 
     return sample_one(e, q, logits, err);
 }
 
-static void end_sequences(qn_engine *e, struct qn_request *r)
+static void end_sequences(qn_engine *e, qn_request *r)
 {
     for (size_t i = 0; i < r->n_seqs; i++)
         if (r->seqs[i]->done && r->seqs[i]->sched.state != QN_SEQ_FINISHED)
             qn_scheduler_remove(&e->scheduler, &r->seqs[i]->sched);
 }
 
+/* Nothing could be scheduled: the oldest request that wants tokens holds all there is and will
+ * never get more. */
+static void fail_stuck(qn_engine *e)
+{
+    qn_err err = {0};
+    for (size_t i = 0; i < e->scheduler.n_seqs; i++) {
+        const qn_seq *q = (const qn_seq *)e->scheduler.seqs[i];
+        if (q->sched.n_computed == q->sched.n_tokens)
+            continue;
+        qn_status st =
+            e->scheduler.no_memory
+                ? qn_fail_nomem(&err, QN_DIV_UP(q->sched.n_tokens, QN_KV_BLOCK) * sizeof(int32_t))
+                : qn_fail(
+                      &err, QN_E_TOO_LONG,
+                      "%zu sequences of one request need more K/V cache than there is (%zu blocks)",
+                      q->request->n_seqs, qn_block_pool_n_blocks(e->pool));
+        qn_request_fail(q->request, st, &err);
+        return;
+    }
+}
+
 static void step(qn_engine *e)
 {
     size_t n = qn_scheduler_schedule(&e->scheduler, e->chosen);
     qn_err err = {0};
-    if (!n)
+    if (!n) {
+        fail_stuck(e);
         return;
+    }
     for (size_t i = 0; i < n; i++) {
         qn_seq *q = (qn_seq *)e->chosen[i];
         const qn_sched_seq *s = &q->sched;
@@ -181,7 +203,7 @@ static void step(qn_engine *e)
             qn_request_fail(q->request, s, &err);
     }
     for (size_t i = 0; i < e->n_active; i++) {
-        struct qn_request *r = e->active[i];
+        qn_request *r = e->active[i];
         if (!r->over && r->params.beam_width && qn_beam_ready(r)) {
             qn_status s = qn_beam_advance(e, r, &err);
             if (s != QN_OK)
@@ -216,17 +238,16 @@ static qn_status check_config(const qn_config *c, qn_err *err)
         return qn_fail(err, QN_E_UNSUPPORTED, "device: found '%s', want 'cpu'", c->device);
     const struct {
         const char *name;
-        int found, max;
-    } ranges[] = {{"threads", c->n_threads, QN_LIMIT_THREADS},
-                  {"max_ctx", c->max_ctx, QN_LIMIT_CONTEXT},
-                  {"max_seqs", c->max_seqs, QN_LIMIT_BATCH_SEQS},
-                  {"max_batch_tokens", c->max_batch_tokens, QN_LIMIT_BATCH_TOKENS}};
-    for (size_t i = 0; i < QN_COUNT(ranges); i++)
-        if (ranges[i].found < 0 || ranges[i].found > ranges[i].max)
-            return qn_fail(err, QN_E_ARG, "%s: found %d, want 0..%d", ranges[i].name,
-                           ranges[i].found, ranges[i].max);
-    if (c->n_kv_blocks < 0)
-        return qn_fail(err, QN_E_ARG, "n_kv_blocks: found %d, want 0 or more", c->n_kv_blocks);
+        int found, most;
+    } sizes[] = {{"n_threads", c->n_threads, QN_LIMIT_THREADS},
+                 {"max_ctx", c->max_ctx, QN_LIMIT_CONTEXT},
+                 {"max_seqs", c->max_seqs, QN_LIMIT_BATCH_SEQS},
+                 {"max_batch_tokens", c->max_batch_tokens, QN_LIMIT_BATCH_TOKENS},
+                 {"n_kv_blocks", c->n_kv_blocks, INT_MAX - 1}};
+    for (size_t i = 0; i < QN_COUNT(sizes); i++)
+        if (sizes[i].found < 0 || sizes[i].found > sizes[i].most)
+            return qn_fail(err, QN_E_ARG, "%s: found %d, want 0..%d", sizes[i].name, sizes[i].found,
+                           sizes[i].most);
     return QN_OK;
 }
 
@@ -249,7 +270,8 @@ static void add_eos(qn_engine *e, int32_t id)
         e->eos_ids[e->n_eos++] = id;
 }
 
-/* The ids that end an answer: the files', and for GGUF (which names one) the two end tokens of the family. */
+/* The ids that end an answer: the files', and for GGUF (which names one) the two end tokens of the
+ * family. */
 static void find_eos(qn_engine *e)
 {
     const qn_model_config *c = &e->model->config;
@@ -296,7 +318,7 @@ static qn_status open_chat(qn_engine *e, qn_err *err)
     if (!e->config.chat_template)
         return qn_chat_template_from_model(&e->chat, e->model->files, err);
     qn_str text = {0};
-    qn_status s = qn_file_read(&text, e->config.chat_template, (size_t)256 << 10, err);
+    qn_status s = qn_file_read(&text, e->config.chat_template, QN_LIMIT_TEMPLATE_BYTES, err);
     if (s == QN_OK)
         s = qn_chat_template_new(&e->chat, text.p ? text.p : "", text.n, e->config.chat_template,
                                  err);
@@ -304,7 +326,8 @@ static qn_status open_chat(qn_engine *e, qn_err *err)
     return s;
 }
 
-/* Blocks for one sequence of max_ctx, or 1,024 tokens for each of max_seqs, within half of the memory the machine has left. */
+/* Blocks for one sequence of max_ctx, or 1,024 tokens for each of max_seqs, within half of the
+ * memory the machine has left. */
 static qn_status size_cache(qn_engine *e, qn_dtype kv_dtype, uint32_t *n_blocks, qn_err *err)
 {
     qn_config *c = &e->config;
@@ -356,15 +379,17 @@ static qn_status open_steps(qn_engine *e, qn_err *err)
 {
     qn_config *c = &e->config;
     uint32_t n_blocks = 0;
-    qn_model_options o = {.device = {.n_threads = c->n_threads,
-                                     .cpu_mask = c->cpu_mask,
-                                     .exact = c->exact,
-                                     .max_rows = (uint32_t)c->max_batch_tokens,
-                                     .max_seqs = (uint32_t)c->max_seqs,
-                                     .max_ctx = (uint32_t)(c->max_ctx ? c->max_ctx : 1 << 24)},
-                          .max_logit_rows = (uint32_t)QN_MAX(c->max_seqs, 64),
-                          .progress = c->progress,
-                          .progress_arg = c->progress_arg};
+    qn_model_options o = {
+        .device = {.n_threads = c->n_threads,
+                   .cpu_mask = c->cpu_mask,
+                   .exact = c->exact,
+                   .max_rows = (uint32_t)c->max_batch_tokens,
+                   .max_seqs = (uint32_t)c->max_seqs,
+                   .max_ctx = (uint32_t)(c->max_ctx ? c->max_ctx : QN_LIMIT_CONTEXT)},
+        .max_logit_rows = (uint32_t)QN_MAX(c->max_seqs, 64),
+        .plain_plan = c->exact,
+        .progress = c->progress,
+        .progress_arg = c->progress_arg};
     QN_TRY(qn_model_open(&e->model, c->model, &o, err));
     QN_TRY(qn_tokenizer_new(&e->tokenizer, e->model->files, err));
     if (qn_tokenizer_n_tokens(e->tokenizer) > e->model->config.n_vocab)
@@ -384,7 +409,7 @@ static qn_status open_steps(qn_engine *e, qn_err *err)
     size_t n = (size_t)c->max_seqs;
     e->chosen = qn_calloc(n, sizeof *e->chosen, QN_MEM_MISC);
     e->run_seqs = qn_calloc(n, sizeof *e->run_seqs, QN_MEM_MISC);
-    e->best = qn_calloc(32, sizeof *e->best, QN_MEM_MISC);
+    e->best = qn_calloc(QN_LIMIT_TOP_LOGPROBS + 1, sizeof *e->best, QN_MEM_MISC);
     if (!e->chosen || !e->run_seqs || !e->best)
         return qn_fail_nomem(err, n * sizeof *e->run_seqs);
     fill_info(e);

@@ -1,18 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0
  * engine.h - the engine's own view of itself: what engine.c, request.c, beam.c and score.c share.
  *
- *   caller's thread   submit: render, encode, checks --> inbox --> engine thread: sequences, scheduler, runner, sampler
- *                     next  <-- events of the request <-------------- one push per token
+ *   caller's thread                                  engine thread
+ *   submit: render, encode, checks ---> inbox -----> sequences, scheduler, runner, sampler
+ *   next <------------------- events of the request <--- one push per token
  *
  * Who owns what:
- *   inbox, stopping        engine->lock
- *   events, state, error   request->lock
- *   active, scheduler, sampler, sequences: engine thread only
- *   runner and device      engine->step_lock: the engine thread during a step, qn_score and qn_bench for their whole run
- * A request ends by DETACHED: the engine thread will not look at it again, so that the caller may free it. */
+ *   inbox, stopping                                  engine->lock
+ *   events, text, logprobs, over, detached, error    request->lock
+ *   active, scheduler, sequences, samplers           engine thread only
+ *   runner, device, block pool                       engine->step_lock: the engine thread during
+ *                                                    a step, qn_score and qn_bench for a whole run
+ * A request ends by DETACHED: the engine thread will not look at it again, so that the caller may
+ * free it. */
 #ifndef QN_ENGINE_ENGINE_H
 #define QN_ENGINE_ENGINE_H
 
+#include "base/limits.h"
 #include "engine/runner.h"
 #include "sample/sampler.h"
 #include "sched/scheduler.h"
@@ -23,7 +27,7 @@
 /* One candidate or beam. */
 typedef struct qn_seq {
     qn_sched_seq sched; /* first: the scheduler's pointer is ours */
-    struct qn_request *request;
+    qn_request *request;
     int index;
     int32_t *tokens; /* prompt and output; sched.n_tokens of them */
     size_t cap;
@@ -58,7 +62,7 @@ typedef struct qn_hypothesis {
 
 struct qn_request {
     qn_engine *engine;
-    struct qn_request *next_in_inbox;
+    qn_request *next_in_inbox;
     qn_params params; /* deep copy in arena */
     qn_arena arena;
     int32_t *prompt;
@@ -88,7 +92,7 @@ struct qn_request {
     qn_err error;
     /* what next() handed out last */
     qn_str current;
-    qn_logprob current_logprobs[21];
+    qn_logprob current_logprobs[QN_LIMIT_TOP_LOGPROBS + 1];
 };
 
 struct qn_engine {
@@ -100,44 +104,45 @@ struct qn_engine {
     qn_params defaults;
     qn_engine_info info;
     char device[96];
-    int32_t eos_ids[QN_MAX_EOS + 4];
+    int32_t eos_ids[QN_LIMIT_EOS_TOKENS + 2]; /* the files', and two of the family */
     size_t n_eos;
     qn_block_pool *pool;
     qn_scheduler scheduler;
     qn_sched_seq **chosen; /* [max_seqs] */
     qn_run_seq *run_seqs;  /* [max_seqs] */
-    qn_candidate *best;    /* [21] */
+    qn_candidate *best;    /* [QN_LIMIT_TOP_LOGPROBS + 1] */
 
     pthread_t thread;
     bool has_thread;
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    struct qn_request *inbox, **inbox_end;
+    qn_request *inbox, **inbox_end;
     bool stopping;
     pthread_mutex_t step_lock;
-    struct qn_request **active; /* engine thread */
+    qn_request **active; /* engine thread */
     size_t n_active, active_cap;
     uint64_t arrivals;
 };
 
 /* ---- request.c ---- */
 /* All on the engine thread. */
-qn_seq *qn_seq_new(struct qn_request *r, int index, qn_err *err); /* not scheduled yet */
+qn_seq *qn_seq_new(qn_request *r, int index, qn_err *err); /* not scheduled yet */
 void qn_seq_free(qn_engine *e, qn_seq *q);
 qn_status qn_seq_append(qn_seq *q, int32_t id, qn_err *err);
-/* Puts token `best[0]` out: detokenises, looks for stop strings, pushes the event; marks the sequence done when it ends. */
-qn_status qn_request_emit(struct qn_request *r, qn_seq *q, const qn_candidate *best, size_t n_best,
+/* Puts token `best[0]` out: detokenises, looks for stop strings, pushes the event; marks the
+ * sequence done when it ends. */
+qn_status qn_request_emit(qn_request *r, qn_seq *q, const qn_candidate *best, size_t n_best,
                           qn_err *err);
-void qn_request_fail(struct qn_request *r, qn_status s, const qn_err *err);
-void qn_request_finish(struct qn_request *r); /* pushes DONE and detaches */
+void qn_request_fail(qn_request *r, qn_status s, const qn_err *err);
+void qn_request_finish(qn_request *r); /* pushes DONE and detaches */
 /* Adds an event; text and logprobs are copied. */
-qn_status qn_request_push(struct qn_request *r, const qn_event_node *node, const char *text,
-                          size_t n, const qn_candidate *best, size_t n_best, qn_err *err);
-bool qn_is_stop_id(const struct qn_request *r, int32_t id);
+qn_status qn_request_push(qn_request *r, const qn_event_node *node, const char *text, size_t n,
+                          const qn_candidate *best, size_t n_best, qn_err *err);
+bool qn_is_stop_id(const qn_request *r, int32_t id);
 
 /* ---- beam.c ---- */
 /* All beams have their next tokens' scores: keep the best, fork, finish. */
-qn_status qn_beam_advance(qn_engine *e, struct qn_request *r, qn_err *err);
-bool qn_beam_ready(const struct qn_request *r);
+qn_status qn_beam_advance(qn_engine *e, qn_request *r, qn_err *err);
+bool qn_beam_ready(const qn_request *r);
 
 #endif

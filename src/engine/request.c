@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * request.c - a request: parameters and prompt in, events out.
  *
- * Everything a request needs is copied at submit, on the caller's thread (the prompt is rendered and encoded there, so a long
- * one never holds up a step). Events are kept in arrays that grow; next() copies one out under the request's lock. An allocation that
+ * Everything a request needs is copied at submit, on the caller's thread (the prompt is rendered
+ * and encoded there, so a long one never holds up a step). Events are kept in arrays that grow;
+ * next() copies one out under the request's lock. An allocation that
  * fails ends this request with QN_E_NOMEM and nothing else. */
 #include "engine/engine.h"
 
@@ -57,45 +58,65 @@ static qn_status copy_params(qn_request *r, const qn_params *p, qn_err *err)
     return QN_OK;
 }
 
-static qn_status message_list(const qn_prompt *p, json_t **out, qn_err *err)
+static qn_status check_bytes(const char *what, const char *text, qn_err *err)
 {
-    json_t *o = json_object(), *list = json_array();
-    bool ok = o && list;
-    for (size_t i = 0; ok && i < p->n_messages; i++) {
-        const qn_message *m = &p->messages[i];
-        if (!qn_utf8_valid(m->role, strlen(m->role)) ||
-            !qn_utf8_valid(m->content, strlen(m->content))) {
-            json_decref(list);
-            json_decref(o);
-            return qn_fail(err, QN_E_ARG, "message %zu: role or content is not UTF-8", i);
-        }
-        ok = json_array_append_new(
-                 list, json_pack("{s:s, s:s}", "role", m->role, "content", m->content)) == 0;
-    }
-    if (!ok || json_object_set(o, "messages", list) != 0) {
-        json_decref(o);
-        o = NULL;
-    }
-    json_decref(list);
-    *out = o;
-    return o ? QN_OK : qn_fail_nomem(err, p->n_messages * sizeof(qn_message));
+    size_t n = strlen(text);
+    return n <= QN_LIMIT_PROMPT_BYTES
+               ? QN_OK
+               : qn_fail(err, QN_E_TOO_LONG, "%s: found %zu bytes, want at most %d", what, n,
+                         QN_LIMIT_PROMPT_BYTES);
 }
 
-/* The template's variables: the caller's object, or the list of messages, and the tokenizer's bos and eos. */
+static qn_status parse_chat(json_t **out, const char *text, qn_err *err)
+{
+    QN_TRY(check_bytes("chat request", text, err));
+    QN_TRY(qn_chat_variables_parse(out, text, strlen(text), 64, "chat request", err));
+    if (json_is_object(*out))
+        return QN_OK;
+    qn_status s = qn_fail(err, QN_E_ARG, "chat request: found %s, want an object with messages",
+                          qn_json_type_name(*out));
+    json_decref(*out);
+    return s;
+}
+
+static qn_status check_message(const qn_message *m, size_t i, qn_err *err)
+{
+    if (!m->role || !m->content)
+        return qn_fail(err, QN_E_ARG, "message %zu: found no %s", i, m->role ? "content" : "role");
+    if (!qn_utf8_valid(m->role, strlen(m->role)) || !qn_utf8_valid(m->content, strlen(m->content)))
+        return qn_fail(err, QN_E_ARG, "message %zu: is not UTF-8", i);
+    return QN_OK;
+}
+
+/* {"messages": [{"role": ..., "content": ...}, ...]} */
+static qn_status list_messages(json_t **out, const qn_message *m, size_t n, qn_err *err)
+{
+    json_t *o = json_object(), *list = json_array();
+    qn_status s = QN_OK;
+    if (json_object_set_new(o, "messages", list) != 0)
+        s = qn_fail_nomem(err, n * sizeof *m);
+    for (size_t i = 0; s == QN_OK && i < n; i++) {
+        s = check_message(&m[i], i, err);
+        if (s == QN_OK && json_array_append_new(list, json_pack("{s:s, s:s}", "role", m[i].role,
+                                                                "content", m[i].content)) != 0)
+            s = qn_fail_nomem(err, strlen(m[i].content));
+    }
+    if (s != QN_OK)
+        json_decref(o);
+    else
+        *out = o;
+    return s;
+}
+
+/* The template's variables: the caller's object, or the list of messages, and the tokenizer's bos
+ * and eos. */
 static qn_status chat_variables(const qn_engine *e, const qn_prompt *p, json_t **out, qn_err *err)
 {
     json_t *o = NULL;
-    if (!p->chat_json)
-        QN_TRY(message_list(p, &o, err));
+    if (p->chat_json)
+        QN_TRY(parse_chat(&o, p->chat_json, err));
     else
-        QN_TRY(qn_chat_variables_parse(&o, p->chat_json, strlen(p->chat_json), 64, "chat request",
-                                       err));
-    if (!json_is_object(o)) {
-        qn_status s = qn_fail(err, QN_E_ARG, "chat request: found %s, want an object with messages",
-                              qn_json_type_name(o));
-        json_decref(o);
-        return s;
-    }
+        QN_TRY(list_messages(&o, p->messages, p->n_messages, err));
     /* these count as the template's own text, so a request may not bring its own */
     int32_t ids[] = {qn_tokenizer_bos(e->tokenizer), qn_tokenizer_eos(e->tokenizer), -1, -1};
     static const char *const names[] = {"bos_token", "eos_token", "pad_token", "unk_token"};
@@ -129,6 +150,18 @@ static qn_status encode_chat(const qn_engine *e, const qn_prompt *p, qn_ids *ids
     return s;
 }
 
+static qn_status encode_text(const qn_engine *e, const qn_prompt *p, qn_ids *ids, qn_err *err)
+{
+    QN_TRY(check_bytes("prompt", p->text, err));
+    if (qn_tokenizer_add_bos(e->tokenizer)) {
+        if (!qn_grow(&ids->p, &ids->cap, 1, sizeof *ids->p, QN_MEM_REQUEST))
+            return qn_fail_nomem(err, sizeof *ids->p);
+        ids->p[ids->n++] = qn_tokenizer_bos(e->tokenizer);
+    }
+    return qn_tokenizer_encode(e->tokenizer, p->text, strlen(p->text),
+                               p->parse_special ? QN_SPECIAL_ALL : QN_SPECIAL_NONE, ids, err);
+}
+
 static qn_status encode_prompt(qn_request *r, const qn_prompt *p, qn_err *err)
 {
     const qn_engine *e = r->engine;
@@ -146,11 +179,7 @@ static qn_status encode_prompt(qn_request *r, const qn_prompt *p, qn_err *err)
         memcpy(ids.p, p->ids, p->n_ids * sizeof *ids.p);
         ids.n = p->n_ids;
     } else if (p->text) {
-        if (qn_tokenizer_add_bos(e->tokenizer) &&
-            qn_grow(&ids.p, &ids.cap, 1, sizeof *ids.p, QN_MEM_REQUEST))
-            ids.p[ids.n++] = qn_tokenizer_bos(e->tokenizer);
-        s = qn_tokenizer_encode(e->tokenizer, p->text, strlen(p->text),
-                                p->parse_special ? QN_SPECIAL_ALL : QN_SPECIAL_NONE, &ids, err);
+        s = encode_text(e, p, &ids, err);
     } else {
         s = encode_chat(e, p, &ids, err);
     }

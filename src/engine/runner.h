@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * runner.h - one step of the model: sequences in, rows of logits out.
  *
- * qn_run_seq (a sequence's tokens, how many are computed, its block table) -> qn_batch (flat arrays) -> the plan's operations ->
- * logits on the host. All arrays are sized once; a warm step allocates nothing. Threads: one caller at a time. */
+ * qn_run_seq (a sequence's tokens, how many are computed, its block table) -> qn_batch (flat
+ * arrays) -> the plan's operations -> logits on the host. All arrays are sized once; a warm step
+ * allocates nothing. Threads: one caller at a time. */
 #ifndef QN_ENGINE_RUNNER_H
 #define QN_ENGINE_RUNNER_H
 
@@ -45,8 +46,8 @@ QN_MUST_USE qn_status qn_runner_new(qn_runner **out, qn_model *m, uint32_t n_blo
 void qn_runner_free(qn_runner *r);
 void qn_seq_rope_init(qn_seq_rope *s, const qn_rope *r, qn_rope_scaling mode, uint32_t len);
 
-/* tap: called for each hidden state (layer as in qn_hidden_fn) with rows [n, width]; NULL: none. Needs a plan without prune unless every
- * row's logits are wanted. */
+/* tap: called for each hidden state (layer as in qn_hidden_fn) with rows [n, width]; NULL: none.
+ * Needs a plan without prune unless every row's logits are wanted. */
 typedef struct qn_tap {
     void (*fn)(void *arg, int layer, const float *rows, size_t n, size_t width);
     void *arg;

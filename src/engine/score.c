@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * score.c - runs given tokens through the model on the caller's thread: scoring and measuring.
- * Holds step_lock for the whole run, so that requests wait; blocks come from the engine's pool and go back to it. */
+ * Holds step_lock for the whole run, so that requests wait; blocks come from the engine's pool and
+ * go back to it. */
 #include "engine/engine.h"
 
 #include <string.h>
@@ -65,8 +66,8 @@ static qn_status score_chunks(qn_engine *e, qn_run_seq *q, size_t n, size_t chun
     for (size_t at = 0; at < n && s->go_on; at += chunk) {
         q->n_computed = (uint32_t)at;
         q->n_new = (uint32_t)QN_MIN(chunk, n - at);
-        q->n_logits =
-            q->n_new; /* also for hidden states: a pruned plan has its last layer on these rows only */
+        q->n_logits = q->n_new; /* also for hidden states: a pruned plan has its last layer on these
+                                 * rows only */
         s->pos = at;
         QN_TRY(qn_runner_step(e->runner, q, 1, s->on_hidden ? &tap : NULL, err));
         for (size_t i = 0; i < q->n_new && on_logits && s->go_on; i++) {

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * fetch.c - see fetch.h.
  *
- * Layers, each calling the next: try_again (passing failures) -> follow (redirects, token) -> perform (one request).
- * A body goes to text or to a blob; the body of an error or of a redirect goes nowhere.
- * A blob is hashed as it is written, so that gigabytes are not read twice; what an earlier run left is hashed first.
- * Sources: huggingface_hub file_download.py (headers, which redirects HEAD follows); RFC 9110 14 (ranges). */
+ * Layers, each calling the next: try_again (passing failures) -> follow (redirects, token) ->
+ * perform (one request). A body goes to text or to a blob; the body of an error or of a redirect
+ * goes nowhere. A blob is hashed as it is written, so that gigabytes are not read twice; what an
+ * earlier run left is hashed first.
+ * Sources: huggingface_hub file_download.py (headers, which redirects HEAD follows); RFC 9110 14
+ * (ranges). */
 #include "format/fetch.h"
 
 #include "base/limits.h"
@@ -377,8 +379,8 @@ static bool is_same_origin(const char *a, const char *b)
     return same;
 }
 
-/* A peer that hangs up while we write must not end the process: OpenSSL writes without MSG_NOSIGNAL. Blocked for this
- * thread and then taken, the signal stays nobody else's business. */
+/* A peer that hangs up while we write must not end the process: OpenSSL writes without
+ * MSG_NOSIGNAL. Blocked for this thread and then taken, the signal stays nobody else's business. */
 static CURLcode perform_without_sigpipe(CURL *c)
 {
     const struct timespec now = {0};
@@ -471,8 +473,9 @@ static qn_status fail_status(qn_fetch *f, const sink *k)
     return qn_fail(k->err, QN_E_IO, "%s: the hub answers %ld, want 200", k->what, s);
 }
 
-/* Follows redirects to a response that is one. A HEAD stops at a redirect to another host, which would not know the
- * file's description any more (and storage with signed addresses often refuses HEAD). */
+/* Follows redirects to a response that is one. A HEAD stops at a redirect to another host, which
+ * would not know the file's description any more (and storage with signed addresses often refuses
+ * HEAD). */
 static qn_status follow(qn_fetch *f, const char *path, bool is_head, sink *k)
 {
     char commit[sizeof(k->r->commit)] = "";
@@ -608,7 +611,8 @@ static qn_status open_part(blob *b, const char *part, qn_err *err)
         return fail_blob(b, "open the download", err);
     if (!S_ISREG(st.st_mode))
         return qn_fail(err, QN_E_IO, "%s: is not a regular file", part);
-    /* A download that ended between our open and our lock left its name to nobody, or to a new file. */
+    /* A download that ended between our open and our lock left its name to nobody, or to a new
+     * file. */
     if (flock(b->fd, LOCK_EX | LOCK_NB) != 0 || stat(part, &named) != 0 ||
         named.st_ino != st.st_ino)
         return qn_fail(err, QN_E_IO, "%s: another process is downloading it", b->what);

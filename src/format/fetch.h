@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * fetch.h - the hub's HTTP: texts, what is known of a file, files with resume and checksum.
  *
- * Redirects are followed one at a time: the token goes to the endpoint's scheme, host and port and nowhere else, and
- * https never becomes http. What passes by itself (lost connections, timeouts, 408, 429, 5xx) is tried again, a file five
- * times without progress, anything else three times, waiting 0.5 s, 1 s, 2 s, 4 s, 8 s or what the server asks for (at
- * most 60 s).
+ * Redirects are followed one at a time: the token goes to the endpoint's scheme, host and port and
+ * nowhere else, and https never becomes http. What passes by itself (lost connections, timeouts,
+ * 408, 429, 5xx) is tried again, a file five times without progress, anything else three times,
+ * waiting 0.5 s, 1 s, 2 s, 4 s, 8 s or what the server asks for (at most 60 s).
  * Threads: one owner. */
 #ifndef QN_FORMAT_FETCH_H
 #define QN_FORMAT_FETCH_H
@@ -41,8 +41,8 @@ QN_MUST_USE qn_status qn_fetch_head(qn_fetch *f, const char *path, const char *w
 typedef void (*qn_fetch_progress)(void *arg, const char *what, uint64_t done, uint64_t total,
                                   double rate);
 
-/* GET into dest, by way of dest.incomplete, which a later call goes on with. Size and checksum are those of r; when they
- * differ the download is removed. */
+/* GET into dest, by way of dest.incomplete, which a later call goes on with. Size and checksum are
+ * those of r; when they differ the download is removed. */
 QN_MUST_USE qn_status qn_fetch_file(qn_fetch *f, const char *path, const char *what,
                                     const qn_remote *r, const char *dest,
                                     qn_fetch_progress progress, void *progress_arg, qn_err *err);

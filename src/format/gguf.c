@@ -69,9 +69,9 @@ static bool read_string(qn_cursor *c, qn_slice *out)
     uint64_t n;
     if (!qn_cursor_u64(c, &n))
         return false;
-    if (n > QN_GGUF_MAX_STRING)
-        return qn_cursor_fail(c, QN_E_FORMAT, "string of %" PRIu64 " bytes, limit %" PRIu64, n,
-                              QN_GGUF_MAX_STRING);
+    if (n > QN_LIMIT_GGUF_STRING)
+        return qn_cursor_fail(c, QN_E_FORMAT, "string of %" PRIu64 " bytes, limit %d", n,
+                              QN_LIMIT_GGUF_STRING);
     return qn_cursor_bytes(c, n, out);
 }
 
@@ -125,9 +125,9 @@ static bool read_array(parser *p, qn_gguf_value *v)
         return false;
     if (v->item == QN_GGUF_ARRAY)
         return qn_cursor_fail(c, QN_E_UNSUPPORTED, "array of arrays");
-    if (n > QN_GGUF_MAX_ITEMS)
-        return qn_cursor_fail(c, QN_E_FORMAT, "array of %" PRIu64 " items, limit %" PRIu64, n,
-                              QN_GGUF_MAX_ITEMS);
+    if (n > QN_LIMIT_GGUF_ARRAY)
+        return qn_cursor_fail(c, QN_E_FORMAT, "array of %" PRIu64 " items, limit %d", n,
+                              QN_LIMIT_GGUF_ARRAY);
     size_t item_bytes = v->item == QN_GGUF_STRING ? 8 : types[v->item].bytes;
     if (n > qn_cursor_left(c) / item_bytes)
         return qn_cursor_fail(c, QN_E_FORMAT,
@@ -236,7 +236,7 @@ static bool read_tensor(parser *p, qn_tensor *t, uint64_t *offset)
     qn_slice name = {0};
     char shown[100];
     uint32_t type;
-    if (!read_name(c, QN_MAX_NAME, &name))
+    if (!read_name(c, QN_LIMIT_TENSOR_NAME, &name))
         return false;
     qn_cursor_field(c, "tensor '%s'", qn_short_name(shown, name));
     t->name = qn_arena_strndup(p->arena, name.p, name.n);
@@ -287,9 +287,9 @@ static bool read_alignment(parser *p)
     qn_cursor_field(&p->c, "'general.alignment'");
     if (v->type != QN_GGUF_U32)
         return qn_cursor_fail(&p->c, QN_E_FORMAT, "is %s, want u32", types[v->type].name);
-    if (v->v.u < 8 || v->v.u > QN_GGUF_MAX_ALIGN || (v->v.u & (v->v.u - 1)))
-        return qn_cursor_fail(&p->c, QN_E_FORMAT, "is %" PRIu64 ", want a power of two, 8..%u",
-                              v->v.u, QN_GGUF_MAX_ALIGN);
+    if (v->v.u < 8 || v->v.u > QN_LIMIT_GGUF_ALIGNMENT || (v->v.u & (v->v.u - 1)))
+        return qn_cursor_fail(&p->c, QN_E_FORMAT, "is %" PRIu64 ", want a power of two, 8..%d",
+                              v->v.u, QN_LIMIT_GGUF_ALIGNMENT);
     p->align = v->v.u;
     return true;
 }
@@ -388,14 +388,14 @@ static qn_status parse(parser *p)
     p->meta->version = version;
     if (!qn_cursor_u64(c, &n_tensors) || !qn_cursor_u64(c, &n_values))
         return c->status;
-    if (n_values > QN_GGUF_MAX_VALUES || n_values > qn_cursor_left(c) / MIN_VALUE_BYTES)
+    if (n_values > QN_LIMIT_GGUF_VALUES || n_values > qn_cursor_left(c) / MIN_VALUE_BYTES)
         (void)qn_cursor_fail(c, QN_E_FORMAT,
-                             "%" PRIu64 " metadata values, the file has room for %zu (limit %u)",
-                             n_values, qn_cursor_left(c) / MIN_VALUE_BYTES, QN_GGUF_MAX_VALUES);
-    else if (n_tensors > QN_GGUF_MAX_TENSORS || n_tensors > qn_cursor_left(c) / MIN_TENSOR_BYTES)
+                             "%" PRIu64 " metadata values, the file has room for %zu (limit %d)",
+                             n_values, qn_cursor_left(c) / MIN_VALUE_BYTES, QN_LIMIT_GGUF_VALUES);
+    else if (n_tensors > QN_LIMIT_GGUF_TENSORS || n_tensors > qn_cursor_left(c) / MIN_TENSOR_BYTES)
         (void)qn_cursor_fail(c, QN_E_FORMAT,
-                             "%" PRIu64 " tensors, the file has room for %zu (limit %u)", n_tensors,
-                             qn_cursor_left(c) / MIN_TENSOR_BYTES, QN_GGUF_MAX_TENSORS);
+                             "%" PRIu64 " tensors, the file has room for %zu (limit %d)", n_tensors,
+                             qn_cursor_left(c) / MIN_TENSOR_BYTES, QN_LIMIT_GGUF_TENSORS);
     if (c->status != QN_OK || !read_values(p, (size_t)n_values) || !read_alignment(p) ||
         !read_tensors(p, (size_t)n_tensors))
         return c->status;
@@ -494,7 +494,7 @@ qn_status qn_gguf_open(qn_weights *w, qn_err *err)
     uint32_t no = 0, n_parts = 1, n_all = 0;
     QN_TRY(qn_gguf_parse(f->data, f->size, name, &w->arena, &w->gguf, &tensors, &n, err));
     QN_TRY(qn_gguf_u32(w->gguf, name, "split.no", 0, UINT16_MAX, &no, err));
-    QN_TRY(qn_gguf_u32(w->gguf, name, "split.count", 0, QN_MAX_SHARDS, &n_parts, err));
+    QN_TRY(qn_gguf_u32(w->gguf, name, "split.count", 0, QN_LIMIT_SHARDS, &n_parts, err));
     if (no)
         return qn_fail(err, QN_E_ARG,
                        "%s: part %" PRIu32 " of %" PRIu32

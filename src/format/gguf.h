@@ -8,19 +8,13 @@
  *   padding to general.alignment (32) | data; offsets count from here
  *
  * Versions 2 and 3, little-endian. Split files (name-00001-of-00003.gguf) carry split.no,
- * split.count and split.tensors.count; opening the first opens all. Limits (QN_GGUF_*) are checked
+ * split.count and split.tensors.count; opening the first opens all. Limits (limits.def) are checked
  * before anything is allocated.
  * Threads: any after opening (read-only). Source: ggml's docs/gguf.md. */
 #ifndef QN_FORMAT_GGUF_H
 #define QN_FORMAT_GGUF_H
 
 #include "format/weights.h"
-
-#define QN_GGUF_MAX_VALUES  65536u
-#define QN_GGUF_MAX_TENSORS 65536u
-#define QN_GGUF_MAX_ITEMS   ((uint64_t)1 << 24) /* of an array */
-#define QN_GGUF_MAX_STRING  ((uint64_t)1 << 26)
-#define QN_GGUF_MAX_ALIGN   65536u /* and at least 8 */
 
 typedef enum qn_gguf_type {
     QN_GGUF_U8,

@@ -19,7 +19,7 @@ static qn_status load_object(json_t **out, const char *dir, const char *name, qn
     *out = NULL;
     qn_status s = qn_path_join(&path, dir, name, err);
     if (s == QN_OK)
-        s = qn_json_load(out, path.p, QN_CONFIG_MAX_BYTES, err);
+        s = qn_json_load(out, path.p, QN_LIMIT_CONFIG_BYTES, err);
     if (s == QN_OK && !json_is_object(*out)) {
         s = qn_fail(err, QN_E_FORMAT, "%s: found %s, want an object", path.p,
                     qn_json_type_name(*out));
@@ -105,8 +105,8 @@ static qn_status shard_names(json_t *shards, json_t *weight_map, qn_err *err)
             return qn_fail(err, QN_E_FORMAT,
                            INDEX ": weight_map: '%.96s': file '%.96s' does not end in .safetensors",
                            key, name);
-        if (json_object_size(shards) == QN_MAX_SHARDS)
-            return qn_fail(err, QN_E_FORMAT, INDEX ": more than %d files", QN_MAX_SHARDS);
+        if (json_object_size(shards) == QN_LIMIT_SHARDS)
+            return qn_fail(err, QN_E_FORMAT, INDEX ": more than %d files", QN_LIMIT_SHARDS);
         if (json_object_set_new(shards, name, json_true()) != 0)
             return qn_fail_nomem(err, strlen(name));
     }
@@ -122,7 +122,7 @@ static int by_name(const void *a, const void *b)
 static qn_status open_shards(qn_weights *w, json_t *weight_map, json_t *shards, qn_err *err)
 {
     QN_TRY(shard_names(shards, weight_map, err));
-    const char *names[QN_MAX_SHARDS], *key;
+    const char *names[QN_LIMIT_SHARDS], *key;
     size_t n = 0;
     json_t *v;
     json_object_foreach(shards, key, v) names[n++] = key;

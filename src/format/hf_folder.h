@@ -14,8 +14,6 @@
 
 #include "format/weights.h"
 
-#define QN_CONFIG_MAX_BYTES ((size_t)64 << 20) /* of each JSON file */
-
 /* Fills w from the folder w->path. */
 QN_MUST_USE qn_status qn_hf_folder_open(qn_weights *w, qn_err *err);
 

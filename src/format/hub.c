@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * hub.c - see hub.h.
  *
- * A pull: parse the spec -> list the repository's names (the hub's answer, or what the cached snapshot holds) -> choose
- * those wanted -> make each one complete (blob, then the snapshot's link to it) -> write the ref last, so that a ref names
- * a snapshot that was whole for somebody. The same choice is made from the hub's list and from the cache's, which is how
- * the cache alone answers when the hub cannot. */
+ * A pull: parse the spec -> list the repository's names (the hub's answer, or what the cached
+ * snapshot holds) -> choose those wanted -> make each one complete (blob, then the snapshot's link
+ * to it) -> write the ref last, so that a ref names a snapshot that was whole for somebody. The
+ * same choice is made from the hub's list and from the cache's, which is how the cache alone
+ * answers when the hub cannot. */
 #include "format/hub.h"
 
 #include "base/file.h"
@@ -99,7 +100,8 @@ static qn_status add_name(names *l, const char *s, size_t n, qn_err *err)
     return QN_OK;
 }
 
-/* Sorted and without doubles. Heap sort: names come from a server, so no input may be a slow one, and none may need memory. */
+/* Sorted and without doubles. Heap sort: names come from a server, so no input may be a slow one,
+ * and none may need memory. */
 static void settle_names(names *l)
 {
     size_t n = l->n, start = n / 2;
@@ -131,7 +133,8 @@ static void settle_names(names *l)
     l->n = n_kept;
 }
 
-/* "model-00002-of-00003.gguf": part 2 of 3; n_stem counts up to the dash. False for a file that is whole. */
+/* "model-00002-of-00003.gguf": part 2 of 3; n_stem counts up to the dash. False for a file that is
+ * whole. */
 static bool parse_part(const char *name, size_t *n_stem, uint64_t *part, uint64_t *n_parts)
 {
     const char *dot = strrchr(name, '.');
@@ -226,7 +229,8 @@ static bool is_needed(const char *name)
     return false;
 }
 
-/* A GGUF file that stands for a model: whole, or the first part; not a projector or an importance matrix. */
+/* A GGUF file that stands for a model: whole, or the first part; not a projector or an importance
+ * matrix. */
 static bool is_gguf_model(const char *name)
 {
     size_t n_stem;
@@ -243,7 +247,8 @@ static bool is_word_char(char c)
     return is_plain_char(c) && c != '.' && c != '-';
 }
 
-/* Does name hold the tag, in any case? whole: and not as a part of a longer word. An empty tag is in every name. */
+/* Does name hold the tag, in any case? whole: and not as a part of a longer word. An empty tag is
+ * in every name. */
 static bool has_tag(const char *name, const char *tag, bool whole)
 {
     size_t n = strlen(tag);
@@ -399,7 +404,8 @@ static qn_status list_folder(pull *p, const char *dir, names *dirs, qn_str *path
     return s;
 }
 
-/* Fills p->commit and p->all with what the cache holds of the revision; QN_E_NOT_FOUND if it holds none. */
+/* Fills p->commit and p->all with what the cache holds of the revision; QN_E_NOT_FOUND if it holds
+ * none. */
 static qn_status list_cache(pull *p, qn_err *err)
 {
     qn_str text = {0};

@@ -235,8 +235,8 @@ static bool read_shape(scanner *s, qn_tensor *t)
     if (!open_list(s, '[', ']', "an array", &more))
         return false;
     while (more) {
-        if (t->n_dims == QN_MAX_DIMS)
-            return failed(s, QN_E_UNSUPPORTED, "more than %d dimensions", QN_MAX_DIMS);
+        if (t->n_dims == QN_LIMIT_TENSOR_DIMS)
+            return failed(s, QN_E_UNSUPPORTED, "more than %d dimensions", QN_LIMIT_TENSOR_DIMS);
         if (!size(s, &t->dims[t->n_dims++]) || !next(s, ']', &more))
             return false;
     }
@@ -325,8 +325,8 @@ static bool read_metadata(scanner *s)
     for (size_t n = 0; ok && more; n++) {
         qn_slice key = {0}, value = {0};
         char *name = NULL;
-        if (n == QN_SAFETENSORS_MAX_METADATA)
-            ok = failed(s, QN_E_FORMAT, "more than %u keys", QN_SAFETENSORS_MAX_METADATA);
+        if (n == QN_LIMIT_SAFETENSORS_METADATA)
+            ok = failed(s, QN_E_FORMAT, "more than %d keys", QN_LIMIT_SAFETENSORS_METADATA);
         ok = ok && string(s, "a key", &key);
         if (ok && memchr(key.p, 0, key.n))
             ok = failed(s, QN_E_FORMAT, "a key holds NUL");
@@ -345,9 +345,9 @@ static bool read_name(scanner *s, qn_slice key, const char **out)
 {
     char shown[100];
     (void)snprintf(s->where, sizeof s->where, "tensor '%s'", qn_short_name(shown, key));
-    if (key.n < 1 || key.n > QN_MAX_NAME || memchr(key.p, 0, key.n))
+    if (key.n < 1 || key.n > QN_LIMIT_TENSOR_NAME || memchr(key.p, 0, key.n))
         return failed(s, QN_E_FORMAT, "name of %zu bytes, want 1..%d without NUL", key.n,
-                      QN_MAX_NAME);
+                      QN_LIMIT_TENSOR_NAME);
     *out = qn_arena_strndup(s->arena, key.p, key.n);
     return *out ? true : failed(s, QN_E_NOMEM, "out of memory");
 }
@@ -425,7 +425,7 @@ static qn_status read_header(scanner *s, qn_tensor **tensors, size_t *n_tensors)
     size_t most = 0, bytes, n;
     for (size_t i = 0; i < s->n; i++) /* every tensor opens an object */
         most += s->text[i] == '{';
-    most = QN_MIN(most, QN_MAX_TENSORS);
+    most = QN_MIN(most, QN_LIMIT_TENSORS);
     qn_tensor *t = qn_mul_size(most, sizeof *t, &bytes) ? qn_arena_alloc(s->arena, bytes) : NULL;
     if (!t)
         return qn_fail(s->err, QN_E_NOMEM, "%s: no memory for %zu tensors", s->file, most);
@@ -454,9 +454,9 @@ qn_status qn_safetensors_parse(const void *data, size_t n, const char *name, qn_
     const char *foreign = qn_foreign_file(data, n);
     if (foreign)
         return qn_fail(err, QN_E_FORMAT, "%s: is %s, want a safetensors file", name, foreign);
-    if (header_bytes > QN_SAFETENSORS_MAX_HEADER)
-        return qn_fail(err, QN_E_FORMAT, "%s: header of %" PRIu64 " bytes, limit %u", name,
-                       header_bytes, QN_SAFETENSORS_MAX_HEADER);
+    if (header_bytes > QN_LIMIT_SAFETENSORS_HEADER)
+        return qn_fail(err, QN_E_FORMAT, "%s: header of %" PRIu64 " bytes, limit %d", name,
+                       header_bytes, QN_LIMIT_SAFETENSORS_HEADER);
     if (!qn_cursor_bytes(&c, header_bytes, &text))
         return c.status;
     if (!text.n || text.p[0] != '{')

@@ -5,7 +5,7 @@
  *   {"name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [begin, end]}, ...,
  *    "__metadata__": {"key": "text"}}
  *
- * Checked: N <= QN_SAFETENSORS_MAX_HEADER and inside the file; strict JSON (RFC 8259, UTF-8), no
+ * Checked: N <= QN_LIMIT_SAFETENSORS_HEADER and inside the file; strict JSON (RFC 8259, UTF-8), no
  * key twice; exactly these three fields; end - begin is what dtype and shape ask for; the tensors
  * fill the data without hole, overlap or rest.
  * Threads: any, pure. Source: the format's own description; the reference reader's tensor.rs
@@ -14,9 +14,6 @@
 #define QN_FORMAT_SAFETENSORS_H
 
 #include "format/weights.h"
-
-#define QN_SAFETENSORS_MAX_HEADER   100000000u
-#define QN_SAFETENSORS_MAX_METADATA 65536u /* keys of __metadata__ */
 
 /* Parses one file held in memory; *tensors, in order of their data, and their names are taken
  * from arena. data of a tensor may be misaligned. name: the file's, for messages. */

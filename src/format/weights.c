@@ -65,8 +65,8 @@ qn_status qn_weights_map(qn_weights *w, const char *path, const qn_file **out, q
 qn_status qn_weights_add(qn_weights *w, const qn_tensor *tensors, size_t n, const char *name,
                          qn_err *err)
 {
-    if (n > QN_MAX_TENSORS - w->n_tensors)
-        return qn_fail(err, QN_E_FORMAT, "%s: more than %zu tensors in all", name, QN_MAX_TENSORS);
+    if (n > QN_LIMIT_TENSORS - w->n_tensors)
+        return qn_fail(err, QN_E_FORMAT, "%s: more than %d tensors in all", name, QN_LIMIT_TENSORS);
     if (!qn_grow(&w->tensors, &w->tensors_cap, w->n_tensors + n, sizeof *w->tensors, QN_MEM_MISC) ||
         !qn_name_index_reserve(&w->index, w->n_tensors + n))
         return qn_fail_nomem(err, n * sizeof *w->tensors);
@@ -108,7 +108,7 @@ qn_status qn_weights_open(qn_weights **out, const char *path, qn_err *err)
     qn_weights *w = qn_calloc(1, sizeof *w, QN_MEM_MISC);
     if (!w)
         return qn_fail_nomem(err, sizeof *w);
-    qn_arena_init(&w->arena, QN_MAX_META_BYTES, QN_MEM_MISC);
+    qn_arena_init(&w->arena, QN_LIMIT_MODEL_METADATA, QN_MEM_MISC);
     qn_arena_init(&w->copies, 0, QN_MEM_WEIGHTS);
     w->path = qn_strdup(path, QN_MEM_MISC);
     qn_status s;

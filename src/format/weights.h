@@ -5,8 +5,8 @@
  * matrix is [out, in] (GGUF's reversed order is turned here).
  *
  * Invariants, checked while opening (gguf.c, safetensors.c, weights.c):
- *  1. Tensor names are unique over all files, not empty, at most QN_MAX_NAME bytes of UTF-8 without
- *     NUL.
+ *  1. Tensor names are unique over all files, not empty, at most QN_LIMIT_TENSOR_NAME bytes of
+ *     UTF-8 without NUL.
  *  2. A tensor's bytes are exactly what dtype and shape ask for; they lie inside its file and
  *     overlap no other's.
  *  3. data is aligned for the dtype's elements (a safetensors file may misplace them: such
@@ -18,22 +18,17 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/limits.h"
 #include "base/mem.h"
 #include "format/name_index.h"
 #include "tensor/dtype.h"
-
-#define QN_MAX_DIMS       8 /* of a stored tensor (a vision model's convolution has 5) */
-#define QN_MAX_NAME       1024
-#define QN_MAX_SHARDS     1024
-#define QN_MAX_TENSORS    ((size_t)1 << 20)   /* over all files */
-#define QN_MAX_META_BYTES ((size_t)512 << 20) /* memory for names, metadata and tensor tables */
 
 typedef struct qn_tensor {
     const char *name;
     qn_dtype dtype;
     uint32_t n_dims;
-    uint64_t dims[QN_MAX_DIMS]; /* outermost first */
-    const void *data;           /* NULL when bytes is 0 */
+    uint64_t dims[QN_LIMIT_TENSOR_DIMS]; /* outermost first */
+    const void *data;                    /* NULL when bytes is 0 */
     size_t bytes;
 } qn_tensor;
 

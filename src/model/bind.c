@@ -3,11 +3,14 @@
  *
  *   role ─ name of the file's dialect ─ stored form ─ exact shape of every part ─ qn_weight
  *
- * Dialects: Hugging Face, GGUF, Qwen v1. Stored forms: one tensor (plain or GGUF blocks), GPTQ, AWQ, NF4, FP8; a matrix of a quantised
- * checkpoint that was left out of quantisation is plain. Nothing is copied: a fused or packed tensor gives views of its rows.
- * Invariants: a qn_weight leaves here only after the byte count of each part was derived from rows and cols (part(), plain()), and
- * every index stored in a file (g_idx) was compared with what it indexes.
- * Sources: transformers' modeling files; AutoGPTQ and AutoAWQ linear layers; bitsandbytes' QuantState; llama.cpp's tensor names. */
+ * Dialects: Hugging Face, GGUF, Qwen v1. Stored forms: one tensor (plain or GGUF blocks), GPTQ,
+ * AWQ, NF4, FP8; a matrix of a quantised checkpoint that was left out of quantisation is plain.
+ * Nothing is copied: a fused or packed tensor gives views of its rows.
+ * Invariants: a qn_weight leaves here only after the byte count of each part was derived from rows
+ * and cols (part(), plain()), and every index stored in a file (g_idx) was compared with what it
+ * indexes.
+ * Sources: transformers' modeling files; AutoGPTQ and AutoAWQ linear layers; bitsandbytes'
+ * QuantState; llama.cpp's tensor names. */
 #include "model/bind.h"
 
 #include <math.h>
@@ -112,7 +115,7 @@ static void shape_text(char out[100], uint32_t n_dims, const uint64_t *dims)
 {
     size_t n = 0;
     out[0] = 0;
-    for (uint32_t i = 0; i < n_dims && i < QN_MAX_DIMS && n < 80; i++)
+    for (uint32_t i = 0; i < n_dims && i < QN_LIMIT_TENSOR_DIMS && n < 80; i++)
         n += (size_t)snprintf(out + n, 100 - n, i ? ", %llu" : "%llu", (unsigned long long)dims[i]);
 }
 
@@ -579,7 +582,7 @@ static qn_status bind_experts(binder *b, uint32_t i, qn_layer_weights *l)
 {
     const qn_model_config *c = b->c;
     const size_t h = c->hidden_size, f = c->shared_ffn_size;
-    const size_t bytes = c->n_experts * sizeof(qn_weight); /* at most QN_MAX_EXPERTS */
+    const size_t bytes = c->n_experts * sizeof(qn_weight); /* at most QN_LIMIT_EXPERTS */
     bool done;
     QN_TRY(layer_matrix(b, i, ROUTER, c->n_experts, h, &l->router));
     l->expert_gate = qn_arena_alloc(&b->m->arena, bytes);
@@ -600,7 +603,8 @@ static qn_status bind_experts(binder *b, uint32_t i, qn_layer_weights *l)
 
 /* ---- the model ---- */
 
-/* Where the layers are: by the final norm, which nobody quantises. "" is a model saved without its head. */
+/* Where the layers are: by the final norm, which nobody quantises. "" is a model saved without its
+ * head. */
 static void find_prefix(binder *b)
 {
     static const char *const prefixes[] = {"model.", "model.language_model.",
@@ -674,7 +678,8 @@ static qn_status list_unused(binder *b)
     size_t n = 0, bytes;
     for (size_t i = 0; i < b->w->n_tensors; i++) {
         const char *name = b->w->tensors[i].name;
-        /* A factor on a matrix's product (NVFP4, BitNet): leaving it out would give wrong numbers. */
+        /* A factor on a matrix's product (NVFP4, BitNet): leaving it out would give wrong
+         * numbers. */
         if (!b->used[i] && b->names == GGUF && qn_ends_with(name, ".scale"))
             return qn_fail(b->err, QN_E_UNSUPPORTED,
                            "%s: tensor '%.96s': a scale for a whole matrix is not supported",
@@ -697,7 +702,7 @@ static qn_status bind_all(binder *b)
 {
     const qn_model_config *c = b->c;
     qn_model_weights *m = b->m;
-    const size_t bytes = c->n_layers * sizeof *m->layers; /* at most QN_MAX_LAYERS */
+    const size_t bytes = c->n_layers * sizeof *m->layers; /* at most QN_LIMIT_LAYERS */
     m->layers = qn_arena_alloc(&m->arena, bytes);
     if (!m->layers)
         return qn_fail_nomem(b->err, bytes);

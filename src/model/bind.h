@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * bind.h - names to matrices: finds every tensor a config asks for, checks its exact shape, and gives it as a qn_weight.
+ * bind.h - names to matrices: finds every tensor a config asks for, checks its exact shape, and
+ * gives it as a qn_weight.
  *
- * Knows the names of Hugging Face folders (per-expert and packed experts, GPTQ, AWQ, NF4, FP8 parts, model.language_model. prefix,
- * Qwen v1's transformer.h.N with fused c_attn) and of GGUF files. A matrix that is not there has data NULL. Views borrow from the
- * qn_weights. Threads: plain data. */
+ * Knows the names of Hugging Face folders (per-expert and packed experts, GPTQ, AWQ, NF4, FP8
+ * parts, model.language_model. prefix, Qwen v1's transformer.h.N with fused c_attn) and of GGUF
+ * files. A matrix that is not there has data NULL. Views borrow from the qn_weights. Threads: plain
+ * data. */
 #ifndef QN_MODEL_BIND_H
 #define QN_MODEL_BIND_H
 
@@ -22,8 +24,8 @@ typedef struct qn_model_weights {
     qn_weight embed, output_norm, output; /* output == embed's matrix when tied */
     qn_layer_weights *layers;
     uint32_t n_layers;
-    const float *
-        rope_freqs; /* GGUF of Llama 3: inv_freq[i] is divided by [rope_dim / 2] of these; else NULL */
+    const float *rope_freqs; /* GGUF of Llama 3: inv_freq[i] is divided by [rope_dim / 2] of these;
+                              * else NULL */
     /* tensors of the files that nothing asked for (vision, mtp and rotary buffers left out) */
     const char **unused;
     size_t n_unused;

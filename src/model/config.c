@@ -2,13 +2,15 @@
  * config.c - qn_model_config from config.json or GGUF metadata.
  *
  *   config.json ─ text_config? ─┐
- *                               ├─ number table ─ family rules ─ rope ─ quantisation ─ ids ─ relations
+ *                               ├─ numbers ─ family rules ─ rope ─ quantisation ─ ids ─ relations
  *   GGUF ARCH.* keys ───────────┘
  *
- * A number is 0 until a file gave it: every number here is at least 1 when present, so 0 means "not given" and the defaults of
- * transformers' configuration classes follow. Relations are checked last, on the finished struct.
- * Threads: any, pure. Sources: transformers 5 configuration_{qwen2,qwen2_moe,qwen3,qwen3_moe,llama}.py and
- * modeling_rope_utils.py; Qwen-7B's configuration_qwen.py; llama.cpp's constants.py and llama-model.cpp for the keys of GGUF. */
+ * A number is 0 until a file gave it: every number here is at least 1 when present, so 0 means "not
+ * given" and the defaults of transformers' configuration classes follow. Relations are checked
+ * last, on the finished struct.
+ * Threads: any, pure. Sources: transformers 5
+ * configuration_{qwen2,qwen2_moe,qwen3,qwen3_moe,llama}.py and modeling_rope_utils.py; Qwen-7B's
+ * configuration_qwen.py; llama.cpp's constants.py and llama-model.cpp for the keys of GGUF. */
 #include "model/config.h"
 
 #include <math.h>
@@ -54,7 +56,7 @@ typedef struct number {
 } number;
 #define AT(f) offsetof(qn_model_config, f)
 static const number numbers[] = {
-    {"num_hidden_layers", NULL, "block_count", AT(n_layers), 1, QN_MAX_LAYERS, true},
+    {"num_hidden_layers", NULL, "block_count", AT(n_layers), 1, QN_LIMIT_LAYERS, true},
     {"hidden_size", NULL, "embedding_length", AT(hidden_size), 1, 65536, true},
     {"num_attention_heads", NULL, "attention.head_count", AT(n_heads), 1, 1024, true},
     {"num_key_value_heads", NULL, "attention.head_count_kv", AT(n_kv_heads), 1, 1024, false},
@@ -63,8 +65,8 @@ static const number numbers[] = {
     {"vocab_size", NULL, NULL, AT(n_vocab), 1, 1u << 24, true},
     {"max_position_embeddings", NULL, "context_length", AT(max_ctx), 1, 1u << 30, false},
     {"seq_length", NULL, NULL, AT(seq_length), 1, 1u << 30, false},
-    {"num_experts", "num_local_experts", "expert_count", AT(n_experts), 0, QN_MAX_EXPERTS, false},
-    {"num_experts_per_tok", NULL, "expert_used_count", AT(n_experts_active), 0, QN_MAX_EXPERTS,
+    {"num_experts", "num_local_experts", "expert_count", AT(n_experts), 0, QN_LIMIT_EXPERTS, false},
+    {"num_experts_per_tok", NULL, "expert_used_count", AT(n_experts_active), 0, QN_LIMIT_EXPERTS,
      false},
     {"moe_intermediate_size", NULL, "expert_feed_forward_length", AT(expert_ffn_size), 0, 1u << 20,
      false},
@@ -515,9 +517,9 @@ static qn_status add_eos(source *s, const char *where, int64_t id)
         if (c->eos_ids[i] == (int32_t)id)
             return QN_OK;
     }
-    if (c->n_eos == QN_MAX_EOS)
+    if (c->n_eos == QN_LIMIT_EOS_TOKENS)
         return qn_fail(s->err, QN_E_FORMAT, "%s: eos_token_id: more than %d ids", where,
-                       QN_MAX_EOS);
+                       QN_LIMIT_EOS_TOKENS);
     c->eos_ids[c->n_eos++] = (int32_t)id;
     return QN_OK;
 }
@@ -601,7 +603,7 @@ static qn_status check_relations(const qn_model_config *c, const char *where, qn
     WANT(!dense || c->ffn_size > 0, "%s: intermediate size is missing, want 1 to %u", where,
          1u << 20);
     WANT(!has_experts(c->arch) || c->n_experts > 0, "%s: number of experts: missing, want 1 to %d",
-         where, QN_MAX_EXPERTS);
+         where, QN_LIMIT_EXPERTS);
     WANT(!sparse || (c->n_experts_active > 0 && c->n_experts_active <= c->n_experts),
          "%s: experts per token: found %u, want 1 to %u", where, c->n_experts_active, c->n_experts);
     WANT(!sparse || c->expert_ffn_size > 0, "%s: expert intermediate size is missing", where);

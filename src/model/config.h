@@ -1,17 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  * config.h - qn_model_config: one struct for all Qwen text models, and its validation.
  *
- * Filled from config.json (old and new keys, nested text_config) or GGUF metadata; then every field passes one table: type, range,
- * relation. No kernel is reached with an unchecked number. Threads: any (plain data). Source: QWEN.md's facts; transformers'
- * configuration_*.py; llama.cpp's key names. */
+ * Filled from config.json (old and new keys, nested text_config) or GGUF metadata; then every field
+ * passes one table: type, range, relation. No kernel is reached with an unchecked number. Threads:
+ * any (plain data). Source: transformers' configuration_*.py; llama.cpp's key
+ * names. */
 #ifndef QN_MODEL_CONFIG_H
 #define QN_MODEL_CONFIG_H
 
 #include "format/weights.h"
-
-#define QN_MAX_LAYERS  512
-#define QN_MAX_EXPERTS 1024
-#define QN_MAX_EOS     16
 
 typedef enum qn_arch {
     QN_ARCH_QWEN,
@@ -31,16 +28,17 @@ typedef struct qn_model_config {
     uint32_t n_layers, hidden_size, n_heads, n_kv_heads, head_dim, ffn_size, n_vocab, max_ctx;
     float rms_eps, rope_theta;
     uint32_t rope_dim; /* rotated dimensions of a head */
-    /* Rows of q and k (and their biases) are in llama.cpp's order, so rope turns adjacent pairs (2i, 2i+1) instead of halves
-     * (i, i + rope_dim/2), with the same angle pos * theta^(-2i/rope_dim). Row 2i+j of a head is row j*head_dim/2 + i of the
-     * Hugging Face head (j = 0, 1). Only arch llama in GGUF; there q_norm and k_norm do not exist. */
+    /* Rows of q and k (and their biases) are in llama.cpp's order, so rope turns adjacent pairs
+     * (2i, 2i+1) instead of halves (i, i + rope_dim/2), with the same angle pos *
+     * theta^(-2i/rope_dim). Row 2i+j of a head is row j*head_dim/2 + i of the Hugging Face head (j
+     * = 0, 1). Only arch llama in GGUF; there q_norm and k_norm do not exist. */
     bool rope_adjacent;
     bool tie_embeddings, qkv_bias, o_bias, mlp_bias, qk_norm;
     /* experts; n_experts 0: dense */
     uint32_t n_experts, n_experts_active, expert_ffn_size, shared_ffn_size;
     bool norm_topk;
-    uint8_t layer_is_moe[QN_MAX_LAYERS];
-    uint32_t layer_window[QN_MAX_LAYERS]; /* 0: full attention */
+    uint8_t layer_is_moe[QN_LIMIT_LAYERS];
+    uint32_t layer_window[QN_LIMIT_LAYERS]; /* 0: full attention */
     /* YaRN; factor 0: none. With it, max_ctx is at least factor * original_ctx. */
     float yarn_factor, yarn_attention_factor, yarn_beta_fast, yarn_beta_slow;
     uint32_t yarn_original_ctx;
@@ -59,11 +57,12 @@ typedef struct qn_model_config {
     bool quant_zero_is_minus_one; /* GPTQ v1: the file holds zero - 1 */
     bool quant_sym;
     int32_t bos_id; /* -1: none */
-    int32_t eos_ids[QN_MAX_EOS];
+    int32_t eos_ids[QN_LIMIT_EOS_TOKENS];
     uint32_t n_eos;
 } qn_model_config;
 
-/* Reads and validates. Fails with one line naming file, field, found, wanted; QN_E_UNSUPPORTED for models known and not done here. */
+/* Reads and validates. Fails with one line naming file, field, found, wanted; QN_E_UNSUPPORTED for
+ * models known and not done here. */
 QN_MUST_USE qn_status qn_model_config_read(qn_model_config *out, const qn_weights *w, qn_err *err);
 const char *qn_arch_name(qn_arch a);
 uint64_t qn_model_config_n_params(const qn_model_config *c);

@@ -10,7 +10,7 @@ static size_t one_block(const qn_kv_shape *s)
 
 size_t qn_kv_block_bytes(const qn_kv_shape *s)
 {
-    return 2 * s->n_layers * one_block(s);
+    return (size_t)2 * s->n_layers * one_block(s);
 }
 
 qn_status qn_kv_cache_new(qn_kv_cache **out, const qn_backend *b, qn_device *d,

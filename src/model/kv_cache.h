@@ -3,14 +3,16 @@
  *
  *   layer l:  K [n_blocks][n_kv_heads][QN_KV_BLOCK][head_dim], V the same
  *
- * A sequence's position p lies in block block_table[p / QN_KV_BLOCK] at offset p % QN_KV_BLOCK. Which block is whose is the block
- * pool's business (sched/block_pool.h); here are only bytes. Threads: engine thread. */
+ * A sequence's position p lies in block block_table[p / QN_KV_BLOCK] at offset p % QN_KV_BLOCK.
+ * Which block is whose is the block pool's business (sched/block_pool.h); here are only bytes.
+ * Threads: engine thread. */
 #ifndef QN_MODEL_KV_CACHE_H
 #define QN_MODEL_KV_CACHE_H
 
 #include "backend/ops.h"
 
-/* 64 tokens: an attention tile never crosses a block, and half a block is wasted for a sequence on average. */
+/* 64 tokens: an attention tile never crosses a block, and half a block is wasted for a sequence on
+ * average. */
 #define QN_KV_BLOCK 64u
 
 typedef struct qn_kv_cache {

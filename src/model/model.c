@@ -4,7 +4,8 @@
 
 #include <string.h>
 
-/* A matrix the device has taken, found again by its view: tied matrices and shared parts are taken once. */
+/* A matrix the device has taken, found again by its view: tied matrices and shared parts are taken
+ * once. */
 struct qn_taken {
     const qn_weight *view;
     qn_dweight *w;
@@ -49,7 +50,8 @@ static qn_status take_weight(opener *op, qn_dweight **out, const qn_weight *view
     return take_new(op, out, view, for_embed);
 }
 
-/* Vector parts side by side as float32. A missing part (a model with a bias on some of q, k, v) is zeros of its product's rows. */
+/* Vector parts side by side as float32. A missing part (a model with a bias on some of q, k, v) is
+ * zeros of its product's rows. */
 static qn_status take_vector(opener *op, const qn_buf **out, const qn_node *n, int which)
 {
     qn_model *m = op->m;
@@ -166,7 +168,7 @@ static qn_status open_steps(opener *op, const char *path)
     QN_TRY(qn_bind(&m->matrices, &m->config, m->files, op->err));
     QN_TRY(qn_plan_build(&m->plan, &m->config, m->matrices, op->err));
     qn_pass_fold(m->plan);
-    if (!op->o->device.exact) {
+    if (!op->o->plain_plan) {
         qn_pass_prune(m->plan);
         qn_pass_fuse(m->plan);
     }

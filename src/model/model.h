@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * model.h - a model on a device: files, config, plan, weights in the device's layout, activations.
  *
- * qn_model_open: files -> config -> names to matrices -> plan and passes -> weights taken by the device -> operations bound.
+ * qn_model_open: files -> config -> names to matrices -> plan and passes -> weights taken by the
+ * device -> operations bound.
  * Threads: engine thread (opening: any, before it). */
 #ifndef QN_MODEL_MODEL_H
 #define QN_MODEL_MODEL_H
@@ -33,6 +34,7 @@ typedef struct qn_model {
 typedef struct qn_model_options {
     qn_device_config device;
     uint32_t max_logit_rows;
+    bool plain_plan; /* one operation per formula: neither prune nor fuse */
     void (*progress)(void *arg, const char *what, double done);
     void *progress_arg;
 } qn_model_options;

@@ -2,12 +2,15 @@
  * passes.c - rewrites a plan into a faster one that means the same.
  *
  *   fold   matrices that are one (tied) become one; biases of zeros go
- *   prune  GATHER moves up to right after the last layer's attention: every later operation runs on the wanted rows only
- *   fuse   RMSNORM+LINEAR, LINEAR+BIAS, LINEAR+ADD, three LINEARs of one input, gate+up+SILU_MUL; q|k|v+norm+rope+store; experts
+ *   prune  GATHER moves up to right after the last layer's attention: every later operation runs on
+ *          the wanted rows only
+ *   fuse   RMSNORM+LINEAR, LINEAR+BIAS, LINEAR+ADD, three LINEARs of one input, gate+up+SILU_MUL;
+ *          q|k|v+norm+rope+store; experts
  *   place  buffers share memory when their lives do not overlap
  *
- * Each pattern asks for the exact producer and the only consumer of a buffer, so that a plan it does not fit is left as it is.
- * Buffers are written once, so a use after the pattern's last node can never be cut off. */
+ * Each pattern asks for the exact producer and the only consumer of a buffer, so that a plan it
+ * does not fit is left as it is. Buffers are written once, so a use after the pattern's last node
+ * can never be cut off. */
 #include "model/plan.h"
 
 #include <string.h>
@@ -110,14 +113,18 @@ void qn_pass_prune(qn_plan *p)
     }
     if (at >= gather || gather >= p->n_nodes)
         return;
-    /* what lives across that point and is read later: the attention's output and the residual stream */
+    /* what lives across that point and is read later: the attention's output and the residual
+     * stream */
     int attn = p->nodes[at].out, x = -1;
-    for (size_t i = at + 1; i < gather && x < 0; i++)
-        for (int k = 0; k < QN_OP_MAX_IN && x < 0; k++) {
+    for (size_t i = at + 1; i <= gather; i++)
+        for (int k = 0; k < QN_OP_MAX_IN; k++) {
             int b = p->nodes[i].in[k];
             const qn_node *made = producer(p, b);
-            if (b != attn && made && made < &p->nodes[at])
-                x = b;
+            if (b == attn || !made || made > &p->nodes[at])
+                continue;
+            if (x >= 0 && b != x)
+                return;
+            x = b;
         }
     if (x < 0 ||
         !qn_grow(&p->nodes, &p->nodes_cap, p->n_nodes + 2, sizeof *p->nodes, QN_MEM_MISC) ||
@@ -210,13 +217,16 @@ static void fuse_norm(qn_plan *p, qn_node *n)
     r->dead = true;
 }
 
-/* Follows one of q, k back to its product, noting norm, rope and log-n scaling on the way. */
+/* Follows one of q, k back to its product, noting norm, rope and log-n scaling on the way; nothing
+ * else may read what lies between. */
 static qn_node *chain_start(qn_plan *p, int buf, qn_node *chain[4], size_t *n_chain,
                             const qn_weight **norm)
 {
     for (*n_chain = 0; *n_chain < 4;) {
         qn_node *n = producer(p, buf);
-        if (!n || n->op.kind == QN_OP_LINEAR)
+        if (!n || !consumer(p, buf))
+            return NULL;
+        if (n->op.kind == QN_OP_LINEAR)
             return n;
         if (n->op.kind == QN_OP_RMSNORM)
             *norm = n->vec[0][0];
@@ -228,7 +238,8 @@ static qn_node *chain_start(qn_plan *p, int buf, qn_node *chain[4], size_t *n_ch
     return NULL;
 }
 
-/* q, k, v products of one input, their norms and ropes, and the store: one product and QKV_STORE. `at` is the KV_STORE. */
+/* q, k, v products of one input, their norms and ropes, and the store: one product and QKV_STORE.
+ * `at` is the KV_STORE. */
 static void fuse_qkv(qn_plan *p, size_t at)
 {
     qn_node *store = &p->nodes[at], *att = NULL, *chain[2][4];
@@ -242,13 +253,14 @@ static void fuse_qkv(qn_plan *p, size_t at)
     qn_node *q = chain_start(p, att->in[0], chain[0], &n_chain[0], &norm[0]);
     qn_node *k = chain_start(p, store->in[0], chain[1], &n_chain[1], &norm[1]);
     qn_node *v = producer(p, store->in[1]);
-    if (!q || !k || !v || v->op.kind != QN_OP_LINEAR || q->in[0] != k->in[0] ||
-        q->in[0] != v->in[0])
+    if (!q || !k || !v || v->op.kind != QN_OP_LINEAR || !consumer(p, v->out) ||
+        q->in[0] != k->in[0] || q->in[0] != v->in[0])
         return;
-    uint32_t fuse = q->op.fuse;
-    if ((fuse & ~(uint32_t)QN_FUSE_BIAS) || k->op.fuse != fuse || v->op.fuse != fuse ||
-        !norm[0] != !norm[1])
+    /* a bias that only some of the three have is zeros for the others */
+    uint32_t fuse = q->op.fuse | k->op.fuse | v->op.fuse;
+    if ((fuse & ~(uint32_t)QN_FUSE_BIAS) || !norm[0] != !norm[1])
         return;
+    q->op.fuse = fuse;
     qn_node *part[3] = {q, k, v};
     size_t width = 0;
     for (size_t i = 0; i < 3; i++) {

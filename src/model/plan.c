@@ -7,7 +7,8 @@
  *   x = x + a·Wo                               h = rmsnorm(x)
  *   x = x + down(silu(gate h) * up h)          or routed and shared experts
  *   logits = rmsnorm(gather(x))·Wout
- * All text models differ by flags of the config only. Source: transformers modeling_qwen2/3(_moe).py. */
+ * All text models differ by flags of the config only. Source: transformers
+ * modeling_qwen2/3(_moe).py. */
 #include "model/plan.h"
 
 #include <string.h>
@@ -26,7 +27,8 @@ static int new_buf(qn_plan *p, const char *name, size_t width, bool on_logit_row
     return (int)p->n_bufs++;
 }
 
-/* Adds a node; its output (width > 0) is a new buffer. Returns the node, or a scrap one after a failed allocation. */
+/* Adds a node; its output (width > 0) is a new buffer. Returns the node, or a scrap one after a
+ * failed allocation. */
 static qn_node *add(qn_plan *p, qn_op_kind kind, int layer, const char *name, size_t width)
 {
     static _Thread_local qn_node scrap;
@@ -320,13 +322,12 @@ static double expert_cost(const qn_plan *p, const qn_node *n, double rows, doubl
 }
 
 /* Keys and values one query sees, summed over n rows after `depth` tokens. */
-static double attended(const qn_node *n, double rows, double depth, bool last_only)
+static double attended(const qn_node *n, size_t n_rows, size_t depth)
 {
-    double total = 0, w = n->op.window;
-    for (double r = last_only ? rows - 1 : 0; r < rows; r++) {
-        double len = depth + r + 1;
-        total += w > 0 && len > w ? w : len;
-    }
+    double total = 0;
+    size_t window = n->op.window ? n->op.window : SIZE_MAX;
+    for (size_t r = 0; r < n_rows; r++)
+        total += (double)QN_MIN(depth + r + 1, window);
     return total;
 }
 
@@ -334,7 +335,8 @@ void qn_node_cost(const qn_plan *p, const qn_node *n, size_t n_rows, size_t dept
                   size_t n_logit_rows, double *flops, double *weight_bytes,
                   double *activation_bytes)
 {
-    double rows = (double)(n->op.on_logit_rows ? n_logit_rows : n_rows);
+    size_t n_used = n->op.on_logit_rows ? n_logit_rows : n_rows;
+    double rows = (double)n_used;
     double width = n->out >= 0 ? p->bufs[n->out].width : 0, f = 0, b = 0;
     switch (n->op.kind) {
     case QN_OP_EMBED:
@@ -355,7 +357,7 @@ void qn_node_cost(const qn_plan *p, const qn_node *n, size_t n_rows, size_t dept
         f = expert_cost(p, n, rows, &b);
         break;
     case QN_OP_ATTENTION: {
-        double keys = attended(n, rows, (double)depth, false);
+        double keys = attended(n, n_used, depth);
         f = 4.0 * keys * n->op.n_heads * n->op.head_dim;
         *activation_bytes += 2.0 * 2.0 * ((double)depth + rows) * n->op.n_kv_heads * n->op.head_dim;
         break;

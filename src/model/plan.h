@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  * plan.h - a model as data: an array of operations over named buffers.
  *
- * plan_build writes one operation per formula of the model; passes (passes.c) rewrite the array: fold, fuse, prune, place. The same
- * array is what the runner walks, what `quern inspect --plan` prints and what the memory plan adds up.
+ * plan_build writes one operation per formula of the model; passes (passes.c) rewrite the array:
+ * fold, fuse, prune, place. The same array is what the runner walks, what `quern inspect --plan`
+ * prints and what the memory plan adds up.
  *
- * Buffers are written once (each operation makes a new one); in-place operations share memory after `place`.
+ * Buffers are written once (each operation makes a new one); in-place operations share memory after
+ * `place`.
  *
  * Invariants, checked by qn_plan_check() after the build and after every pass:
  *  1. A buffer is defined by exactly one live node, before its first use.
- *  2. Widths agree: a linear's input is its weight's columns, its output the sum of its weights' rows.
+ *  2. Widths agree: a linear's input is its weight's columns, its output the sum of its weights'
+ *     rows.
  *  3. After GATHER every node is on_logit_rows, before it none is.
  * Threads: plain data. */
 #ifndef QN_MODEL_PLAN_H
@@ -33,7 +36,8 @@ typedef struct qn_node {
     const qn_weight *w[QN_OP_MAX_W];
     const qn_weight *vec[2][QN_PLAN_MAX_VEC_PARTS]; /* parts side by side */
     const qn_layer_weights *experts;                /* EXPERTS, MOE */
-    int tap; /* this output is hidden state number tap (0: embedding ... n_layers + 1: final norm); -1 */
+    int tap; /* this output is hidden state number tap (0: embedding ... n_layers + 1: final norm);
+              * -1 */
     bool dead;
 } qn_node;
 
@@ -64,7 +68,8 @@ void qn_pass_prune(qn_plan *p); /* after the last attention only the rows whose 
 /* Memory by liveness. max_logit_rows rows for what follows GATHER. False: too big. */
 bool qn_pass_place(qn_plan *p, size_t max_rows, size_t max_logit_rows);
 
-/* What one step costs: n_rows tokens of one sequence after `depth` computed ones, logits of n_logit_rows. */
+/* What one step costs: n_rows tokens of one sequence after `depth` computed ones, logits of
+ * n_logit_rows. */
 typedef struct qn_plan_cost {
     size_t n_ops;
     double flops;            /* multiply and add counted as two */

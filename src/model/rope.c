@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * rope.c - rotary frequencies. Arithmetic is float32 where the reference's is: the differences add up at long positions. */
+ * rope.c - rotary frequencies. Arithmetic is float32 where the reference's is: the differences add
+ * up at long positions. */
 #include "model/rope.h"
 
 #include <math.h>

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
- * rope.h - rotary angles: which scaling a sequence gets, and one row of cosines and sines for a position.
+ * rope.h - rotary angles: which scaling a sequence gets, and one row of cosines and sines for a
+ * position.
  *
- * The choice is made once per sequence, from the length it may reach, and never changes while its K lie in the cache:
+ * The choice is made once per sequence, from the length it may reach, and never changes while its K
+ * lie in the cache:
  *   native   the trained frequencies
  *   scaled   linear, YaRN or Llama 3 factors of the config
  *   ntk      Qwen v1: base * alpha^(d/(d-2)), alpha = 2^ceil(log2(len/seq_length) + 1) - 1
- * A row is computed in float32 as the reference does (position * inv_freq rounded to float32, then cos and sin), once per step for
- * all layers. Threads: plain data; qn_rope_row is pure.
- * Sources: transformers modeling_rope_utils.py; Qwen-7B modeling_qwen.py; YaRN, arXiv 2309.00071. */
+ * A row is computed in float32 as the reference does (position * inv_freq rounded to float32, then
+ * cos and sin), once per step for all layers. Threads: plain data; qn_rope_row is pure.
+ * Sources: transformers modeling_rope_utils.py; Qwen-7B modeling_qwen.py; YaRN, arXiv
+ * 2309.00071. */
 #ifndef QN_MODEL_ROPE_H
 #define QN_MODEL_ROPE_H
 

@@ -2,16 +2,19 @@
  * sampler.c - see sampler.h.
  *
  * How a token is chosen without sorting the vocabulary:
- *   greedy   one pass: maximum of 256 logits at a time, the index looked for only where the maximum rises
+ *   greedy   one pass: maximum of 256 logits at a time, the index looked for only where the maximum
+ *            rises
  *   top-k    a heap of k, worst on top: most logits cost one comparison
- *   top-p    first a threshold: tokens less likely than (1 - p) / n together weigh less than 1 - p, so none of them can be
- *            kept. Then, over the few left, the key at which the weight reaches p is searched by buckets (keep_mass).
+ *   top-p    first a threshold: tokens less likely than (1 - p) / n together weigh less than 1 - p,
+ *            so none of them can be kept. Then, over the few left, the key at which the weight
+ *            reaches p is searched by buckets (keep_mass).
  *   typical  the same search, with the distance from the entropy as key
  *
- * Invariants: items are in ascending id order among equal keys (gather and top_select give them so, filters are stable);
- * the likeliest item has weight 1, so that min-p is a comparison and no sum can be 0.
- * Sources: transformers generation/logits_process.py (penalties, warpers); Holtzman et al. 2019 (top-p); Meister et al.
- * 2022 (typical); O'Neill 2014, PCG (XSH-RR 64/32). */
+ * Invariants: items are in ascending id order among equal keys (gather and top_select give them so,
+ * filters are stable); the likeliest item has weight 1, so that min-p is a comparison and no sum
+ * can be 0.
+ * Sources: transformers generation/logits_process.py (penalties, warpers); Holtzman et al. 2019
+ * (top-p); Meister et al. 2022 (typical); O'Neill 2014, PCG (XSH-RR 64/32). */
 #include "sample/sampler.h"
 
 #include "base/limits.h"
@@ -225,7 +228,8 @@ qn_status qn_sampler_new(qn_sampler **out, const qn_params *params, uint64_t see
     for (size_t i = 0; i < n_eos; i++)
         if (eos_ids[i] >= 0 && (size_t)eos_ids[i] < n_tokens)
             s->eos[s->n_eos++] = eos_ids[i];
-    /* As pcg32_srandom: the seed enters between two steps, so that near seeds do not start alike. */
+    /* As pcg32_srandom: the seed enters between two steps, so that near seeds do not start
+     * alike. */
     pcg_next(&s->rng);
     s->rng += seed;
     pcg_next(&s->rng);
@@ -293,7 +297,8 @@ void qn_sampler_accept(qn_sampler *s, int32_t id, bool output)
 
 /* ---- rows ---- */
 
-/* Index and value of the largest logit; the lowest index of equals. Fails unless it is finite and no logit is NaN. */
+/* Index and value of the largest logit; the lowest index of equals. Fails unless it is finite and
+ * no logit is NaN. */
 static qn_status scan_row(const float *x, size_t n, int32_t *id, float *max, qn_err *err)
 {
     float best = -INFINITY;
@@ -351,7 +356,8 @@ static inline double clamp(double x)
     return x > -700.0 ? x : -700.0;
 }
 
-/* exp(x) for -700 <= x <= 0, to 1e-14; without a branch, so that the compiler makes vectors of it. */
+/* exp(x) for -700 <= x <= 0, to 1e-14; without a branch, so that the compiler makes vectors of
+ * it. */
 static inline double exp_clamped(double x)
 {
     /* x = n ln2 + r, |r| <= ln2 / 2; adding 1.5 * 2^52 leaves n in the low bits. */
@@ -382,8 +388,8 @@ static double exp_negative(double x)
     return exp_clamped(clamp(x));
 }
 
-/* Sum of exp((x - max) * scale). In lanes, so the order depends on n alone; chunk by chunk, so that each loop is a simple
- * one for the compiler's vectors. */
+/* Sum of exp((x - max) * scale). In lanes, so the order depends on n alone; chunk by chunk, so that
+ * each loop is a simple one for the compiler's vectors. */
 static double sum_exp(const float *x, size_t n, float max, double scale)
 {
     double lane[N_LANES] = {0}, e[EXP_CHUNK];
@@ -417,8 +423,9 @@ double qn_logprob_of(const float *logits, size_t n_vocab, int32_t id)
     return (double)logits[id] - (double)max - log(sum_exp(logits, n_vocab, max, 1.0));
 }
 
-/* The k largest of x[n] into out, largest first, the lower id of equals first; -infinity is left out. Returns their
- * number. out is a heap with its worst on top meanwhile; logprob holds the logit. */
+/* The k largest of x[n] into out, largest first, the lower id of equals first; -infinity is left
+ * out. Returns their number. out is a heap with its worst on top meanwhile; logprob holds the
+ * logit. */
 static bool is_worse(qn_candidate a, qn_candidate b)
 {
     return a.logprob < b.logprob || (a.logprob == b.logprob && a.id > b.id);
@@ -488,9 +495,10 @@ static const float *modify(qn_sampler *s, const float *logits)
 
 /* ---- filters ---- */
 
-/* Keeps the items of smallest key, the lower id of equals first, until their weight reaches `want` (the item that reaches
- * it is kept). Returns how many. The key where that happens is found by splitting the range of keys that still holds it
- * into buckets until one value is left: each round drops all but one bucket, so three or four rounds do. */
+/* Keeps the items of smallest key, the lower id of equals first, until their weight reaches `want`
+ * (the item that reaches it is kept). Returns how many. The key where that happens is found by
+ * splitting the range of keys that still holds it into buckets until one value is left: each round
+ * drops all but one bucket, so three or four rounds do. */
 static size_t keep_mass(item *c, size_t n, double want)
 {
     float lo = INFINITY, hi = -INFINITY;
@@ -561,7 +569,8 @@ static void typical_keys(item *c, size_t n, double total)
         c[i].key = (float)fabs(log(total) - log(c[i].weight) - entropy);
 }
 
-/* Fills s->items with the tokens of x that a filter may keep and *total with the weight of all that top-k leaves. */
+/* Fills s->items with the tokens of x that a filter may keep and *total with the weight of all that
+ * top-k leaves. */
 static size_t gather(qn_sampler *s, const float *x, float max, double *total)
 {
     const qn_params *p = &s->p;

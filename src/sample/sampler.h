@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * sampler.h - from a row of logits to a token.
  *
- * Order, as Hugging Face's processors then vLLM: logit bias, repetition / presence / frequency penalties, min tokens,
- * greedy if temperature is 0; else temperature, top-k, top-p, min-p, typical; then one uniform draw (PCG, seeded).
- * Each filter sees the distribution that the one before it left, renormalised. log-probabilities reported are those of
- * the unmodified logits. Ties go to the lower id. A row that is not finite is QN_E_INTERNAL for that request.
- * All memory is taken by qn_sampler_new (and fork), and only what the parameters need: choosing allocates nothing.
+ * Order, as Hugging Face's processors then vLLM: logit bias, repetition / presence / frequency
+ * penalties, min tokens, greedy if temperature is 0; else temperature, top-k, top-p, min-p,
+ * typical; then one uniform draw (PCG, seeded). Each filter sees the distribution that the one
+ * before it left, renormalised. log-probabilities reported are those of the unmodified logits. Ties
+ * go to the lower id. A row that is not finite is QN_E_INTERNAL for that request. All memory is
+ * taken by qn_sampler_new (and fork), and only what the parameters need: choosing allocates
+ * nothing.
  * Threads: one owner; no locks. */
 #ifndef QN_SAMPLE_SAMPLER_H
 #define QN_SAMPLE_SAMPLER_H
@@ -14,16 +16,19 @@
 
 typedef struct qn_sampler qn_sampler;
 
-/* Checks and copies params. n_vocab: width of a row of logits; n_tokens <= n_vocab: ids below this exist, the rest (padding
- * of the output matrix) are never chosen. eos_ids are masked until min_tokens were answered, and nothing else is: ignore_eos
- * does not mask them, it only stops them from ending the request, which is the caller's. */
+/* Checks and copies params. n_vocab: width of a row of logits; n_tokens <= n_vocab: ids below this
+ * exist, the rest (padding of the output matrix) are never chosen. eos_ids are masked until
+ * min_tokens were answered, and nothing else is: ignore_eos does not mask them, it only stops them
+ * from ending the request, which is the caller's. */
 QN_MUST_USE qn_status qn_sampler_new(qn_sampler **out, const qn_params *params, uint64_t seed,
                                      size_t n_vocab, size_t n_tokens, const int32_t *eos_ids,
                                      size_t n_eos, qn_err *err);
 void qn_sampler_free(qn_sampler *s); /* NULL allowed */
-/* Every range of quern.h; the first field out of range is QN_E_ARG: "temperature: -1, want 0 to 100". */
+/* Every range of quern.h; the first field out of range is QN_E_ARG: "temperature: -1, want 0 to
+ * 100". */
 QN_MUST_USE qn_status qn_params_check(const qn_params *p, size_t n_vocab, qn_err *err);
-/* Counts a token of the prompt (output false) or of the answer. Ids that do not exist are not penalised. */
+/* Counts a token of the prompt (output false) or of the answer. Ids that do not exist are not
+ * penalised. */
 void qn_sampler_accept(qn_sampler *s, int32_t id, bool output);
 
 typedef struct qn_candidate {
@@ -31,11 +36,12 @@ typedef struct qn_candidate {
     float logprob; /* natural log, of the unmodified logits */
 } qn_candidate;
 
-/* Chooses a token from logits[n_vocab] (left unchanged). best[0] is the chosen one, best[1..n_best] the n_best most
- * likely of the unmodified logits. */
+/* Chooses a token from logits[n_vocab] (left unchanged). best[0] is the chosen one, best[1..n_best]
+ * the n_best most likely of the unmodified logits. */
 QN_MUST_USE qn_status qn_sampler_sample(qn_sampler *s, const float *logits, qn_candidate *best,
                                         size_t n_best, qn_err *err);
-/* The k most likely tokens after penalties and bias, with log-probabilities of the modified logits: beam search. */
+/* The k most likely tokens after penalties and bias, with log-probabilities of the modified logits:
+ * beam search. */
 QN_MUST_USE qn_status qn_sampler_top(qn_sampler *s, const float *logits, qn_candidate *out,
                                      size_t k, qn_err *err);
 /* Copy of the state (penalty counts, RNG): a beam forks. */

@@ -53,8 +53,10 @@ static bool reserve(qn_scheduler *s, qn_sched_seq *q, uint32_t n)
     size_t cap = q->blocks_cap;
     if (n <= q->n_blocks)
         return true;
-    if (!qn_grow(&q->blocks, &cap, n, sizeof *q->blocks, QN_MEM_REQUEST))
+    if (!qn_grow(&q->blocks, &cap, n, sizeof *q->blocks, QN_MEM_REQUEST)) {
+        s->no_memory = true;
         return false;
+    }
     q->blocks_cap = (uint32_t)cap;
     if (!qn_block_pool_alloc(s->pool, n - q->n_blocks, q->blocks + q->n_blocks))
         return false;
@@ -107,55 +109,77 @@ void qn_scheduler_remove(qn_scheduler *s, qn_sched_seq *q)
     s->n_seqs = k;
 }
 
-/* Room for n more tokens of q, taken from younger running sequences if it must be. */
-static bool make_room(qn_scheduler *s, qn_sched_seq *q, uint32_t n)
+/* What one schedule has left to give. */
+typedef struct turn {
+    uint32_t budget, n_chosen;
+    bool preempted;
+} turn;
+
+/* Tokens that q could store in its own blocks and the free ones. */
+static size_t room_of(const qn_scheduler *s, const qn_sched_seq *q)
 {
-    uint32_t blocks = QN_DIV_UP(q->n_computed + n, s->block_size);
-    for (size_t i = s->n_seqs; !reserve(s, q, blocks); i--) {
-        while (i && (s->seqs[i - 1] == q || s->seqs[i - 1]->n_blocks == 0))
-            i--;
-        if (!i || s->seqs[i - 1]->arrival < q->arrival)
-            return false;
+    return (q->n_blocks + qn_block_pool_n_free(s->pool)) * s->block_size - q->n_computed;
+}
+
+/* The youngest sequence after q that holds blocks gives them back, and what this schedule gave it.
+ * False: there is none. */
+static bool preempt_after(qn_scheduler *s, const qn_sched_seq *q, turn *t)
+{
+    for (size_t i = s->n_seqs; i && s->seqs[i - 1] != q; i--) {
         qn_sched_seq *victim = s->seqs[i - 1];
+        if (!victim->n_blocks)
+            continue;
+        t->budget += victim->n_scheduled;
+        t->n_chosen -= victim->n_scheduled > 0;
+        t->preempted = true;
         give_back(s, victim);
         victim->state = QN_SEQ_WAITING;
         victim->n_scheduled = 0;
         s->n_preempted++;
+        return true;
     }
-    return true;
+    return false;
 }
 
-/* Gives q up to `budget` of its missing tokens. Returns how many. */
-static uint32_t give(qn_scheduler *s, qn_sched_seq *q, uint32_t budget)
+/* Gives q what budget and room allow of its missing tokens; a waiting one starts only if all of
+ * them would fit. Returns how many. */
+static uint32_t give(qn_scheduler *s, qn_sched_seq *q, turn *t)
 {
-    uint32_t n = QN_MIN(q->n_tokens - q->n_computed, budget);
-    if (!n || !make_room(s, q, n))
+    uint32_t missing = q->n_tokens - q->n_computed;
+    uint32_t least = q->state == QN_SEQ_RUNNING ? 1 : missing;
+    while (room_of(s, q) < least)
+        if (!preempt_after(s, q, t))
+            return 0;
+    size_t n = QN_MIN(room_of(s, q), (size_t)QN_MIN(missing, t->budget));
+    if (!reserve(s, q, QN_DIV_UP(q->n_computed + (uint32_t)n, s->block_size)))
         return 0;
-    q->n_scheduled = n;
+    q->n_scheduled = (uint32_t)n;
     q->state = QN_SEQ_RUNNING;
-    return n;
+    t->budget -= q->n_scheduled;
+    t->n_chosen++;
+    return q->n_scheduled;
 }
 
 size_t qn_scheduler_schedule(qn_scheduler *s, qn_sched_seq **out)
 {
-    uint32_t budget = s->max_batch_tokens, n_chosen = 0;
+    turn t = {.budget = s->max_batch_tokens};
+    s->no_memory = false;
     for (size_t i = 0; i < s->n_seqs; i++)
         s->seqs[i]->n_scheduled = 0;
     /* pass 0: decoding; pass 1: running with more to catch up; pass 2: waiting */
     for (int pass = 0; pass < 3; pass++) {
-        for (size_t i = 0; i < s->n_seqs && budget && n_chosen < s->max_seqs; i++) {
+        for (size_t i = 0; i < s->n_seqs && t.budget && t.n_chosen < s->max_seqs; i++) {
             qn_sched_seq *q = s->seqs[i];
             uint32_t missing = q->n_tokens - q->n_computed;
             bool running = q->state == QN_SEQ_RUNNING;
-            bool turn = pass == 0   ? running && missing == 1
-                        : pass == 1 ? running && missing > 1
-                                    : !running;
-            if (!turn || !missing || q->n_scheduled)
+            bool due = pass == 0   ? running && missing == 1
+                       : pass == 1 ? running && missing > 1
+                                   : !running;
+            if (!due || !missing || q->n_scheduled)
                 continue;
-            uint32_t n = give(s, q, budget);
-            budget -= n;
-            n_chosen += n > 0;
-            if (!n && pass == 2)
+            if (pass == 2 && t.preempted)
+                break; /* it would soon be preempted again */
+            if (!give(s, q, &t) && pass == 2)
                 break; /* the oldest waiting one goes first, or nobody */
         }
     }
@@ -186,6 +210,9 @@ qn_status qn_scheduler_check(const qn_scheduler *s, qn_err *err)
         if (q->n_computed + q->n_scheduled > q->n_tokens)
             return qn_fail(err, QN_E_INTERNAL, "scheduler: sequence %zu is %u of %u tokens ahead",
                            i, q->n_computed + q->n_scheduled, q->n_tokens);
+        if (q->state == QN_SEQ_WAITING && (q->n_blocks || q->n_computed))
+            return qn_fail(err, QN_E_INTERNAL, "scheduler: sequence %zu waits and holds %u blocks",
+                           i, q->n_blocks);
         if (i && s->seqs[i - 1]->arrival > q->arrival)
             return qn_fail(err, QN_E_INTERNAL, "scheduler: sequence %zu is out of order", i);
     }

@@ -6,7 +6,7 @@
  * the value it stands for.
  *
  *   format   elements bytes  w
- *   Q4_0       32      18    d * (q - 8)              4 bits: low nibbles are 0..15, high ones 16..31
+ *   Q4_0       32      18    d * (q - 8)              low nibbles are i = 0..15, high ones 16..31
  *   Q4_1       32      20    d * q + m
  *   Q5_0       32      22    d * (q - 16)             bit 4 of element i is bit i of qh
  *   Q5_1       32      24    d * q + m
@@ -29,9 +29,6 @@
 #define QN_TENSOR_QBLOCK_H
 
 #include "tensor/dtype.h"
-
-#define QN_QK   32  /* elements of a small block */
-#define QN_QK_K 256 /* elements of a super-block */
 
 typedef struct qn_block_q4_0 {
     uint16_t d;

@@ -2,6 +2,7 @@
  * added.c - the trie, and the reference's rules about white space and words around a match. */
 #include "text/added.h"
 
+#include "base/limits.h"
 #include "base/mem.h"
 #include "text/pretok.h"
 
@@ -10,11 +11,12 @@ qn_status qn_added_add(qn_added *a, qn_slice content, const qn_added_token *toke
 {
     char name[64];
     qn_escape(name, sizeof(name), content.p, QN_MIN(content.n, (size_t)40));
-    if (content.n == 0 || content.n > QN_ADDED_MAX_BYTES)
+    if (content.n == 0 || content.n > QN_LIMIT_ADDED_BYTES)
         return qn_fail(err, QN_E_FORMAT, "%s: '%s': found %zu bytes, want 1..%d", where, name,
-                       content.n, QN_ADDED_MAX_BYTES);
-    if (a->n >= QN_ADDED_MAX)
-        return qn_fail(err, QN_E_FORMAT, "%s: more than %d added tokens", where, QN_ADDED_MAX);
+                       content.n, QN_LIMIT_ADDED_BYTES);
+    if (a->n >= QN_LIMIT_ADDED_TOKENS)
+        return qn_fail(err, QN_E_FORMAT, "%s: more than %d added tokens", where,
+                       QN_LIMIT_ADDED_TOKENS);
     if (!qn_grow(&a->tokens, &a->cap, a->n + 1, sizeof(*a->tokens), QN_MEM_VOCAB) ||
         !qn_pairs_reserve(&a->trie, a->trie.n + content.n))
         return qn_fail_nomem(err, content.n);

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
- * added.h - added tokens: strings matched whole in text before it is split, longest first from the left.
+ * added.h - added tokens: strings matched whole in text before it is split, longest first from the
+ * left.
  *
- * The strings form a trie; edges and ends are one pair map: (node, byte) -> (next node, token that ends there).
- * Threads: any after loading (read-only). Source: tokenizers tokenizer/added_vocabulary.rs (find_matches). */
+ * The strings form a trie; edges and ends are one pair map: (node, byte) -> (next node, token that
+ * ends there).
+ * Threads: any after loading (read-only). Source: tokenizers tokenizer/added_vocabulary.rs
+ * (find_matches). */
 #ifndef QN_TEXT_ADDED_H
 #define QN_TEXT_ADDED_H
 
 #include "base/str.h"
 #include "text/pairs.h"
-
-#define QN_ADDED_MAX_BYTES 256   /* of one token: the most that a start which leads nowhere costs */
-#define QN_ADDED_MAX       65536 /* tokens */
 
 typedef struct qn_added_token {
     int32_t id;

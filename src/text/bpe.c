@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
- * bpe.c - two ways to the same result: words are merged in a small array; long pieces in a linked list with a queue.
+ * bpe.c - two ways to the same result: words are merged in a small array; long pieces in a linked
+ * list with a queue.
  *
- * The queue holds keys rank << 32 | position and gives the smallest. A binary heap of millions of keys misses the cache
- * on every step, but ranks nearly always rise, so it is a radix heap over the rank (8 MiB of one letter: 0.5 s; 2.9 s with
- * the binary heap):
+ * The queue holds keys rank << 32 | position and gives the smallest. A binary heap of millions of
+ * keys misses the cache on every step, but ranks nearly always rise, so it is a radix heap over the
+ * rank (8 MiB of one letter: 0.5 s; 2.9 s with the binary heap):
  *
  *   level[0]   the wave: keys of the rank being merged now, by position, read from wave_at on
  *   level[k]   keys whose rank differs from the current rank first in bit k - 1
  *   low        a binary heap of the keys that came too late for the wave (rank <= the current rank)
  *
- * 1. Every key in level[1..] has a higher rank than the wave and all keys in low: refill() is called only when both are
- *    empty.
+ * 1. Every key in level[1..] has a higher rank than the wave and all keys in low: refill() is
+ *    called only when both are empty.
  * 2. The wave is sorted: refill() moves it to low if it is not.
- * 3. A key whose pair has changed since is recognised when it comes up: the pair's rank is another one. */
+ * 3. A key whose pair has changed since is recognised when it comes up: the pair's rank is another
+ *    one. */
 #include "text/bpe.h"
 
 #include "base/mem.h"
@@ -195,7 +197,8 @@ static bool scratch_reserve(qn_bpe_scratch *s, size_t n)
     return true;
 }
 
-/* The first pairs: ranks above 0 go to their levels in order of position; rank 0, the smallest, is the first wave. */
+/* The first pairs: ranks above 0 go to their levels in order of position; rank 0, the smallest, is
+ * the first wave. */
 static bool queue_all(const qn_bpe *b, qn_bpe_scratch *s, size_t n)
 {
     for (uint32_t i = 0; i + 1 < n; i++) {

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * bpe.h - byte pair encoding of one piece of text: bytes to token ids by merging, lowest rank first, leftmost first.
+ * bpe.h - byte pair encoding of one piece of text: bytes to token ids by merging, lowest rank
+ * first, leftmost first.
  *
- * Cost: O(n log n) for any piece; a run of one character is linear. Threads: a qn_bpe is read-only after loading; a
- * scratch has one owner. Source: tokenizers models/bpe (word.rs, merge_all), tiktoken (merging by rank). */
+ * Cost: O(n log n) for any piece; a run of one character is linear. Threads: a qn_bpe is read-only
+ * after loading; a scratch has one owner. Source: tokenizers models/bpe (word.rs, merge_all),
+ * tiktoken (merging by rank). */
 #ifndef QN_TEXT_BPE_H
 #define QN_TEXT_BPE_H
 
@@ -30,7 +32,8 @@ typedef struct qn_bpe_scratch {
 
 #define QN_BPE_SHORT 128
 
-/* Writes the ids of p[0..n) (n < 2^31) to out, which holds n; *n_out: how many. False: out of memory. */
+/* Writes the ids of p[0..n) (n < 2^31) to out, which holds n; *n_out: how many. False: out of
+ * memory. */
 QN_MUST_USE bool qn_bpe_encode(const qn_bpe *b, const char *p, size_t n, qn_bpe_scratch *s,
                                int32_t *out, size_t *n_out);
 void qn_bpe_scratch_fini(qn_bpe_scratch *s);

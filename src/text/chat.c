@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * chat.c - the model's chat template, and the encoding of what it renders.
  *
- * Where the template is: a Hugging Face folder's chat_template.jinja, else tokenizer_config.json's chat_template (text,
- * or a list of named ones); GGUF's tokenizer.chat_template.
+ * Where the template is: a Hugging Face folder's chat_template.jinja, else tokenizer_config.json's
+ * chat_template (text, or a list of named ones); GGUF's tokenizer.chat_template.
  *
- * Encoding: a special token is one only if all of its bytes are literal; between two of them literal and data are
- * encoded together, so that the ids are those of the whole text wherever data holds no special token. */
+ * Encoding: a special token is one only if all of its bytes are literal; between two of them
+ * literal and data are encoded together, so that the ids are those of the whole text wherever data
+ * holds no special token. */
 #include "text/chat.h"
 #include "format/gguf.h"
 #include "text/jinja.h"
@@ -50,7 +51,8 @@ static qn_status new_of_file(qn_chat_template **out, qn_slice source, const char
     return qn_chat_template_new(out, source.p, source.n, name, err);
 }
 
-/* chat_template: text, or [{"name": "default", "template": text}, ...]. The default one, else the first. */
+/* chat_template: text, or [{"name": "default", "template": text}, ...]. The default one, else the
+ * first. */
 static qn_status from_config(qn_chat_template **out, const json_t *config, const char *file,
                              qn_err *err)
 {

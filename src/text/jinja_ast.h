@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * jinja_ast.h - tokens and syntax tree of a template.
  *
- * Chains are flat so that the tree is only as deep as the source is nested: a + b - c is one node of three kids,
- * x.a[b]|c is one POSTFIX node (base, then steps), if/elif/else is one node of pairs.
+ * Chains are flat so that the tree is only as deep as the source is nested: a + b - c is one node
+ * of three kids, x.a[b]|c is one POSTFIX node (base, then steps), if/elif/else is one node of
+ * pairs.
  * Threads: read-only once parsed. */
 #ifndef QN_TEXT_JINJA_AST_H
 #define QN_TEXT_JINJA_AST_H

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * jinja_call.c - arguments, the global functions, and the methods of dictionaries and lists.
  *
- * Nothing that changes a value is here: as in jinja2's ImmutableSandboxedEnvironment, append, pop, update and the like
- * are undefined. */
+ * Nothing that changes a value is here: as in jinja2's ImmutableSandboxedEnvironment, append, pop,
+ * update and the like are undefined. */
 #include "text/jinja_ast.h"
 
 #include <stdio.h>
@@ -142,8 +142,8 @@ static bool make_range(qn_jrun *r, const qn_jargs *a, qn_jvalue *out)
     __int128 width = step > 0 ? (__int128)step : -(__int128)step;
     if (span > 0) {
         __int128 count = (span - 1) / width + 1;
-        if (count > QN_JINJA_RANGE_MAX)
-            return qn_jrun_fail(r, "range() of more than %d items", QN_JINJA_RANGE_MAX);
+        if (count > QN_LIMIT_TEMPLATE_RANGE)
+            return qn_jrun_fail(r, "range() of more than %d items", QN_LIMIT_TEMPLATE_RANGE);
         n = (int64_t)count;
     }
     if (!qn_jvalue_list(r, QN_J_LIST_RANGE, (size_t)n, out))

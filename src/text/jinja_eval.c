@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * jinja_eval.c - runs a template's tree: scopes, statements, expressions, macros.
  *
- * Scopes as in jinja2: the template's own (globals, by name id), and a frame for each loop turn, macro call, with and
- * captured block; `set` writes the innermost, `if` opens none. A macro sees the frame it was made in.
- * All evaluation recurses on the tree only, through eval and run_body, which count the depth. */
+ * Scopes as in jinja2: the template's own (globals, by name id), and a frame for each loop turn,
+ * macro call, with and captured block; `set` writes the innermost, `if` opens none. A macro sees
+ * the frame it was made in. All evaluation recurses on the tree only, through eval and run_body,
+ * which count the depth. */
 #include "text/jinja_ast.h"
 
 #include <string.h>
@@ -750,7 +751,8 @@ static bool is_token_name(qn_slice name)
            qn_slice_is(name, "pad_token") || qn_slice_is(name, "unk_token");
 }
 
-/* The value of each of the template's names: a variable, what transformers always passes, or a function. */
+/* The value of each of the template's names: a variable, what transformers always passes, or a
+ * function. */
 static bool set_globals(qn_jrun *r, const json_t *variables)
 {
     r->globals = qn_jrun_alloc(r, r->t->n_names, sizeof(*r->globals));
@@ -820,7 +822,7 @@ qn_status qn_jinja_render(const qn_jinja *t, const json_t *variables, int64_t no
                  .err = err,
                  .now = now,
                  .out = &text};
-    qn_arena_init(&r.arena, QN_JINJA_MEMORY_MAX, QN_MEM_REQUEST);
+    qn_arena_init(&r.arena, QN_LIMIT_TEMPLATE_MEMORY, QN_MEM_REQUEST);
     bool ok = set_globals(&r, variables) && mark_messages(&r) && run_body(&r, t->body) != FLOW_FAIL;
     qn_status s = ok ? copy_text(&text, out, err) : r.status;
     qn_arena_fini(&r.arena);

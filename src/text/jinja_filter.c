@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * jinja_filter.c - the filters and tests of templates. Source: jinja2 filters.py and tests.py; tojson: transformers. */
+ * jinja_filter.c - the filters and tests of templates. Source: jinja2 filters.py and tests.py;
+ * tojson: transformers. */
 #include "text/jinja_ast.h"
 
 #include <math.h>
@@ -339,7 +340,8 @@ static bool filter_items(qn_jrun *r, const call *c, qn_jvalue *out)
     return true;
 }
 
-/* item.a.b.0 of "a.b.0", as the attribute arguments of filters name it; MISSING: the item itself. */
+/* item.a.b.0 of "a.b.0", as the attribute arguments of filters name it; MISSING: the item
+ * itself. */
 static bool attribute_of(qn_jrun *r, const qn_jvalue *item, const qn_jvalue *path, qn_jvalue *out)
 {
     *out = *item;
@@ -657,7 +659,7 @@ bool qn_jfilter_apply(qn_jrun *r, qn_slice name, const qn_jvalue *v, const qn_ja
         if (!qn_slice_is(name, filters[i].name))
             continue;
         call c = {.name = name, .v = v, .a = a};
-        snprintf(c.z, sizeof(c.z), "%s", filters[i].name);
+        (void)snprintf(c.z, sizeof(c.z), "%s", filters[i].name);
         bool ok = qn_jrun_spend(r, 16) && qn_jrun_enter(r) && filters[i].fn(r, &c, out);
         r->depth--;
         return ok;

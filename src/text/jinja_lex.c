@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * jinja_lex.c - splits a template into text and the tokens of its tags, and settles white space.
  *
- * As jinja2 with trim_blocks and lstrip_blocks: the newline after a block or comment goes, and so does white space
- * between the line's beginning and one; "-" strips all white space on its side, "+" keeps it. One newline at the end
- * of the template goes. Source: jinja2 lexer.py, tokeniter. */
+ * As jinja2 with trim_blocks and lstrip_blocks: the newline after a block or comment goes, and so
+ * does white space between the line's beginning and one; "-" strips all white space on its side,
+ * "+" keeps it. One newline at the end of the template goes. Source: jinja2 lexer.py, tokeniter. */
 #include "text/jinja_ast.h"
 
 #include <string.h>
@@ -81,7 +81,8 @@ static qn_status push_text(lexer *l, size_t begin, size_t end, char sign, bool i
     return end > begin ? push(l, QN_JT_DATA, 0, begin, end) : QN_OK;
 }
 
-/* The end of a block, comment or raw tag at `at` ("%}" with its sign): where the template goes on, or 0. */
+/* The end of a block, comment or raw tag at `at` ("%}" with its sign): where the template goes on,
+ * or 0. */
 static size_t tag_end(const lexer *l, size_t at, const char *end)
 {
     char sign = at < l->n ? l->p[at] : 0;

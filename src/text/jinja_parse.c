@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * jinja_parse.c - builds the syntax tree of a template.
  *
- * Operators are parsed with a stack of pending operators, so a chain of any length costs no recursion; only brackets,
- * blocks and "a if b else c" recurse, at most QN_LIMIT_TEMPLATE_DEPTH deep. Precedence, lowest first: or, and, not,
- * comparisons, + -, ~, * / // %, **; unary minus and filters bind tighter than all. Source: jinja2 parser.py. */
+ * Operators are parsed with a stack of pending operators, so a chain of any length costs no
+ * recursion; only brackets, blocks and "a if b else c" recurse, at most QN_LIMIT_TEMPLATE_DEPTH
+ * deep. Precedence, lowest first: or, and, not, comparisons, + -, ~, * / // %, **; unary minus and
+ * filters bind tighter than all. Source: jinja2 parser.py. */
 #include "text/jinja_ast.h"
 
 #include <string.h>
@@ -41,8 +42,8 @@ static qn_status fail_here(parser *p, const char *wanted)
 
 static qn_status no_memory(parser *p)
 {
-    return qn_fail(p->err, QN_E_NOMEM, "%s: its syntax tree needs more than %u bytes", p->t->name,
-                   QN_JINJA_TREE_MAX);
+    return qn_fail(p->err, QN_E_NOMEM, "%s: its syntax tree needs more than %d bytes", p->t->name,
+                   QN_LIMIT_TEMPLATE_TREE);
 }
 
 static qn_status enter(parser *p)
@@ -219,7 +220,8 @@ static bool unescape_hex(const char *s, size_t n, size_t digits, uint32_t *cp)
     return true;
 }
 
-/* One escape at s[0] (after the backslash), written to out. Returns the bytes used, 0 if malformed. */
+/* One escape at s[0] (after the backslash), written to out. Returns the bytes used, 0 if
+ * malformed. */
 static size_t unescape(const char *s, size_t n, char *out, size_t *n_out)
 {
     static const char from[] = "abfnrtv\\'\"", to[] = "\a\b\f\n\r\t\v\\'\"";
@@ -728,7 +730,7 @@ static qn_status parse_tuple(parser *p, bool may_cond, qn_jnode **out)
 static qn_status expect_end(parser *p, const char *word)
 {
     char wanted[64];
-    snprintf(wanted, sizeof(wanted), "{%% %s %%}", word);
+    (void)snprintf(wanted, sizeof(wanted), "{%% %s %%}", word);
     if (p->tok->kind != QN_JT_BLOCK_BEGIN)
         return fail_here(p, wanted);
     p->tok++;
@@ -1110,7 +1112,7 @@ qn_status qn_jinja_new(qn_jinja **out, const char *source, size_t n, const char 
     qn_jinja *t = qn_calloc(1, sizeof(*t), QN_MEM_VOCAB);
     if (!t)
         return qn_fail_nomem(err, sizeof(*t));
-    qn_arena_init(&t->arena, QN_JINJA_TREE_MAX, QN_MEM_VOCAB);
+    qn_arena_init(&t->arena, QN_LIMIT_TEMPLATE_TREE, QN_MEM_VOCAB);
     t->name = qn_strdup(name, QN_MEM_VOCAB);
     qn_status s = t->name ? compile(t, source, n, err) : qn_fail_nomem(err, strlen(name) + 1);
     if (s != QN_OK) {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * jinja_print.c - values as text: Python's str() and repr(), and json.dumps.
  *
- * Recursion over nested values is bounded by the run's depth. Source: CPython's unicode_repr, float_repr_style 'short',
- * json/encoder.py. */
+ * Recursion over nested values is bounded by the run's depth. Source: CPython's unicode_repr,
+ * float_repr_style 'short', json/encoder.py. */
 #include "text/jinja_ast.h"
 
 #include <math.h>
@@ -15,43 +15,13 @@ static bool add_z(qn_jrun *r, qn_jtext *t, const char *z, bool data)
     return qn_jtext_add(r, t, z, strlen(z), data);
 }
 
-/* The shortest digits that restore f, as Python writes them: exponents below -4 and from 16 on. */
-bool qn_jfloat_print(double f, char out[40])
-{
-    char digits[40];
-    double back;
-    int precision = 0;
-    if (isnan(f) || isinf(f)) {
-        snprintf(out, 40, "%s", isnan(f) ? "nan" : f < 0 ? "-inf" : "inf");
-        return false;
-    }
-    for (; precision < 17; precision++) {
-        int n = snprintf(digits, sizeof(digits), "%.*e", precision, f);
-        if (qn_parse_f64(digits, (size_t)n, &back) && back == f)
-            break;
-    }
-    precision = QN_MIN(precision, 16);
-    snprintf(digits, sizeof(digits), "%.*e", precision, f);
-    uint64_t size = 0;
-    const char *e = strchr(digits, 'e');
-    bool is_small = e[1] == '-';
-    if (!qn_parse_u64(e + 2, strlen(e + 2), 400, &size))
-        size = 0;
-    int exponent = is_small ? -(int)size : (int)size;
-    if (exponent < -4 || exponent >= 16)
-        snprintf(out, 40, "%s", digits);
-    else
-        snprintf(out, 40, "%.*f", QN_MAX(precision - exponent, 1), f);
-    return true;
-}
-
 static bool add_number(qn_jrun *r, qn_jtext *t, const qn_jvalue *v)
 {
     char buf[40];
     if (v->type == QN_J_INT)
-        snprintf(buf, sizeof(buf), "%lld", (long long)v->u.i);
+        (void)snprintf(buf, sizeof(buf), "%lld", (long long)v->u.i);
     else
-        qn_jfloat_print(v->u.f, buf);
+        (void)qn_format_f64(buf, v->u.f);
     return add_z(r, t, buf, v->data);
 }
 
@@ -90,15 +60,15 @@ static bool add_string_repr(qn_jrun *r, qn_jtext *t, const qn_jvalue *v)
         n = QN_MAX(n, 1);
         const char *known = cp && cp < 0x80 ? strchr(from, (int)cp) : NULL;
         if (known)
-            snprintf(buf, sizeof(buf), "\\%c", to[known - from]);
+            (void)snprintf(buf, sizeof(buf), "\\%c", to[known - from]);
         else if (cp == (uint32_t)quote)
-            snprintf(buf, sizeof(buf), "\\%c", quote);
+            (void)snprintf(buf, sizeof(buf), "\\%c", quote);
         else if (!is_printable(cp))
-            snprintf(buf, sizeof(buf),
-                     cp < 0x100     ? "\\x%02x"
-                     : cp < 0x10000 ? "\\u%04x"
-                                    : "\\U%08x",
-                     cp);
+            (void)snprintf(buf, sizeof(buf),
+                           cp < 0x100     ? "\\x%02x"
+                           : cp < 0x10000 ? "\\u%04x"
+                                          : "\\U%08x",
+                           cp);
         else
             buf[0] = 0;
         if (buf[0] ? !add_z(r, t, buf, data) : !qn_jtext_add(r, t, s->p + i, n, data))
@@ -118,16 +88,16 @@ static bool add_list_repr(qn_jrun *r, qn_jtext *t, qn_jlist *l, bool data)
     if (l->kind == QN_J_LIST_RANGE) {
         long long first = l->n ? l->items[0].u.i : 0, step = l->n > 1 ? l->items[1].u.i - first : 1;
         if (step == 1)
-            snprintf(head, sizeof(head), "range(%lld, %lld)", first, first + (long long)l->n);
+            (void)snprintf(head, sizeof(head), "range(%lld, %lld)", first, first + (long long)l->n);
         else
-            snprintf(head, sizeof(head), "range(%lld, %lld, %lld)", first,
-                     first + step * (long long)l->n, step);
+            (void)snprintf(head, sizeof(head), "range(%lld, %lld, %lld)", first,
+                           first + step * (long long)l->n, step);
         return add_z(r, t, head, data);
     }
     if (l->kind == QN_J_LIST_GENERATOR)
         return add_z(r, t, "<generator object>", data);
     if (l->kind == QN_J_LIST_VIEW)
-        snprintf(head, sizeof(head), "%s([", l->name);
+        (void)snprintf(head, sizeof(head), "%s([", l->name);
     if (l->kind != QN_J_LIST_PLAIN)
         tail = l->kind == QN_J_LIST_VIEW ? "])" : l->n == 1 ? ",)" : ")";
     if (!add_z(r, t, l->kind == QN_J_LIST_TUPLE ? "(" : head, data))
@@ -163,7 +133,7 @@ static bool add_scalar(qn_jrun *r, qn_jtext *t, const qn_jvalue *v)
     case QN_J_FLOAT:
         return add_number(r, t, v);
     default:
-        snprintf(buf, sizeof(buf), "<%s>", qn_jvalue_type_name(v));
+        (void)snprintf(buf, sizeof(buf), "<%s>", qn_jvalue_type_name(v));
         return add_z(r, t, buf, false);
     }
 }
@@ -224,12 +194,12 @@ static bool add_json_string(qn_jrun *r, qn_jtext *t, const qn_jvalue *v, bool as
         }
         const char *known = cp && cp < 0x80 ? strchr(from, (int)cp) : NULL;
         if (known)
-            snprintf(buf, sizeof(buf), "\\%c", to[known - from]);
+            (void)snprintf(buf, sizeof(buf), "\\%c", to[known - from]);
         else if (cp >= 0x10000)
-            snprintf(buf, sizeof(buf), "\\u%04x\\u%04x", 0xd800 + ((cp - 0x10000) >> 10),
-                     0xdc00 + (cp & 0x3ff));
+            (void)snprintf(buf, sizeof(buf), "\\u%04x\\u%04x", 0xd800 + ((cp - 0x10000) >> 10),
+                           0xdc00 + (cp & 0x3ff));
         else if (cp < 0x20 || cp >= 0x80)
-            snprintf(buf, sizeof(buf), "\\u%04x", cp);
+            (void)snprintf(buf, sizeof(buf), "\\u%04x", cp);
         else
             continue;
         if (!qn_jtext_add(r, t, s->p + plain, i - plain, data) || !add_z(r, t, buf, data))

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * jinja_string.c - Python's string methods, keeping track of where each piece came from.
  *
- * Pieces (strip, split, slices, join, replace) keep the origin of their bytes; a changed letter is data as soon as any
- * of the string is. Source: CPython's str methods. */
+ * Pieces (strip, split, slices, join, replace) keep the origin of their bytes; a changed letter is
+ * data as soon as any of the string is. Source: CPython's str methods. */
 #include "text/jinja_ast.h"
 
 #include <stdio.h>
@@ -21,8 +21,8 @@ static qn_slice bytes_of(const qn_jvalue *v)
     return (qn_slice){v->u.s->p, v->u.s->n};
 }
 
-/* Where `what` first stands in s from `from` on (an empty one: at once); SIZE_MAX: nowhere. In pieces, because a
- * sanitizer looks at all bytes that memmem is given. */
+/* Where `what` first stands in s from `from` on (an empty one: at once); SIZE_MAX: nowhere. In
+ * pieces, because a sanitizer looks at all bytes that memmem is given. */
 static size_t find(qn_slice s, qn_slice what, size_t from)
 {
     if (what.n == 0)
@@ -65,7 +65,8 @@ static bool is_cased(uint32_t cp)
     return utf8proc_toupper(c) != c || utf8proc_tolower(c) != c;
 }
 
-/* title: after a letter without case comes a capital (str.title); words: after a separator (jinja's filter). */
+/* title: after a letter without case comes a capital (str.title); words: after a separator (jinja's
+ * filter). */
 bool qn_jstring_case(qn_jrun *r, const qn_jvalue *v, qn_jcase how, qn_jvalue *out)
 {
     const qn_jstring *s = v->u.s;
@@ -358,7 +359,8 @@ static bool partition(qn_jrun *r, const qn_jvalue *v, const qn_jargs *a, bool ri
 
 /* ---- searching ---- */
 
-/* The part of s that [start, end) names, in bytes, as slicing does; false in *ok where start is past the end. */
+/* The part of s that [start, end) names, in bytes, as slicing does; false in *ok where start is
+ * past the end. */
 static bool window(qn_jrun *r, const qn_jvalue *v, const qn_jvalue *bounds, size_t *begin,
                    size_t *end, bool *ok)
 {

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * jinja_value.c - values of a running template: making, unpacking, comparing, indexing; text under construction.
+ * jinja_value.c - values of a running template: making, unpacking, comparing, indexing; text under
+ * construction.
  *
- * The semantics are Python's; what an undefined value may do is jinja2's (runtime.py, Undefined). */
+ * The semantics are Python's; what an undefined value may do is jinja2's (runtime.py,
+ * Undefined). */
 #include "text/jinja_ast.h"
 
 #include <math.h>
@@ -17,7 +19,7 @@ bool qn_jrun_fail(qn_jrun *r, const char *fmt, ...)
     char msg[320];
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(msg, sizeof(msg), fmt, ap);
+    (void)vsnprintf(msg, sizeof(msg), fmt, ap);
     va_end(ap);
     msg[qn_utf8_whole(msg, strlen(msg))] = 0;
     r->status = qn_fail(r->err, QN_E_FORMAT, "%s:%u: %s", r->t->name, r->line, msg);
@@ -50,8 +52,10 @@ void *qn_jrun_alloc(qn_jrun *r, size_t n, size_t size)
 {
     size_t bytes;
     if (!qn_mul_size(n, size, &bytes) ||
-        bytes > QN_JINJA_MEMORY_MAX - 32 - QN_MIN(r->arena.bytes, QN_JINJA_MEMORY_MAX - 32)) {
-        qn_jrun_fail(r, "the rendering takes more than %u bytes of memory", QN_JINJA_MEMORY_MAX);
+        bytes >
+            QN_LIMIT_TEMPLATE_MEMORY - 32 - QN_MIN(r->arena.bytes, QN_LIMIT_TEMPLATE_MEMORY - 32)) {
+        qn_jrun_fail(r, "the rendering takes more than %d bytes of memory",
+                     QN_LIMIT_TEMPLATE_MEMORY);
         return NULL;
     }
     void *p = qn_arena_alloc(&r->arena, bytes + 1);

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  * jinja_value.h - the values of a running template and the run that owns them.
  *
- * A value is 16 bytes; what it points to lives in the run's arena (constants: in the template's) and never changes,
- * apart from a namespace's fields. JSON lists and objects are unpacked one level at a time, when first touched.
+ * A value is 16 bytes; what it points to lives in the run's arena (constants: in the template's)
+ * and never changes, apart from a namespace's fields. JSON lists and objects are unpacked one level
+ * at a time, when first touched.
  *
- * Where text comes from: `data` is true for what came from the variables. A string is either of one kind (spans NULL)
- * or has spans, in order and covering it:
+ * Where text comes from: `data` is true for what came from the variables. A string is either of one
+ * kind (spans NULL) or has spans, in order and covering it:
  *
  *   "<|im_start|>user\nHello<|im_end|>"   spans: [17 literal] [22 data] [32 literal]
  *
- * Invariant: what is computed from data is data; only pieces of a literal stay literal (qn_jtext_add*).
+ * Invariant: what is computed from data is data; only pieces of a literal stay literal
+ * (qn_jtext_add*).
  * Threads: one owner. */
 #ifndef QN_TEXT_JINJA_VALUE_H
 #define QN_TEXT_JINJA_VALUE_H
@@ -23,7 +25,8 @@ typedef enum qn_jtype {
     QN_J_NONE,
     QN_J_BOOL,
     QN_J_INT,
-    QN_J_BIG_INT, /* of more than 64 bits, as its digits (u.s): can be printed and compared, no more */
+    QN_J_BIG_INT, /* of more than 64 bits, as its digits (u.s): can be printed and compared, no
+                   * more */
     QN_J_FLOAT,
     QN_J_STRING,
     QN_J_LIST,
@@ -232,7 +235,8 @@ bool qn_jfilter_apply(qn_jrun *r, qn_slice name, const qn_jvalue *v, const qn_ja
                       qn_jvalue *out);
 bool qn_jtest_apply(qn_jrun *r, qn_slice name, const qn_jvalue *v, const qn_jargs *a, bool *out);
 
-/* Puts arguments in the order of params ("old new count"), MISSING where not given; the first n_required must be. */
+/* Puts arguments in the order of params ("old new count"), MISSING where not given; the first
+ * n_required must be. */
 bool qn_jargs_bind(qn_jrun *r, const char *what, const char *params, size_t n_required,
                    const qn_jargs *a, qn_jvalue *out);
 bool qn_jargs_int(qn_jrun *r, const char *what, const qn_jvalue *v, int64_t otherwise,
@@ -260,6 +264,5 @@ bool qn_jstring_strip(qn_jrun *r, const qn_jvalue *v, const qn_jvalue *chars, bo
                       qn_jvalue *out);
 bool qn_jstring_replace(qn_jrun *r, const qn_jvalue *v, const qn_jvalue *old,
                         const qn_jvalue *fresh, int64_t count, qn_jvalue *out);
-bool qn_jfloat_print(double f, char out[40]); /* Python's repr */
 
 #endif

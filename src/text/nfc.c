@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * nfc.c - copies what is stable, and decomposes, orders and composes only the runs around what is not.
+ * nfc.c - copies what is stable, and decomposes, orders and composes only the runs around what is
+ * not.
  *
- * A stable character is its own normal form and never joins the character before it; so a run starts at the last stable
- * character and ends before the next one. utf8proc's own whole-text function sorts marks by exchanging neighbours, which
- * is quadratic in a run of marks; here they are sorted by counting. */
+ * A stable character is its own normal form and never joins the character before it; so a run
+ * starts at the last stable character and ends before the next one. utf8proc's own whole-text
+ * function sorts marks by exchanging neighbours, which is quadratic in a run of marks; here they
+ * are sorted by counting. */
 #include "text/nfc.h"
 
 #include "base/mem.h"
@@ -21,7 +23,8 @@ bool qn_nfc_is_plain(const char *p, size_t n)
     return most < 0xCC;
 }
 
-/* Never true for a character that can be the second of a composition: those are marks and Hangul vowels and finals. */
+/* Never true for a character that can be the second of a composition: those are marks and Hangul
+ * vowels and finals. */
 static bool is_stable(uint32_t cp)
 {
     if (cp < 0x300 || (cp >= 0xAC00 && cp <= 0xD7A3))

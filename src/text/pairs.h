@@ -3,8 +3,9 @@
  *
  *   slot: [ key = left << 32 | right | first | second ]    free: key = all ones
  *
- * Open addressing, linear probing, at most half full. The hash is multiply-shift with a random odd factor for each table
- * (universal: a file cannot be made to collide). Threads: any after filling (read-only). */
+ * Open addressing, linear probing, at most half full. The hash is multiply-shift with a random odd
+ * factor for each table (universal: a file cannot be made to collide). Threads: any after filling
+ * (read-only). */
 #ifndef QN_TEXT_PAIRS_H
 #define QN_TEXT_PAIRS_H
 
@@ -26,8 +27,8 @@ typedef struct qn_pairs {
 
 /* Makes room for n pairs at once; false: out of memory. */
 QN_MUST_USE bool qn_pairs_reserve(qn_pairs *p, size_t n);
-/* The slot of (left, right), added with first = second = QN_PAIR_NONE if it was not there. Both numbers below
- * QN_PAIR_NONE. Valid until the next add; NULL: out of memory. */
+/* The slot of (left, right), added with first = second = QN_PAIR_NONE if it was not there. Both
+ * numbers below QN_PAIR_NONE. Valid until the next add; NULL: out of memory. */
 qn_pair_slot *qn_pairs_add(qn_pairs *p, uint32_t left, uint32_t right);
 void qn_pairs_fini(qn_pairs *p);
 

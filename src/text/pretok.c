@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pretok.c - the split rules. Each alternative of a pattern is tried in its order; the comments name it.
+ * pretok.c - the split rules. Each alternative of a pattern is tried in its order; the comments
+ * name it.
  *
- * White space is looked at up to three times (once by each of its alternatives), all else once, so the whole is linear. */
+ * White space is looked at up to three times (once by each of its alternatives), all else once, so
+ * the whole is linear. */
 #include "text/pretok.h"
 
 #include "text/pretok_tables.h"
@@ -97,8 +99,8 @@ static unsigned class_of(uint32_t cp)
 
 bool qn_is_word_char(uint32_t cp)
 {
-    /* Alphabetic, marks, decimal digits, connectors, joiners. Alphabetic symbols are the circled and squared letters; the
-     * numbers in newer_chars are digits. */
+    /* Alphabetic, marks, decimal digits, connectors, joiners. Alphabetic symbols are the circled
+     * and squared letters; the numbers in newer_chars are digits. */
     utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
     unsigned set = class_of(cp);
     return (set & (LETTER | MARK)) || (set == NUMBER && c != UTF8PROC_CATEGORY_NO) ||

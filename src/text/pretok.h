@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pretok.h - cuts text into the pieces that BPE merges within: the known split rules, as a machine over code points.
+ * pretok.h - cuts text into the pieces that BPE merges within: the known split rules, as a machine
+ * over code points.
  *
- *   qwen2   (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
+ *   qwen2   (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}
+ *           | ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+   (one line; the space counts)
  *   qwen35  the same with [\p{L}\p{M}] for a letter
  *   llama3  qwen2 with \p{N}{1,3}
  *   gpt2    's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
  *
  * Every byte belongs to exactly one piece, in order. Linear, no backtracking. Threads: any.
- * Source: the patterns are those of published tokenizer.json files, with the meaning Oniguruma gives them (Unicode 16:
- * categories from utf8proc, and pretok_tables.h for what is newer than it). */
+ * Source: the patterns are those of published tokenizer.json files, with the meaning Oniguruma
+ * gives them (Unicode 16: categories from utf8proc, and pretok_tables.h for what is newer than
+ * it). */
 #ifndef QN_TEXT_PRETOK_H
 #define QN_TEXT_PRETOK_H
 
@@ -18,8 +21,8 @@ typedef enum qn_split { QN_SPLIT_QWEN2, QN_SPLIT_QWEN35, QN_SPLIT_LLAMA3, QN_SPL
 
 typedef struct qn_pretok {
     qn_split split;
-    bool
-        digits_apart; /* first each \p{N} becomes a piece; the split sees what lies between (SmolLM) */
+    bool digits_apart; /* first each \p{N} becomes a piece; the split sees what lies between
+                        * (SmolLM) */
 } qn_pretok;
 
 /* Only a pattern written exactly as one of the known ones is recognised. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pretok_tables.h - letters, marks and numbers of Unicode 15.1 and 16 that utf8proc 2.8 (Unicode 15.0) calls unassigned.
- * Sorted, disjoint. Source: the Unicode Character Database, DerivedGeneralCategory. */
+ * pretok_tables.h - letters, marks and numbers of Unicode 15.1 and 16 that utf8proc 2.8 (Unicode
+ * 15.0) calls unassigned. Sorted, disjoint. Source: the Unicode Character Database,
+ * DerivedGeneralCategory. */
 #ifndef QN_TEXT_PRETOK_TABLES_H
 #define QN_TEXT_PRETOK_TABLES_H
 

@@ -3,9 +3,10 @@
  *
  *   text -> added tokens (raw) -> NFC -> added tokens (normal) -> pieces (pretok) -> ids (bpe)
  *
- * Words repeat, so a long text is encoded with a small cache of words: direct-mapped, 4096 entries of 32 bytes, gone
- * after the call. Measured with Qwen2.5's vocabulary on one EPYC core: 40 against 15 MB/s for English, 33 against 24 for
- * Python source, nothing for Chinese (15), whose pieces are whole clauses. */
+ * Words repeat, so a long text is encoded with a small cache of words: direct-mapped, 4096 entries
+ * of 32 bytes, gone after the call. Measured with Qwen2.5's vocabulary on one EPYC core: 40 against
+ * 15 MB/s for English, 33 against 24 for Python source, nothing for Chinese (15), whose pieces are
+ * whole clauses. */
 #include "text/tokenizer.h"
 
 #include "base/mem.h"
@@ -103,7 +104,8 @@ static bool encode_words(encoder *e, qn_slice text)
     qn_pretok_iter it = {.rule = &e->t->pretok, .p = text.p, .n = text.n};
     qn_slice w;
     while (qn_pretok_next(&it, &w)) {
-        /* CACHED_IDS more, so that a cached word is copied without looking at how many ids it has */
+        /* CACHED_IDS more, so that a cached word is copied without looking at how many ids it
+         * has */
         size_t n_ids = 0;
         if (!ids_reserve(e->out, w.n + CACHED_IDS))
             return false;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * tokenizer.h - byte-level BPE exactly as the reference: text to ids and back.
  *
- * Loads tokenizer.json, vocab.json + merges.txt (+ tokenizer_config.json's added tokens), qwen.tiktoken, or GGUF metadata.
- * Threads: any after loading (read-only); a qn_detok has one owner. Source: Hugging Face tokenizers (models/bpe, pre_tokenizers
- * byte_level and split, normalizers NFC, added_vocabulary). */
+ * Loads tokenizer.json, vocab.json + merges.txt (+ tokenizer_config.json's added tokens),
+ * qwen.tiktoken, or GGUF metadata.
+ * Threads: any after loading (read-only); a qn_detok has one owner. Source: Hugging Face tokenizers
+ * (models/bpe, pre_tokenizers byte_level and split, normalizers NFC, added_vocabulary). */
 #ifndef QN_TEXT_TOKENIZER_H
 #define QN_TEXT_TOKENIZER_H
 
@@ -24,7 +25,8 @@ void qn_tokenizer_free(qn_tokenizer *t);
 typedef enum qn_token_kind {
     QN_TOKEN_NORMAL,
     QN_TOKEN_ADDED,   /* matched whole in text, shown (special: false) */
-    QN_TOKEN_SPECIAL, /* control: matched only where special tokens are parsed, skipped on request */
+    QN_TOKEN_SPECIAL, /* control: matched only where special tokens are parsed, skipped on
+                       * request */
     QN_TOKEN_UNUSED   /* an id without a token (padding rows) */
 } qn_token_kind;
 
@@ -69,8 +71,8 @@ bool qn_added_scan_next(qn_added_scan *s, size_t *begin, size_t *end, int32_t *i
 QN_MUST_USE qn_status qn_tokenizer_decode(const qn_tokenizer *t, const int32_t *ids, size_t n,
                                           bool skip_special, qn_str *out, qn_err *err);
 
-/* Incremental decoding: feeds one token, appends what is whole UTF-8 now. The pieces joined (with qn_detok_end) are
- * qn_tokenizer_decode's text. */
+/* Incremental decoding: feeds one token, appends what is whole UTF-8 now. The pieces joined (with
+ * qn_detok_end) are qn_tokenizer_decode's text. */
 typedef struct qn_detok {
     const qn_tokenizer *t;
     bool skip_special;

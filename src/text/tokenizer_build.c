@@ -2,6 +2,7 @@
  * tokenizer_build.c - the steps all files share: entries, merges, added tokens; and rank files. */
 #include "text/tokenizer_build.h"
 
+#include "base/limits.h"
 #include "text/nfc.h"
 
 #include <string.h>
@@ -16,7 +17,8 @@ qn_tokenizer *qn_tokenizer_alloc(void)
     return t;
 }
 
-/* The bytes that text stands for: decoded into *buf if it is all in the byte alphabet, else its own. */
+/* The bytes that text stands for: decoded into *buf if it is all in the byte alphabet, else its
+ * own. */
 static bool bytes_of(qn_str *buf, qn_slice text, qn_slice *bytes, bool *coded)
 {
     size_t n;
@@ -39,7 +41,8 @@ qn_status qn_tokenizer_set(qn_tokenizer *t, int64_t id, qn_slice text, const cha
     return qn_vocab_set(&t->vocab, id, bytes, coded, QN_TOKEN_NORMAL, true, where, err);
 }
 
-int32_t qn_tokenizer_entry(qn_tokenizer *t, qn_slice text)
+/* The id of an entry as files write it, or -1. */
+static int32_t entry_of(qn_tokenizer *t, qn_slice text)
 {
     qn_slice bytes;
     bool coded;
@@ -60,7 +63,7 @@ static qn_status fail_merge(qn_slice part, const char *what, uint32_t rank, cons
 qn_status qn_tokenizer_merge(qn_tokenizer *t, qn_slice left, qn_slice right, uint32_t rank,
                              const char *where, qn_err *err)
 {
-    int32_t l = qn_tokenizer_entry(t, left), r = qn_tokenizer_entry(t, right);
+    int32_t l = entry_of(t, left), r = entry_of(t, right);
     if (l < 0 || r < 0)
         return t->tmp.failed ? qn_fail_nomem(err, left.n + right.n)
                              : fail_merge(l < 0 ? left : right, "part", rank, where, err);
@@ -70,7 +73,7 @@ qn_status qn_tokenizer_merge(qn_tokenizer *t, qn_slice left, qn_slice right, uin
     if (t->join.failed)
         return qn_fail_nomem(err, left.n + right.n);
     qn_slice both = {t->join.p, t->join.n};
-    int32_t id = qn_tokenizer_entry(t, both);
+    int32_t id = entry_of(t, both);
     if (id < 0)
         return t->tmp.failed ? qn_fail_nomem(err, both.n)
                              : fail_merge(both, "result", rank, where, err);
@@ -101,7 +104,7 @@ static qn_status add(qn_tokenizer *t, qn_slice content, qn_slice normal,
                      const qn_added_token *token, const char *where, qn_err *err)
 {
     int kind = token->special ? QN_TOKEN_SPECIAL : QN_TOKEN_ADDED;
-    int32_t id = qn_tokenizer_entry(t, content);
+    int32_t id = entry_of(t, content);
     qn_slice bytes;
     bool coded;
     if (!bytes_of(&t->tmp, normal, &bytes, &coded))
@@ -196,7 +199,7 @@ static qn_status set_rank_line(qn_tokenizer *t, qn_slice line, size_t number, co
     size_t n = space ? (size_t)(space - line.p) : 0, len;
     uint64_t rank;
     if (!space || !base64_decode(line.p, n, bytes, &len) ||
-        !qn_parse_u64(space + 1, line.n - n - 1, QN_MAX_TOKENS - 1, &rank))
+        !qn_parse_u64(space + 1, line.n - n - 1, QN_LIMIT_VOCAB - 1, &rank))
         return qn_fail(err, QN_E_FORMAT,
                        "%s: line %zu: want base64 of 1..%d bytes, a space and a rank", file, number,
                        MAX_RANK_TOKEN);
@@ -204,7 +207,8 @@ static qn_status set_rank_line(qn_tokenizer *t, qn_slice line, size_t number, co
                         true, file, err);
 }
 
-/* Two parts merge if their join is a token, at that token's rank: every split of every token is a merge. */
+/* Two parts merge if their join is a token, at that token's rank: every split of every token is a
+ * merge. */
 static bool merge_splits(qn_tokenizer *t, uint32_t id)
 {
     qn_slice s = qn_vocab_bytes(&t->vocab, id);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * tokenizer_build.h - what a tokenizer is made of, and the steps its file readers make it with. For this room only.
+ * tokenizer_build.h - what a tokenizer is made of, and the steps its file readers make it with. For
+ * this room only.
  *
  *   new -> vocabulary entries (token) -> merges -> added tokens -> finish
  *
@@ -12,8 +13,6 @@
 #include "text/pretok.h"
 #include "text/tokenizer.h"
 #include "text/vocab.h"
-
-#define QN_TOKENIZER_FILE_MAX ((size_t)64 << 20)
 
 struct qn_tokenizer {
     qn_vocab vocab;
@@ -32,15 +31,15 @@ qn_tokenizer *qn_tokenizer_alloc(void); /* NULL: out of memory */
 /* One entry of the vocabulary, as files write it (in the byte alphabet). */
 QN_MUST_USE qn_status qn_tokenizer_set(qn_tokenizer *t, int64_t id, qn_slice text,
                                        const char *where, qn_err *err);
-/* The id of such an entry, or -1. */
-int32_t qn_tokenizer_entry(qn_tokenizer *t, qn_slice text);
-/* Merges left and right, as files write them, with the given rank. A later merge of the same two replaces the earlier. */
+/* Merges left and right, as files write them, with the given rank. A later merge of the same two
+ * replaces the earlier. */
 QN_MUST_USE qn_status qn_tokenizer_merge(qn_tokenizer *t, qn_slice left, qn_slice right,
                                          uint32_t rank, const char *where, qn_err *err);
 /* A line "left right" of a merge list. */
 QN_MUST_USE qn_status qn_tokenizer_merge_line(qn_tokenizer *t, qn_slice line, uint32_t rank,
                                               const char *where, qn_err *err);
-/* An added token: makes an entry of the vocabulary one, or takes a free id. Empty ones are left out, as the reference does. */
+/* An added token: makes an entry of the vocabulary one, or takes a free id. Empty ones are left
+ * out, as the reference does. */
 QN_MUST_USE qn_status qn_tokenizer_add(qn_tokenizer *t, qn_slice content,
                                        const qn_added_token *token, const char *where, qn_err *err);
 /* Last: takes the ids of single bytes. all_bytes: fail if one has none. */

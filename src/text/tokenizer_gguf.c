@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * tokenizer_gguf.c - the tokenizer inside GGUF metadata.
  *
- *   tokenizer.ggml.model "gpt2"; .pre (the split rule); .tokens, .token_type (one for each token); .merges "left right"
+ *   tokenizer.ggml.model "gpt2"; .pre (the split rule); .tokens, .token_type (one for each token);
+ *   .merges "left right"
  *   types: 1 normal, 3 control (special), 4 user defined (added), 5 unused */
 #include "format/gguf.h"
 #include "text/tokenizer_build.h"
@@ -80,7 +81,7 @@ static qn_status set_tokens(qn_tokenizer *t, const qn_gguf_meta *m, const char *
                        "%s: tokenizer.ggml.token_type: found %zu elements, want %zu as .tokens",
                        file, types->n, tokens->n);
     char where[320];
-    snprintf(where, sizeof(where), "%s: tokenizer.ggml.tokens", file);
+    (void)snprintf(where, sizeof(where), "%s: tokenizer.ggml.tokens", file);
     for (size_t i = 0; i < tokens->n; i++) {
         int64_t type = qn_gguf_item_i64(types, i);
         qn_added_token added = {.id = (int32_t)i, .special = type == TYPE_CONTROL};
@@ -102,7 +103,7 @@ static qn_status set_merges(qn_tokenizer *t, const qn_gguf_meta *m, const char *
     if (!merges)
         return QN_E_FORMAT;
     char where[320];
-    snprintf(where, sizeof(where), "%s: tokenizer.ggml.merges", file);
+    (void)snprintf(where, sizeof(where), "%s: tokenizer.ggml.merges", file);
     if (!qn_pairs_reserve(&t->bpe.merges, merges->n))
         return qn_fail_nomem(err, merges->n);
     for (size_t i = 0; i < merges->n && i < QN_PAIR_NONE; i++)

@@ -4,14 +4,16 @@
  *   tokenizer.json                     all of it; or
  *   vocab.json, merges.txt             with added tokens and the kind in tokenizer_config.json; or
  *   qwen.tiktoken                      Qwen v1: ranks; its special tokens are built in
- *   tokenizer_config.json              added_tokens_decoder, bos_token, eos_token, add_bos_token (optional with the first and last)
+ *   tokenizer_config.json              added_tokens_decoder, bos_token, eos_token, add_bos_token
+ *                                      (optional with the first and last)
  *
- * Where there is no tokenizer.json the split rule is qwen35 if config.json's model_type begins with "qwen3_5", else qwen2.
- * What would change the ids and is not known is refused, naming the field.
- * Source: tokenizers (models/bpe/serialization.rs, added_vocabulary.rs), transformers (tokenization_qwen2.py), Qwen v1's
- * tokenization_qwen.py. */
+ * Where there is no tokenizer.json the split rule is qwen35 if config.json's model_type begins with
+ * "qwen3_5", else qwen2. What would change the ids and is not known is refused, naming the field.
+ * Source: tokenizers (models/bpe/serialization.rs, added_vocabulary.rs), transformers
+ * (tokenization_qwen2.py), Qwen v1's tokenization_qwen.py. */
 #include "text/tokenizer_build.h"
 
+#include "base/limits.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -70,7 +72,8 @@ static qn_status set_normalizer(qn_tokenizer *t, const json_t *v, const char *fi
     return QN_OK;
 }
 
-/* Digits (individual) first or not at all; then either Split(known pattern) and ByteLevel without its own, or ByteLevel with. */
+/* Digits (individual) first or not at all; then either Split(known pattern) and ByteLevel without
+ * its own, or ByteLevel with. */
 static qn_status set_pretok(qn_tokenizer *t, const json_t *v, const char *file, qn_err *err)
 {
     const json_t *list = is_type(v, "Sequence") ? json_object_get(v, "pretokenizers") : NULL;
@@ -163,9 +166,9 @@ static qn_status add_token(qn_tokenizer *t, const json_t *v, uint64_t id, bool m
     QN_TRY(qn_json_bool(v, where, "lstrip", &a.lstrip, err));
     QN_TRY(qn_json_bool(v, where, "rstrip", &a.rstrip, err));
     QN_TRY(qn_json_bool(v, where, "single_word", &a.single_word, err));
-    if (id >= QN_MAX_TOKENS)
+    if (id >= QN_LIMIT_VOCAB)
         return qn_fail(err, QN_E_FORMAT, "%s: found id %llu, want 0..%d", where,
-                       (unsigned long long)id, QN_MAX_TOKENS - 1);
+                       (unsigned long long)id, QN_LIMIT_VOCAB - 1);
     a.id = (int32_t)id;
     if (missing_only &&
         (qn_added_find(&t->raw, slice_of(content)) || qn_added_find(&t->normal, slice_of(content))))
@@ -180,7 +183,7 @@ static qn_status add_tokens(qn_tokenizer *t, const json_t *list, const char *fil
         return unsupported(file, "added_tokens", list, "an array", err);
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *v = json_array_get(list, i), *id = json_object_get(v, "id");
-        snprintf(where, sizeof(where), "%s: added_tokens[%zu]", file, i);
+        (void)snprintf(where, sizeof(where), "%s: added_tokens[%zu]", file, i);
         if (!json_is_integer(id) || json_integer_value(id) < 0)
             return unsupported(where, "id", id, "a number", err);
         QN_TRY(add_token(t, v, (uint64_t)json_integer_value(id), false, where, err));
@@ -233,9 +236,9 @@ static qn_status build(qn_tokenizer *t, const json_t *j, const char *file, qn_er
     QN_TRY(set_pretok(t, json_object_get(j, "pre_tokenizer"), file, err));
     if (!is_type(decoder, "ByteLevel"))
         return unsupported(file, "decoder", decoder, "ByteLevel", err);
-    snprintf(where, sizeof(where), "%s: model.vocab", file);
+    (void)snprintf(where, sizeof(where), "%s: model.vocab", file);
     QN_TRY(set_vocab(t, json_object_get(model, "vocab"), where, err));
-    snprintf(where, sizeof(where), "%s: model.merges", file);
+    (void)snprintf(where, sizeof(where), "%s: model.merges", file);
     QN_TRY(set_merges(t, json_object_get(model, "merges"), where, err));
     QN_TRY(add_tokens(t, json_object_get(j, "added_tokens"), file, err));
     t->whole_words = !is_off(model, "ignore_merges");
@@ -265,7 +268,8 @@ static int32_t named_id(const qn_tokenizer *t, const json_t *config, const char 
     return json_is_string(content) ? qn_tokenizer_find(t, slice_of(content)) : -1;
 }
 
-/* Added tokens that are not there yet, and the ids of the file's own special tokens. config may be NULL. */
+/* Added tokens that are not there yet, and the ids of the file's own special tokens. config may be
+ * NULL. */
 static qn_status apply_config(qn_tokenizer *t, json_t *config, const char *file, qn_err *err)
 {
     char where[320];
@@ -275,8 +279,8 @@ static qn_status apply_config(qn_tokenizer *t, json_t *config, const char *file,
     json_object_foreach(json_object_get(config, "added_tokens_decoder"), key, v)
     {
         uint64_t id;
-        snprintf(where, sizeof(where), "%s: added_tokens_decoder", file);
-        if (!qn_parse_u64(key, strlen(key), QN_MAX_TOKENS - 1, &id))
+        (void)snprintf(where, sizeof(where), "%s: added_tokens_decoder", file);
+        if (!qn_parse_u64(key, strlen(key), QN_LIMIT_VOCAB - 1, &id))
             return qn_fail(err, QN_E_FORMAT, "%s: found key '%.40s', want an id", where, key);
         QN_TRY(add_token(t, v, id, true, where, err));
     }
@@ -318,7 +322,7 @@ static qn_status folder_init(folder *f, const char *path, qn_err *err)
     QN_TRY(qn_path_join(&f->ranks, path, "qwen.tiktoken", err));
     QN_TRY(qn_path_join(&f->config, path, "tokenizer_config.json", err));
     if (qn_file_exists(f->config.p))
-        return qn_json_load(&f->tokenizer_config, f->config.p, QN_TOKENIZER_FILE_MAX, err);
+        return qn_json_load(&f->tokenizer_config, f->config.p, QN_LIMIT_CONFIG_BYTES, err);
     return QN_OK;
 }
 
@@ -343,28 +347,29 @@ static qn_status read_lists(qn_tokenizer *t, folder *f, qn_err *err)
                        "%s: tokenizer_class: found '%.60s' without a tokenizer.json, want "
                        "Qwen2Tokenizer",
                        f->config.p, class);
-    QN_TRY(qn_json_load(&f->j, f->vocab.p, QN_TOKENIZER_FILE_MAX, err));
+    QN_TRY(qn_json_load(&f->j, f->vocab.p, QN_LIMIT_CONFIG_BYTES, err));
     QN_TRY(set_vocab(t, f->j, f->vocab.p, err));
-    QN_TRY(qn_file_read(&f->text, f->merges.p, QN_TOKENIZER_FILE_MAX, err));
+    QN_TRY(qn_file_read(&f->text, f->merges.p, QN_LIMIT_CONFIG_BYTES, err));
     QN_TRY(set_merge_list(t, (qn_slice){f->text.p, f->text.n}, f->merges.p, err));
     return qn_tokenizer_finish(t, false, f->vocab.p, err);
 }
 
-/* Qwen v1's special tokens follow the ranks. Where tokenizer_config.json lists added tokens, they are used instead. */
+/* Qwen v1's special tokens follow the ranks. Where tokenizer_config.json lists added tokens, they
+ * are used instead. */
 static qn_status read_ranks(qn_tokenizer *t, folder *f, qn_err *err)
 {
     static const char *const first[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
     enum { N_EXTRA = 205 };
-    QN_TRY(qn_file_read(&f->text, f->ranks.p, QN_TOKENIZER_FILE_MAX, err));
+    QN_TRY(qn_file_read(&f->text, f->ranks.p, QN_LIMIT_CONFIG_BYTES, err));
     QN_TRY(qn_tokenizer_set_ranks(t, (qn_slice){f->text.p, f->text.n}, f->ranks.p, err));
     qn_added_token a = {.id = (int32_t)t->vocab.n, .special = true};
     if (!json_is_object(json_object_get(f->tokenizer_config, "added_tokens_decoder"))) {
         for (size_t i = 0; i < QN_COUNT(first) + N_EXTRA; i++, a.id++) {
             char name[32];
             if (i < QN_COUNT(first))
-                snprintf(name, sizeof(name), "%s", first[i]);
+                (void)snprintf(name, sizeof(name), "%s", first[i]);
             else
-                snprintf(name, sizeof(name), "<|extra_%zu|>", i - QN_COUNT(first));
+                (void)snprintf(name, sizeof(name), "<|extra_%zu|>", i - QN_COUNT(first));
             QN_TRY(qn_tokenizer_add(t, qn_slice_of(name), &a, f->ranks.p, err));
         }
     }
@@ -375,7 +380,7 @@ static qn_status read_folder(qn_tokenizer **out, folder *f, const char *path, co
                              qn_err *err)
 {
     if (qn_file_exists(f->json.p)) {
-        QN_TRY(qn_json_load(&f->j, f->json.p, QN_TOKENIZER_FILE_MAX, err));
+        QN_TRY(qn_json_load(&f->j, f->json.p, QN_LIMIT_CONFIG_BYTES, err));
         QN_TRY(qn_tokenizer_from_json(out, f->j, f->json.p, err));
         return apply_config(*out, f->tokenizer_config, f->config.p, err);
     }

@@ -2,13 +2,14 @@
  * vocab.c - storing tokens and finding them; the byte alphabet. */
 #include "text/vocab.h"
 
+#include "base/limits.h"
 #include "base/mem.h"
 #include "text/tokenizer.h"
 
 #include <string.h>
 
-/* The byte that a character of the alphabet stands for, or -1: printable Latin-1 is itself; the 68 other bytes, in order,
- * are U+0100..U+0143. */
+/* The byte that a character of the alphabet stands for, or -1: printable Latin-1 is itself; the 68
+ * other bytes, in order, are U+0100..U+0143. */
 static int byte_of(uint32_t cp)
 {
     if ((cp >= 0x21 && cp <= 0x7E) || (cp >= 0xA1 && cp <= 0xAC) || (cp >= 0xAE && cp <= 0xFF))
@@ -98,9 +99,9 @@ qn_status qn_vocab_set(qn_vocab *v, int64_t id, qn_slice bytes, bool coded, int 
 {
     char name[64];
     qn_escape(name, sizeof(name), bytes.p, QN_MIN(bytes.n, (size_t)40));
-    if (id < 0 || id >= QN_MAX_TOKENS)
+    if (id < 0 || id >= QN_LIMIT_VOCAB)
         return qn_fail(err, QN_E_FORMAT, "%s: '%s': found id %lld, want 0..%d", where, name,
-                       (long long)id, QN_MAX_TOKENS - 1);
+                       (long long)id, QN_LIMIT_VOCAB - 1);
     if (bytes.n > UINT32_MAX - v->n_pool)
         return qn_fail(err, QN_E_TOO_LONG, "%s: tokens of more than 4 GiB", where);
     if (!tokens_reserve(v, (size_t)id + 1) || (indexed && !index_reserve(v)) ||

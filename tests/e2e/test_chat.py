@@ -134,7 +134,18 @@ def test_interrupt(folder):
     check("Ctrl-C in a single answer", c.end() in (130, -signal.SIGINT), c.out[-200:])
 
 
-if SMALL.is_dir():
+def has_terminals():
+    try:
+        for fd in os.openpty():
+            os.close(fd)
+    except OSError:
+        return False
+    return True
+
+
+if not has_terminals():
+    skip("the chat", "no pseudo-terminals here (/dev/pts)")
+elif SMALL.is_dir():
     with tempfile.TemporaryDirectory() as tmp:
         with open(os.path.join(tmp, "t.jinja"), "w", encoding="utf-8") as f:
             f.write(TEMPLATE)

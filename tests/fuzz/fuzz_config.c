@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * fuzz_config.c - bytes as config.json: whatever is accepted keeps every promise of config.h, and gives finite rotary angles.
+ * fuzz_config.c - bytes as config.json: whatever is accepted keeps every promise of config.h, and
+ * gives finite rotary angles.
  *
  * A key "generation_config" inside stands for the file of that name. */
 #include "base/json.h"
@@ -28,19 +29,19 @@ static void check_rope(const qn_model_config *c)
 
 static void check_config(const qn_model_config *c)
 {
-    QN_ASSERT(c->n_layers >= 1 && c->n_layers <= QN_MAX_LAYERS);
+    QN_ASSERT(c->n_layers >= 1 && c->n_layers <= QN_LIMIT_LAYERS);
     QN_ASSERT(c->n_kv_heads >= 1 && c->n_heads % c->n_kv_heads == 0);
     QN_ASSERT(c->head_dim >= 2 && c->head_dim <= 256 && c->head_dim % 2 == 0);
     QN_ASSERT(c->rope_dim >= 2 && c->rope_dim <= c->head_dim && c->rope_dim % 2 == 0);
     QN_ASSERT(c->hidden_size >= 1 && c->hidden_size <= 65536 && c->max_ctx >= 1);
     QN_ASSERT(c->rms_eps > 0 && c->rms_eps < 1 && c->rope_theta >= 1);
-    QN_ASSERT(c->n_experts <= QN_MAX_EXPERTS && c->n_experts_active <= QN_MAX_EXPERTS);
+    QN_ASSERT(c->n_experts <= QN_LIMIT_EXPERTS && c->n_experts_active <= QN_LIMIT_EXPERTS);
     for (uint32_t i = 0; i < c->n_layers; i++) {
         QN_ASSERT(c->layer_is_moe[i] ? c->expert_ffn_size > 0 && c->n_experts_active > 0 &&
                                            c->n_experts_active <= c->n_experts
                                      : c->ffn_size > 0);
     }
-    QN_ASSERT(c->n_eos <= QN_MAX_EOS && c->bos_id < (int64_t)c->n_vocab);
+    QN_ASSERT(c->n_eos <= QN_LIMIT_EOS_TOKENS && c->bos_id < (int64_t)c->n_vocab);
     for (uint32_t i = 0; i < c->n_eos; i++)
         QN_ASSERT(c->eos_ids[i] >= 0 && (uint32_t)c->eos_ids[i] < c->n_vocab);
     QN_ASSERT(memchr(c->name, 0, sizeof c->name));

@@ -39,7 +39,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     size_t n_tensors;
     size_t live = qn_mem_live(QN_MEM_MISC);
     qn_err err = {0};
-    qn_arena_init(&arena, QN_MAX_META_BYTES, QN_MEM_MISC);
+    qn_arena_init(&arena, QN_LIMIT_MODEL_METADATA, QN_MEM_MISC);
     if (qn_gguf_parse(data, n, "fuzz.gguf", &arena, &meta, &tensors, &n_tensors, &err) == QN_OK) {
         volatile double sum = 0;
         for (size_t i = 0; i < meta->n_values; i++)

@@ -25,14 +25,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     size_t n_tensors, bytes = 0;
     size_t live = qn_mem_live(QN_MEM_MISC);
     qn_err err = {0};
-    qn_arena_init(&arena, QN_MAX_META_BYTES, QN_MEM_MISC);
+    qn_arena_init(&arena, QN_LIMIT_MODEL_METADATA, QN_MEM_MISC);
     if (qn_safetensors_parse(data, n, "fuzz.safetensors", &arena, &tensors, &n_tensors, &err) ==
         QN_OK) {
         uint64_t header;
         memcpy(&header, data, sizeof header);
         for (size_t i = 0; i < n_tensors; i++) {
             QN_ASSERT((const uint8_t *)tensors[i].data == data + 8 + header + bytes);
-            QN_ASSERT(tensors[i].name[0] && tensors[i].n_dims <= QN_MAX_DIMS);
+            QN_ASSERT(tensors[i].name[0] && tensors[i].n_dims <= QN_LIMIT_TENSOR_DIMS);
             bytes += tensors[i].bytes;
         }
         QN_ASSERT(8 + header + bytes == n);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * fuzz_template.c - any bytes as a chat template, rendered with a fixed conversation.
- * What renders must be UTF-8, within the limit, covered by alternating segments, and the same a second time. */
+ * What renders must be UTF-8, within the limit, covered by alternating segments, and the same a
+ * second time. */
 #include "base/limits.h"
 #include "text/chat.h"
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * fuzz_tokenizer.c - the first byte says what the rest is:
- *   'j' a tokenizer.json   'r' a rank file   0..3 (mod 4, else) text, encoded and decoded with a small vocabulary of that split rule */
+ *   'j' a tokenizer.json   'r' a rank file   0..3 (mod 4, else) text, encoded and decoded with a
+ *                                            small vocabulary of that split rule */
 #include "text/tokenizer_build.h"
 
 #include "base/mem.h"
@@ -98,7 +99,8 @@ static const qn_tokenizer *small(int split)
     return t;
 }
 
-/* What comes back is the text, normalised: the added tokens do not end in what a mark could join. */
+/* What comes back is the text, normalised: the added tokens do not end in what a mark could
+ * join. */
 static void try_text(int split, const char *p, size_t n)
 {
     const qn_tokenizer *t = small(split);

@@ -14,8 +14,8 @@ static int is_file(const struct dirent *d)
     return d->d_name[0] != '.';
 }
 
-/* The bytes lie in a block of just their size, so that a sanitizer sees any read past them. Nothing of base/mem is used: targets
- * check that they leave nothing behind. */
+/* The bytes lie in a block of just their size, so that a sanitizer sees any read past them. Nothing
+ * of base/mem is used: targets check that they leave nothing behind. */
 static bool replay(const char *path)
 {
     FILE *f = fopen(path, "rb");

@@ -33,7 +33,7 @@
 #define BOUND_TILE_SOFTMAX(p) (8 * 0x1p-24 * (p) + 0x1p-123)
 
 /* One chain of n products, two roundings a step in plain C and one when fused. */
-#define BOUND_CHAIN(n, sum_abs) (3 * (double)(n) * 0x1p-24 * (sum_abs))
+#define BOUND_CHAIN(n, sum_abs) (3 * (double)(n)*0x1p-24 * (sum_abs))
 
 /* Logits of a whole tiny model (values up to about 10), plain C kernels against the fast ones. Exact: both are float32 sums in other
  * orders, some 1e-6 of the logits a layer (seen: 2.5e-5). Fast: a value on the border of two int8 steps may round the other way when the

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_bind.c - names to matrices: every golden model binds completely; layouts no golden has; damaged models are refused.
+ * test_bind.c - names to matrices: every golden model binds completely; layouts no golden has;
+ * damaged models are refused.
  *
- * The strongest check is a count: the elements of all bound matrices and vectors are exactly the parameters of the config, and no
- * tensor of the file is left over. */
+ * The strongest check is a count: the elements of all bound matrices and vectors are exactly the
+ * parameters of the config, and no tensor of the file is left over. */
 #include "check.h"
 
 #include "base/file.h"
@@ -21,7 +22,8 @@ typedef struct model {
     qn_err err;
 } model;
 
-/* The first of the places where the goldens may be that holds name; a model folder counts with its config.json. */
+/* The first of the places where the goldens may be that holds name; a model folder counts with its
+ * config.json. */
 static bool golden_path(char *out, size_t size, const char *folder, const char *name)
 {
     static const char *const roots[] = {"/tests/golden/", "/../shared/fixtures/",
@@ -495,7 +497,8 @@ static void test_damaged_goldens(void **state)
     }
 }
 
-/* A config that asks for something else than the file holds: each number of the config is tied to some tensor's shape. */
+/* A config that asks for something else than the file holds: each number of the config is tied to
+ * some tensor's shape. */
 static void test_changed_configs(void **state)
 {
     (void)state;

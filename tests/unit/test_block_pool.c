@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_block_pool.c - the block pool against a plain array of counts, with check() after every operation. */
+ * test_block_pool.c - the block pool against a plain array of counts, with check() after every
+ * operation. */
 #include "check.h"
 
 #include "sched/block_pool.h"

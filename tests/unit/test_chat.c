@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_chat.c - published templates against the reference's renderings; where templates are found; segments and encoding. */
+ * test_chat.c - published templates against the reference's renderings; where templates are found;
+ * segments and encoding. */
 #include "check.h"
 
 #include "base/mem.h"

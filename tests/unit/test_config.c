@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * test_config.c - tables of configurations: what is read, and what is refused with which words.
  *
- * A row starts from the base configuration of a family and sets or (value "-") removes keys. The result is written as words
- * ("layers=2 heads=4 ..."); a row names the words it cares for. */
+ * A row starts from the base configuration of a family and sets or (value "-") removes keys. The
+ * result is written as words ("layers=2 heads=4 ..."); a row names the words it cares for. */
 #include "check.h"
 
 #include "base/file.h"

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_engine.c - requests through the public API: limits, stop strings, log-probabilities, candidates, beams, cancelling, errors. */
+ * test_engine.c - requests through the public API: limits, stop strings, log-probabilities,
+ * candidates, beams, cancelling, errors. */
 #include "golden.h"
 
 #include "sample/sampler.h"
@@ -83,7 +84,8 @@ static void test_stop_strings(void **state)
     int n, n_cut;
     (void)collect(&(qn_prompt){.text = "The quick brown fox"}, &sp, &all, &n);
     assert_true(all.n > 12);
-    /* every stretch of the answer as a stop string: the text must end right before its first occurrence */
+    /* every stretch of the answer as a stop string: the text must end right before its first
+     * occurrence */
     for (size_t at = 1; at + 5 < all.n; at += 3) {
         char stop[6] = {0};
         memcpy(stop, all.p + at, 5);
@@ -268,6 +270,38 @@ static void test_beam_search(void **state)
     qn_request_free(r);
 }
 
+/* Beams that hold more blocks than there are: an error of the request, and the engine goes on. */
+static void test_beams_without_room(void **state)
+{
+    (void)state;
+    qn_config c = qn_config_default();
+    qn_params sp = greedy(150), one = greedy(4);
+    qn_err err;
+    qn_event ev;
+    qn_request *r, *other;
+    int32_t prompt[40];
+    for (size_t i = 0; i < QN_COUNT(prompt); i++)
+        prompt[i] = (int32_t)(5 + i);
+    const qn_prompt p = {.ids = prompt, .n_ids = QN_COUNT(prompt)};
+    c.model = model_path;
+    c.n_threads = 1;
+    c.max_ctx = 256;
+    c.n_kv_blocks = 4;
+    sp.beam_width = 8;
+    qn_engine *e = open_engine(&c);
+    assert_int_equal(qn_request_submit(&r, e, &p, &sp, &err), QN_OK);
+    assert_int_equal(qn_request_submit(&other, e, &p, &one, &err), QN_OK);
+    assert_int_equal(qn_request_next(r, &ev, &err), QN_E_TOO_LONG);
+    assert_non_null(strstr(err.msg, "more K/V cache"));
+    do {
+        assert_int_equal(qn_request_next(other, &ev, &err), QN_OK);
+    } while (ev.kind != QN_EVENT_DONE);
+    assert_int_equal(ev.n_output_tokens, 4);
+    qn_request_free(r);
+    qn_request_free(other);
+    qn_engine_free(e);
+}
+
 static void test_cancel(void **state)
 {
     (void)state;
@@ -316,6 +350,10 @@ static void test_refusals(void **state)
     refused(&(qn_prompt){.text = "\xff"}, &sp, QN_E_FORMAT, "UTF-8");
     refused(&(qn_prompt){.chat_json = "[1]"}, &sp, QN_E_ARG, "want an object");
     refused(&(qn_prompt){.chat_json = "{"}, &sp, QN_E_FORMAT, "JSON");
+    refused(&(qn_prompt){.messages = &(qn_message){"user", NULL}, .n_messages = 1}, &sp, QN_E_ARG,
+            "message 0: found no content");
+    refused(&(qn_prompt){.messages = &(qn_message){"\xff", "a"}, .n_messages = 1}, &sp, QN_E_ARG,
+            "message 0: is not UTF-8");
     wrong.temperature = -1;
     refused(&(qn_prompt){.text = "a"}, &wrong, QN_E_ARG, "temperature");
     wrong = sp;
@@ -378,11 +416,16 @@ static void test_many_clients(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest t[] = {
-        cmocka_unit_test(test_limits),      cmocka_unit_test(test_stop_strings),
-        cmocka_unit_test(test_stop_tokens), cmocka_unit_test(test_logprobs),
-        cmocka_unit_test(test_candidates),  cmocka_unit_test(test_beam_search),
-        cmocka_unit_test(test_cancel),      cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_chat),        cmocka_unit_test(test_many_clients)};
+    const struct CMUnitTest t[] = {cmocka_unit_test(test_limits),
+                                   cmocka_unit_test(test_stop_strings),
+                                   cmocka_unit_test(test_stop_tokens),
+                                   cmocka_unit_test(test_logprobs),
+                                   cmocka_unit_test(test_candidates),
+                                   cmocka_unit_test(test_beam_search),
+                                   cmocka_unit_test(test_beams_without_room),
+                                   cmocka_unit_test(test_cancel),
+                                   cmocka_unit_test(test_refusals),
+                                   cmocka_unit_test(test_chat),
+                                   cmocka_unit_test(test_many_clients)};
     return cmocka_run_group_tests(t, open_once, close_once);
 }

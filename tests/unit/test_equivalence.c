@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_equivalence.c - the same bits however a sequence is computed, and the plans and instruction sets against each other.
+ * test_equivalence.c - the same bits however a sequence is computed, and the plans and instruction
+ * sets against each other.
  *
- * Bits (every logit of every position): any chunking of the prompt, 1 or 2 threads, alone or beside 7 other sequences, K/V blocks in any
- * order, after a preemption. Within bounds: the plain plan against the passes in exact mode, plain C against the fast kernels. */
+ * Bits (every logit of every position): any chunking of the prompt, 1 or 2 threads, alone or beside
+ * 7 other sequences, K/V blocks in any order, after a preemption. Within bounds: the plain plan
+ * against the passes in exact mode, plain C against the fast kernels. */
 #include "golden.h"
 
 #include "../kernels/bounds.h"
@@ -235,6 +237,59 @@ static void test_preemption(void **state)
     qn_engine_free(e);
 }
 
+/* Beams that start over beside a younger request answer as with room for all; those that can never
+ * fit end with an error. */
+static void test_beams_in_a_small_cache(void **state)
+{
+    (void)state;
+    char path[512];
+    qn_err err;
+    int32_t ids[100], wide[30], got[30];
+    qn_config c = config_of(path_of("qwen3moe", path, sizeof path), 1, false);
+    qn_params beams = greedy(30), plain = greedy(60);
+    beams.beam_width = 4;
+    some_ids(ids, 100, 3);
+    static const int n_blocks[] = {64, 9, 7};
+    for (size_t i = 0; i < QN_COUNT(n_blocks); i++) {
+        c.max_ctx = 256;
+        c.n_kv_blocks = n_blocks[i];
+        qn_engine *e = open_engine(&c);
+        qn_request *r[2];
+        qn_event ev = {0};
+        qn_status s;
+        size_t n = 0;
+        assert_int_equal(
+            qn_request_submit(&r[0], e, &(qn_prompt){.ids = ids, .n_ids = 100}, &beams, &err),
+            QN_OK);
+        assert_int_equal(
+            qn_request_submit(&r[1], e, &(qn_prompt){.ids = ids, .n_ids = 90}, &plain, &err),
+            QN_OK);
+        while ((s = qn_request_next(r[0], &ev, &err)) == QN_OK && ev.kind != QN_EVENT_DONE)
+            if (ev.kind == QN_EVENT_TOKEN && n < 30)
+                got[n++] = ev.token_id;
+        if (s != QN_OK)
+            assert_int_equal(s, QN_E_TOO_LONG);
+        assert_true(s == QN_OK || i == 2);
+        if (s == QN_OK && i == 0)
+            memcpy(wide, got, sizeof got);
+        if (s == QN_OK)
+            assert_memory_equal(got, wide, sizeof got);
+        qn_request_free(r[0]);
+        n = 0;
+        for (ev.kind = QN_EVENT_TOKEN; ev.kind != QN_EVENT_DONE;) {
+            assert_int_equal(qn_request_next(r[1], &ev, &err), QN_OK);
+            n += ev.kind == QN_EVENT_TOKEN;
+        }
+        assert_int_equal(n, 60);
+        qn_request_free(r[1]);
+        assert_true(i == 0 || e->scheduler.n_preempted > 0);
+        printf("%d blocks: %llu preempted, %s\n", n_blocks[i],
+               (unsigned long long)e->scheduler.n_preempted, qn_status_name(s));
+        assert_int_equal(qn_block_pool_n_free(e->pool), qn_block_pool_n_blocks(e->pool));
+        qn_engine_free(e);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest t[] = {
@@ -242,6 +297,7 @@ int main(void)
         cmocka_unit_test(test_neighbours_and_blocks),
         cmocka_unit_test(test_plain_c),
         cmocka_unit_test(test_preemption),
+        cmocka_unit_test(test_beams_in_a_small_cache),
     };
     return cmocka_run_group_tests(t, NULL, NULL);
 }

@@ -141,7 +141,7 @@ static void parse(parsed *p, const char *bytes, size_t n)
     *p = (parsed){.copy = malloc(n ? n : 1)};
     assert_non_null(p->copy);
     memcpy(p->copy, n ? bytes : "", n);
-    qn_arena_init(&p->arena, QN_MAX_META_BYTES, QN_MEM_MISC);
+    qn_arena_init(&p->arena, QN_LIMIT_MODEL_METADATA, QN_MEM_MISC);
     p->status =
         qn_gguf_parse(p->copy, n, "m.gguf", &p->arena, &p->meta, &p->tensors, &p->n, &p->err);
 }

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_golden.c - tiny models against transformers: logits, hidden states of every layer, log-probabilities, greedy answers.
+ * test_golden.c - tiny models against transformers: logits, hidden states of every layer,
+ * log-probabilities, greedy answers.
  *
- * Every folder of tests/golden/models and file of tests/golden/gguf; where the whole set of fixtures lies beside the project, all of it.
- * Exact mode must be within each model's own tolerance; the fast path must give the same greedy token wherever the golden's margin is
- * larger than twice the difference that int8 activations may make. */
+ * Every folder of tests/golden/models and file of tests/golden/gguf; where the whole set of
+ * fixtures lies beside the project, all of it. Exact mode must be within each model's own
+ * tolerance; the fast path must give the same greedy token wherever the golden's margin is larger
+ * than twice the difference that int8 activations may make. */
 #include "golden.h"
 
 #include "format/safetensors.h"

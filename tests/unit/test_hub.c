@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_hub.c - specs, environment and the cache without a hub. tests/e2e/test_hub.py has the hub. */
+ * test_hub.c - specs, environment and the cache without a hub. tests/e2e/test_hub.py has the
+ * hub. */
 #include "check.h"
 
 #include "base/file.h"
@@ -122,7 +123,8 @@ static void put(const char *cache, const char *name, const char *text)
 
 #define SNAPSHOT "snapshots/" COMMIT "/"
 
-/* What is complete is found, by the choice that a hub's listing would get; anything less is an error. */
+/* What is complete is found, by the choice that a hub's listing would get; anything less is an
+ * error. */
 static void test_cache(void **state)
 {
     (void)state;

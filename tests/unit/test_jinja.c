@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_jinja.c - templates of our own against jinja2's renderings; limits; origin of text; hostile templates. */
+ * test_jinja.c - templates of our own against jinja2's renderings; limits; origin of text; hostile
+ * templates. */
 #include "check.h"
 
 #include "base/mem.h"
@@ -225,7 +226,7 @@ static void check_deep_values(void)
 {
     static const char source[] =
         "{{ a }}{{ a|tojson(indent=1) }}{{ a == b }}{{ [a, b]|sort|length }}{{ a|string|length }}";
-    char *inside = nested("[", QN_JSON_DEPTH - 4, "1", "]"), *text = NULL;
+    char *inside = nested("[", QN_LIMIT_JSON_DEPTH - 4, "1", "]"), *text = NULL;
     qn_chat_text out = {0};
     json_t *variables;
     assert_true(asprintf(&text, "{\"a\": %s, \"b\": %s}", inside, inside) > 0);

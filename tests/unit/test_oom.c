@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_oom.c - every allocation of loading a model and of answering a request fails once: an error each time, no crash, no leak.
- * Then: a warm step allocates nothing. malloc and calloc are wrapped by the linker (CMakeLists.txt). */
+ * test_oom.c - every allocation of loading a model and of answering a request fails once: an error
+ * each time, no crash, no leak. Then: a warm step allocates nothing. malloc and calloc are wrapped
+ * by the linker (CMakeLists.txt). */
 #include "golden.h"
 
 #include "engine/engine.h"

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_pretok.c - the split rules against the pieces that the reference makes (tokenizers 0.23.3; '|' between pieces). */
+ * test_pretok.c - the split rules against the pieces that the reference makes (tokenizers 0.23.3;
+ * '|' between pieces). */
 #include "check.h"
 
 #include "text/pretok.h"

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_real.c - real models against transformers with the same weights in float32: log-probabilities, greedy answers, perplexity.
+ * test_real.c - real models against transformers with the same weights in float32:
+ * log-probabilities, greedy answers, perplexity.
  *
- * Needs the model files in the cache folder (tools/get_demo_model.sh); each is skipped with a line where it is missing. Exact mode: within
- * 0.01 in log-probability, perplexity within 0.1 %. Fast path (int8 activations): within 0.2 (SmolLM2: 0.4, it is
- * more sensitive, llama.cpp shows the same), perplexity within 0.5 % (1 %), greedy equal where the golden's margin is over 0.4. */
+ * Needs the model files in the cache folder (tools/get_demo_model.sh); each is skipped with a line
+ * where it is missing. Exact mode: within 0.01 in log-probability, perplexity within 0.1 %. Fast
+ * path (int8 activations): within 0.2 (SmolLM2: 0.4, it is more sensitive, llama.cpp shows the
+ * same), perplexity within 0.5 % (1 %), greedy equal where the golden's margin is over 0.4. */
 #include "golden.h"
 
 #include "sample/sampler.h"

@@ -35,7 +35,7 @@ static void parse(parsed *p, const char *bytes, size_t n)
     *p = (parsed){.copy = malloc(n ? n : 1)};
     assert_non_null(p->copy);
     memcpy(p->copy, n ? bytes : "", n);
-    qn_arena_init(&p->arena, QN_MAX_META_BYTES, QN_MEM_MISC);
+    qn_arena_init(&p->arena, QN_LIMIT_MODEL_METADATA, QN_MEM_MISC);
     p->status =
         qn_safetensors_parse(p->copy, n, "m.safetensors", &p->arena, &p->tensors, &p->n, &p->err);
 }
@@ -482,7 +482,7 @@ static void test_shards(void **state)
     }
     qn_str many = {0};
     qn_str_adds(&many, "{\"weight_map\":{\"x\":\"x.safetensors\"");
-    for (int i = 0; i < QN_MAX_SHARDS; i++)
+    for (int i = 0; i < QN_LIMIT_SHARDS; i++)
         qn_str_addf(&many, ",\"t%d\":\"s%d.safetensors\"", i, i);
     qn_str_adds(&many, "}}");
     write_text(INDEX, many.p);

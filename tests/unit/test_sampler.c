@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * test_sampler.c - the sampler against a naive reference in double precision that sorts everything.
  *
- * The reference gives the exact distribution a sampler draws from. That the sampler has the same one is shown by the set
- * of tokens it ever gives, and by a chi-square test of how often. Everything is seeded, so a run is the same every time. */
+ * The reference gives the exact distribution a sampler draws from. That the sampler has the same
+ * one is shown by the set of tokens it ever gives, and by a chi-square test of how often.
+ * Everything is seeded, so a run is the same every time. */
 #include "check.h"
 
 #include "sample/sampler.h"
@@ -206,10 +207,11 @@ static int32_t sample_one(qn_sampler *s, const float *logits)
 
 static const history no_history = {0};
 
-/* Draws and compares with the reference's distribution. A token that the reference removed must never come; the rest is a
- * chi-square test over cells of at least 8 expected draws, rarer tokens joined in one cell. A right sampler exceeds
- * df + 5 sqrt(2 df) + 15 with a chance of about 1e-7 (5 standard deviations and the slope of the tail at small df); the
- * fixed seed makes the outcome constant. */
+/* Draws and compares with the reference's distribution. A token that the reference removed must
+ * never come; the rest is a chi-square test over cells of at least 8 expected draws, rarer tokens
+ * joined in one cell. A right sampler exceeds df + 5 sqrt(2 df) + 15 with a chance of about 1e-7 (5
+ * standard deviations and the slope of the tail at small df); the fixed seed makes the outcome
+ * constant. */
 static void check_distribution(const qn_params *p, const float *logits, size_t n_vocab,
                                size_t n_tokens, const history *h, size_t n_draws)
 {
@@ -502,7 +504,8 @@ static void test_seeds(void **state)
     }
     assert_memory_equal(first[0], first[1], sizeof(first[0]));
     assert_memory_not_equal(first[0], first[2], sizeof(first[0]));
-    /* Seeds that differ in one bit start differently: over 64 seeds at least 40 first tokens differ. */
+    /* Seeds that differ in one bit start differently: over 64 seeds at least 40 first tokens
+     * differ. */
     size_t n_distinct = 0;
     bool seen[500] = {false};
     for (uint64_t seed = 1; seed <= 64; seed++) {

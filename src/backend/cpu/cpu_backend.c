@@ -61,9 +61,9 @@ static qn_status cpu_open(qn_device **out, const qn_device_config *cfg, qn_err *
 static void cpu_describe(const qn_device *d, char *buf, size_t size)
 {
     char flags[64];
-    snprintf(buf, size, "cpu: %d thread%s, %s%s", d->cfg.n_threads,
-             d->cfg.n_threads == 1 ? "" : "s", qn_cpu_flags_name(d->k.flags, flags, sizeof flags),
-             d->cfg.exact ? ", exact" : "");
+    (void)snprintf(
+        buf, size, "cpu: %d thread%s, %s%s", d->cfg.n_threads, d->cfg.n_threads == 1 ? "" : "s",
+        qn_cpu_flags_name(d->k.flags, flags, sizeof flags), d->cfg.exact ? ", exact" : "");
 }
 
 /* ---- buffers ---- */
