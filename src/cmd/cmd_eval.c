@@ -98,7 +98,8 @@ static qn_status npy_map(qn_file **out, const float **rows, const char *path, si
     size_t len = f->size >= 10 ? (size_t)f->data[8] | (size_t)f->data[9] << 8 : 0,
            bytes = n * width * sizeof(float);
     bool ok = f->size >= 10 && memcmp(f->data, "\x93NUMPY\x01", 7) == 0 && f->size - 10 >= len &&
-              memmem(f->data + 10, len, "'<f4'", 5) && !memmem(f->data + 10, len, "True", 4);
+              (10 + len) % sizeof(float) == 0 && memmem(f->data + 10, len, "'<f4'", 5) &&
+              !memmem(f->data + 10, len, "True", 4);
     if (!ok || f->size - 10 - len != bytes)
         return qn_fail(err, QN_E_FORMAT,
                        "%s: want float32 [%zu, %zu] in C order, as --logits writes it", path, n,

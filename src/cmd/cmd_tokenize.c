@@ -255,7 +255,7 @@ static int run_lines(const tokenize_options *o, const qn_tokenizer *t)
         }
         if (in.failed || out.failed) {
             (void)qn_fail(&err, QN_E_TOO_LONG, "standard input: line %zu does not fit in memory",
-                          number + 1);
+                          number + in.failed);
             rc = cmd_fail(&err);
             break;
         }

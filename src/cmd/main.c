@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * main.c - the program's front door: the table of commands. */
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -112,6 +113,7 @@ int main(int argc, char **argv)
     int rc;
 
     qn_file_guard();
+    (void)signal(SIGXFSZ, SIG_IGN); /* a write past the limit of a file's size fails */
     if (argc < 2)
         return usage_of(stderr);
     const char *name = argv[1];

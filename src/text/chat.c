@@ -175,35 +175,25 @@ void qn_chat_text_fini(qn_chat_text *t)
     *t = (qn_chat_text){0};
 }
 
-/* Encodes the added tokens of one literal segment, and the text before each with what was left
- * before the segment. The tokenizer itself says which added tokens there are, in order; each is
- * then found where its bytes first stand. */
+/* Encodes the added tokens of one literal segment, and the text before each with what was left before the segment. */
 static qn_status encode_literal(const qn_tokenizer *tok, const char *text,
                                 const qn_chat_segment *segment, size_t *done, qn_ids *out,
                                 qn_err *err)
 {
-    qn_ids found = {0};
-    size_t at = segment->begin;
-    qn_status s =
-        qn_tokenizer_encode(tok, text + at, segment->end - at, QN_SPECIAL_ALL, &found, err);
-    for (size_t i = 0; s == QN_OK && i < found.n; i++) {
-        qn_token_kind kind = qn_tokenizer_kind(tok, found.p[i]);
-        if (kind != QN_TOKEN_ADDED && kind != QN_TOKEN_SPECIAL)
-            continue;
-        qn_slice token = qn_tokenizer_bytes(tok, found.p[i]);
-        const char *p = memmem(text + at, segment->end - at, token.p, token.n);
-        if (!p || token.n == 0)
-            continue;
-        s = qn_tokenizer_encode(tok, text + *done, (size_t)(p - text) - *done, QN_SPECIAL_NONE, out,
-                                err);
-        if (s == QN_OK && !qn_grow(&out->p, &out->cap, out->n + 1, sizeof(*out->p), QN_MEM_REQUEST))
-            s = qn_fail_nomem(err, (out->n + 1) * sizeof(*out->p));
-        if (s == QN_OK)
-            out->p[out->n++] = found.p[i];
-        at = *done = (size_t)(p - text) + token.n;
+    qn_added_scan scan =
+        qn_tokenizer_scan(tok, text + segment->begin, segment->end - segment->begin);
+    size_t begin, end;
+    int32_t id;
+    while (qn_added_scan_next(&scan, &begin, &end, &id)) {
+        size_t n = segment->begin + begin - *done;
+        if (n > 0)
+            QN_TRY(qn_tokenizer_encode(tok, text + *done, n, QN_SPECIAL_NONE, out, err));
+        if (!qn_grow(&out->p, &out->cap, out->n + 1, sizeof(*out->p), QN_MEM_REQUEST))
+            return qn_fail_nomem(err, (out->n + 1) * sizeof(*out->p));
+        out->p[out->n++] = id;
+        *done = segment->begin + end;
     }
-    qn_ids_fini(&found);
-    return s;
+    return QN_OK;
 }
 
 qn_status qn_chat_encode(const qn_tokenizer *tok, const qn_chat_text *text, qn_ids *out,

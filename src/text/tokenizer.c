@@ -189,6 +189,35 @@ qn_status qn_tokenizer_encode(const qn_tokenizer *t, const char *text, size_t n,
     return QN_OK;
 }
 
+qn_added_scan qn_tokenizer_scan(const qn_tokenizer *t, const char *text, size_t n)
+{
+    return (qn_added_scan){.raw = {.a = &t->raw, .p = text, .n = n}, .normal = {.a = &t->normal}};
+}
+
+bool qn_added_scan_next(qn_added_scan *s, size_t *begin, size_t *end, int32_t *id)
+{
+    qn_slice text;
+    for (;;) {
+        while (s->in_text && qn_added_next(&s->normal, &text, id)) {
+            *begin = s->at;
+            *end = s->at = *id < 0 ? s->at + text.n : s->text_at + s->normal.done;
+            if (*id >= 0)
+                return true;
+        }
+        s->in_text = false;
+        if (!qn_added_next(&s->raw, &text, id))
+            return false;
+        if (*id >= 0) {
+            *begin = s->at;
+            *end = s->at = s->raw.done;
+            return true;
+        }
+        s->normal = (qn_added_iter){.a = s->normal.a, .p = text.p, .n = text.n};
+        s->text_at = s->at;
+        s->in_text = true;
+    }
+}
+
 void qn_detok_init(qn_detok *d, const qn_tokenizer *t, bool skip_special)
 {
     *d = (qn_detok){.t = t, .skip_special = skip_special};

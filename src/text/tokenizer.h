@@ -10,6 +10,7 @@
 
 #include "base/str.h"
 #include "format/weights.h"
+#include "text/added.h"
 
 typedef struct qn_tokenizer qn_tokenizer;
 
@@ -56,6 +57,16 @@ typedef enum qn_special_mode {
 /* Appends the ids of text (UTF-8; broken bytes: QN_E_FORMAT). */
 QN_MUST_USE qn_status qn_tokenizer_encode(const qn_tokenizer *t, const char *text, size_t n,
                                           qn_special_mode mode, qn_ids *out, qn_err *err);
+/* Where the added tokens stand in a text (UTF-8, not normalised), with the white space they take; in order. The text must
+ * live as long. */
+typedef struct qn_added_scan {
+    qn_added_iter raw, normal;
+    size_t at, text_at; /* text_at: of what `normal` looks at */
+    bool in_text;
+} qn_added_scan;
+qn_added_scan qn_tokenizer_scan(const qn_tokenizer *t, const char *text, size_t n);
+bool qn_added_scan_next(qn_added_scan *s, size_t *begin, size_t *end, int32_t *id);
+
 /* Appends the whole text of ids; broken UTF-8 becomes U+FFFD. Ids out of range: QN_E_ARG. */
 QN_MUST_USE qn_status qn_tokenizer_decode(const qn_tokenizer *t, const int32_t *ids, size_t n,
                                           bool skip_special, qn_str *out, qn_err *err);

@@ -616,11 +616,18 @@ def hf_tokenizer():
             add_folder(f"{key} {str(v)[:40]!r}", base, at(key, v), *([] if unknown else [(file, "h" + str(len(cases)))]),
                        want=ANY if unknown or v in (1, "x") and key in ("normalizer", "post_processor") else BAD,
                        command="run")
+    conf = "tokenizer_config.json"
+
+    # a template's text full of an added token that is written in other bytes than its own
+    def slow_template(path):
+        field(file, "added_tokens", [{"id": 531, "content": "\u00e9q", "normalized": True, "special": True}])(path)
+        json_edit(conf, lambda o: o.pop("added_tokens_decoder") and None)(path)
+        field(conf, "chat_template", "{% for i in range(20) %}" + "e\u0301q\u00e9q" * 25000 + "{% endfor %}")(path)
+    add_folder("template full of a token", base, slow_template, "the context holds", command="run")
     for i, text in enumerate(["", "{", "[]", "1", "{}", "{\"model\":{},\"model\":{}}", "[" * 200000,
                               "[" + "0," * 3000000 + "0]"]):
         add_folder(f"tokenizer text {i}", base, text_edit(file, text), file)
     add_folder("no tokenizer", base, lambda p: (p / file).unlink(), "tokenizer")
-    conf = "tokenizer_config.json"
     for key, v, want in [("added_tokens_decoder", {"x": {"content": "a"}}, BAD), ("added_tokens_decoder", {"9": 1}, BAD),
                          ("added_tokens_decoder", {"99999999": {"content": "zz"}}, BAD), ("add_bos_token", "x", BAD),
                          ("added_tokens_decoder", {"600": {"content": "zz"}}, BAD), ("bos_token", 1, ANY),
@@ -695,12 +702,17 @@ def flags():
                 "18446744073709551617"]:
         add(f"--tokens {ids!r}", [*e, "--tokens", ids], (BAD, USAGE), [("tokens", "token")])
     for flag, values in [("--threads", ["-1", "257", "x", "99999999999999999999"]), ("--max-ctx", ["-1", "x", "16777217"]),
-                         ("--window", ["-1", "x", "16777217"]), ("--chunk", ["-1", "65537", "nan"]), ("--no-such", ["1"])]:
+                         ("--window", ["-1", "x", "16777217"]), ("--chunk", ["-1", "65537", "nan"]),
+                         ("--max-seqs", ["-1", "1025"]), ("--max-batch-tokens", ["-1", "65537"]), ("--no-such", ["1"])]:
         for v in values:
             add(f"{flag} {v}", [*e, "--tokens", "1", flag, v], USAGE, [(flag,)])
     for flag, v in [("--logits", "/no/such/folder/x.npy"), ("--hidden", "/no/such/folder/x.npy"),
                     ("--against", "/no/such.npy"), ("--against", str(small)), ("--against", "/dev/zero")]:
         add(f"{flag} {v}", [*e, "--tokens", "1,2", flag, v], BAD, [(v,)])
+    for name, data in [("odd", b"\x93NUMPY\1\0\7\0'<f4'  " + bytes(2 * 526 * 4)), ("cut", b"\x93NUMPY\1\0"),
+                       ("long", b"\x93NUMPY\1\0\xff\xff'<f4'"), ("empty", b"")]:
+        (TMP / f"{name}.npy").write_bytes(data)
+        add(f"--against {name}", [*e, "--tokens", "1,2", "--against", TMP / f"{name}.npy"], BAD, [(f"{name}.npy",)])
     r = ["run", "-m", small, "--max-tokens", "1"]
     for flag, v in [("--temperature", "nan"), ("--temperature", "inf"), ("--top-p", "nan"), ("--top-k", "-1"),
                     ("--logit-bias", "1=nan"), ("--logit-bias", "x"), ("--n", "0"), ("--seed", "x"),
@@ -718,8 +730,70 @@ def flags():
     add("text of 4 MiB of one letter", t, GOOD, [], b"a" * (4 << 20))
     add("text of 4 MiB of spaces", t, GOOD, [], b" " * (4 << 20))
     add("text of 1 MiB of marks", t, GOOD, [], "a".encode() + "\u0301".encode() * (1 << 19))
+    add("large steps", [*e, "--tokens", "1,2,3", "--max-batch-tokens", "65536", "--max-seqs", "1024"], GOOD)
     add("all threads", [*e, "--tokens", "1,2,3", "--threads", "256"], GOOD)
     add("large context", [*e, "--tokens", "1,2,3", "--max-ctx", "65536"], GOOD)
+
+
+def more_tokenizers():
+    """vocab.json with merges.txt, and qwen.tiktoken."""
+    base = "qwen3-untied-f32"
+    model = json.loads((MODELS / base / "tokenizer.json").read_text())["model"]
+    vocab, merges = json.dumps(model["vocab"]), "#version: 0.2\n" + "\n".join(" ".join(m) for m in model["merges"])
+
+    def lists(vocab, merges):
+        def change(path):
+            (path / "tokenizer.json").unlink()
+            put(path / "vocab.json", vocab)
+            put(path / "merges.txt", merges)
+        return change
+    for i, text in enumerate(["", "[]", "{}", '{"a": "x"}', '{"a": -1}', '{"a": 99999999}', '{"a": 0, "b": 0}', "{",
+                              '{"a": 600}']):
+        add_folder(f"vocab.json {i}", base, lists(text, ""), ("vocab.json", "tokens", "tokenizer"))
+    for i, text in enumerate(["a", "a b c", " ", "zz zz", b"\xff \xfe", "\x1b[2J x", b"\0", "a" * (1 << 20)]):
+        add_folder(f"merges.txt {i}", base, lists(vocab, text), "merges.txt")
+    add_folder("control lists", base, lists(vocab, merges), want=GOOD)
+    for i, text in enumerate(["", "x", "YQ==", "YQ== x", "YQ== -1", "YQ== 99999999", "!!!! 1", "YQ= 1", "= 1", "==== 1",
+                              "YQ== 0\nYQ== 1", "YQ== 0\nYg== 0", "YQ== 600", "QUFB" * 200 + " 0", b"\xff\xff\xff\xff 1",
+                              b"\0"]):
+        add_folder(f"qwen.tiktoken {i}", base, lambda path, t=text: ((path / "tokenizer.json").unlink(),
+                                                                    put(path / "qwen.tiktoken", t)),
+                   ("qwen.tiktoken", "tokens"))
+
+
+def splits():
+    """Sets of GGUF files."""
+    def split(name, count, number, tensors=None, kinds=(U16, U16, I32), second=None):
+        stem = TMP / f"s{len(cases)}"
+
+        def change(g):
+            g.set("split.count", kinds[0], count)
+            g.set("split.no", kinds[1], number)
+            g.set("split.tensors.count", kinds[2], len(g.tensors) if tensors is None else tensors)
+        first = pathlib.Path(f"{stem}-00001-of-00002.gguf")
+        first.write_bytes(gguf(change))
+        if second is not None:
+            pathlib.Path(f"{stem}-00002-of-00002.gguf").write_bytes(second)
+        add(f"gguf: split {name}", model_args(first), BAD, [(stem.name,)])
+
+    split("without its second", 2, 0)
+    split("second empty", 2, 0, second=b"")
+    split("second the same", 2, 0, second=gguf())
+    split("second text", 2, 0, second=b"hello")
+    for count in [3, 1025, 65535]:
+        split(f"count {count}", count, 0, second=gguf())
+    for number in [1, 2, 65535]:
+        split(f"number {number}", 2, number, second=gguf())
+    split("count a string", "2", 0, kinds=(STR, U16, I32))
+    split("count -1", -1, 0, kinds=(I32, U16, I32))
+    split("count 2^31", 1 << 31, 0, kinds=(U32, U16, I32))
+    split("number a string", 2, "0", kinds=(U16, STR, I32))
+
+    def empty(g):
+        g.tensors, g.tail = [], b""
+        g.set("split.count", U16, 2)
+        g.set("split.no", U16, 1)
+    split("second without tensors", 2, 0, tensors=99, second=gguf(empty))
 
 
 def controls():
@@ -790,14 +864,15 @@ def fault(case, rc, err, seconds, kib):
         if not any(c in line for c in choices):
             return f"does not name {' or '.join(choices)}"
     folders = [a for a in args if a.startswith(str(TMP / "h"))]
-    if rc == 1 and folders and not any(n in line for n in (pathlib.Path(folders[0]).name, ".json", ".safetensors")):
+    names = (pathlib.Path(folders[0]).name, ".json", ".safetensors", "the prompt has") if folders else ()
+    if rc == 1 and folders and not any(n in line for n in names):
         return "names no file"
     return None
 
 
 def main():
     for part in [controls, gguf_structure, gguf_tensors, gguf_numbers, gguf_tokenizer, gguf_noise, hf_config,
-                 hf_moe_and_quant, hf_weights, hf_packed_weights, hf_index, hf_tokenizer, odd_files, flags]:
+                 hf_moe_and_quant, hf_weights, hf_packed_weights, hf_index, hf_tokenizer, more_tokenizers, splits, odd_files, flags]:
         part()
     try:
         with concurrent.futures.ThreadPoolExecutor(2) as pool:

@@ -384,12 +384,65 @@ static void test_encode(void **state)
     qn_tokenizer_free(tok);
 }
 
+/* Added tokens that take white space, stand alone, are normalised, or are written in other bytes than their own: with no
+ * token in the data the ids are those of the whole text. */
+static void test_encode_added(void **state)
+{
+    (void)state;
+    qn_tokenizer *tok;
+    json_t *j;
+    OK(qn_json_load(&j, QN_SOURCE_DIR "/tests/golden/models/qwen3-untied-f32/tokenizer.json",
+                    64u << 20, &err));
+    json_object_set_new(
+        j, "added_tokens",
+        json_of("[{\"id\": 531, \"content\": \"<q>\", \"special\": true, \"normalized\": false, "
+                "\"lstrip\": true, \"rstrip\": true}, "
+                "{\"id\": 532, \"content\": \"\u00e9q\", \"special\": true, \"normalized\": true}, "
+                "{\"id\": 533, \"content\": \"word\", \"special\": true, \"normalized\": false, "
+                "\"single_word\": true}]"));
+    OK(qn_tokenizer_from_json(&tok, j, "tokenizer.json", &err));
+    json_decref(j);
+    static const char *const sources[] = {"<q>", "a  <q> \n b<q><q>", "xword word {{ x }}",
+                                          "\u00e9q{{ x }}  <q>\u00e9q\u00e9 \u00e9q",
+                                          "{{ x }}e\u0301 <q> a word <q>{{ x }}"};
+    json_t *v = json_of("{\"x\": \"data\", \"y\": \" data \"}");
+    qn_chat_text out = {0};
+    qn_ids ids = {0}, whole = {0};
+    for (size_t i = 0; i < QN_COUNT(sources); i++) {
+        qn_chat_template *t = template_of(sources[i]);
+        ids.n = whole.n = 0;
+        OK(qn_chat_template_render(t, v, 0, &out, &err));
+        OK(qn_chat_encode(tok, &out, &ids, &err));
+        OK(qn_tokenizer_encode(tok, out.text.p, out.text.n, QN_SPECIAL_ALL, &whole, &err));
+        assert_int_equal(ids.n, whole.n);
+        assert_memory_equal(ids.p, whole.p, ids.n * sizeof(*ids.p));
+        qn_chat_template_free(t);
+    }
+    /* white space that is data is not taken */
+    qn_chat_template *t = template_of("{{ y }}<q>{{ y }}");
+    qn_str back = {0};
+    ids.n = 0;
+    OK(qn_chat_template_render(t, v, 0, &out, &err));
+    OK(qn_chat_encode(tok, &out, &ids, &err));
+    assert_int_equal(count_id(&ids, 531), 1);
+    OK(qn_tokenizer_decode(tok, ids.p, ids.n, false, &back, &err));
+    assert_string_equal(back.p, " data <q> data ");
+    json_decref(v);
+    qn_str_fini(&back);
+    qn_ids_fini(&ids);
+    qn_ids_fini(&whole);
+    qn_chat_text_fini(&out);
+    qn_chat_template_free(t);
+    qn_tokenizer_free(tok);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_published),   cmocka_unit_test(test_segments),
-        cmocka_unit_test(test_environment), cmocka_unit_test(test_folder),
-        cmocka_unit_test(test_gguf),        cmocka_unit_test(test_encode),
+        cmocka_unit_test(test_published),    cmocka_unit_test(test_segments),
+        cmocka_unit_test(test_environment),  cmocka_unit_test(test_folder),
+        cmocka_unit_test(test_gguf),         cmocka_unit_test(test_encode),
+        cmocka_unit_test(test_encode_added),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
