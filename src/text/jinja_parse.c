@@ -368,7 +368,7 @@ static qn_status parse_word(parser *p, qn_jnode **out)
     } constants[] = {{"true", QN_J_BOOL, true},   {"True", QN_J_BOOL, true},
                      {"false", QN_J_BOOL, false}, {"False", QN_J_BOOL, false},
                      {"none", QN_J_NONE, false},  {"None", QN_J_NONE, false}};
-    uint32_t id;
+    uint32_t id = 0;
     if (is_reserved(p))
         return fail_here(p, "an expression");
     for (size_t i = 0; i < QN_COUNT(constants); i++) {
@@ -420,7 +420,7 @@ static qn_status parse_args(parser *p)
     bool by_name = false;
     while (!is_op(p, ')')) {
         qn_jnode *kid;
-        uint32_t id;
+        uint32_t id = 0;
         if (p->tok->kind == QN_JT_NAME && p->tok[1].kind == QN_JT_OP && p->tok[1].op == '=') {
             QN_TRY(expect_name(p, &id));
             QN_TRY(push_id(p, id));
@@ -463,7 +463,7 @@ static qn_status parse_subscript(parser *p, qn_jnode **out)
 static qn_status parse_access(parser *p, qn_jnode **out)
 {
     size_t base = p->n_kids, ids = p->n_ids;
-    uint32_t line = p->tok->line, id;
+    uint32_t line = p->tok->line, id = 0;
     *out = NULL;
     if (take_op(p, '[')) {
         return parse_subscript(p, out);
@@ -490,7 +490,7 @@ static qn_status parse_access(parser *p, qn_jnode **out)
 static qn_status parse_filter(parser *p, qn_jnode **out)
 {
     size_t base = p->n_kids, ids = p->n_ids;
-    uint32_t line = p->tok->line, id;
+    uint32_t line = p->tok->line, id = 0;
     QN_TRY(expect_name(p, &id));
     if (take_op(p, '('))
         QN_TRY(parse_args(p));
@@ -503,7 +503,7 @@ static qn_status parse_filter(parser *p, qn_jnode **out)
 static qn_status parse_test(parser *p, qn_jnode **out)
 {
     size_t base = p->n_kids, ids = p->n_ids;
-    uint32_t line = p->tok->line, id;
+    uint32_t line = p->tok->line, id = 0;
     bool negated = take_word(p, "not");
     QN_TRY(expect_name(p, &id));
     if (take_op(p, '(')) {
@@ -784,7 +784,7 @@ static qn_status parse_targets(parser *p)
 {
     bool bracket = take_op(p, '(');
     do {
-        uint32_t id;
+        uint32_t id = 0;
         if (is_op(p, '=') || is_op(p, ')') || is_word(p, "in"))
             break;
         QN_TRY(expect_name(p, &id));
@@ -841,7 +841,7 @@ static qn_status parse_filters(parser *p)
 static qn_status parse_set(parser *p, uint32_t line, qn_jnode **out)
 {
     size_t base = p->n_kids, ids = p->n_ids;
-    uint32_t object = 0, id;
+    uint32_t object = 0, id = 0;
     uint8_t how = 0; /* 0 a name, 1 an attribute, 2 several names */
     qn_jnode *kid;
     if (p->tok->kind == QN_JT_NAME && p->tok[1].kind == QN_JT_OP && p->tok[1].op == '.') {
@@ -878,7 +878,7 @@ static qn_status parse_set(parser *p, uint32_t line, qn_jnode **out)
 static qn_status parse_params(parser *p, size_t base)
 {
     while (!is_op(p, ')')) {
-        uint32_t id;
+        uint32_t id = 0;
         qn_jnode *kid;
         QN_TRY(expect_name(p, &id));
         QN_TRY(push_id(p, id));
@@ -911,7 +911,7 @@ static qn_status parse_closed_block(parser *p, const char *word, size_t at)
 static qn_status parse_macro(parser *p, uint32_t line, qn_jnode **out)
 {
     size_t base = p->n_kids, ids = p->n_ids;
-    uint32_t id;
+    uint32_t id = 0;
     QN_TRY(expect_name(p, &id));
     QN_TRY(expect_op(p, '(', "'('"));
     QN_TRY(parse_params(p, base));
@@ -955,7 +955,7 @@ static qn_status parse_with(parser *p, uint32_t line, qn_jnode **out)
     qn_jnode *kid;
     QN_TRY(push_kid(p, NULL));
     while (p->tok->kind != QN_JT_BLOCK_END) {
-        uint32_t id;
+        uint32_t id = 0;
         if (p->n_ids > ids)
             QN_TRY(expect_op(p, ',', "','"));
         QN_TRY(expect_name(p, &id));

@@ -353,11 +353,12 @@ bool qn_jdict_set(qn_jrun *r, qn_jdict *d, const qn_jvalue *key, const qn_jvalue
         qn_jentry *entries = qn_jrun_alloc(r, cap, sizeof(*entries));
         if (!entries)
             return false;
-        if (d->n)
+        if (d->entries)
             memcpy(entries, d->entries, d->n * sizeof(*entries));
         d->entries = entries;
         d->cap = cap;
     }
+    QN_ASSERT(d->entries);
     d->entries[d->n++] = (qn_jentry){*key, *value};
     if (d->index && 2 * d->n < d->n_index) {
         uint32_t *slot;

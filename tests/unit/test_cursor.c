@@ -6,31 +6,33 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Bytes taken so far. */
+static size_t at(const qn_cursor *c, size_t n)
+{
+    return n - qn_cursor_left(c);
+}
+
+static bool skip_bytes(qn_cursor *c, uint64_t n)
+{
+    qn_slice s;
+    return qn_cursor_bytes(c, n, &s);
+}
+
 static void test_numbers(void **state)
 {
     (void)state;
-    static const unsigned char data[] = {0xfe, 0x34, 0x12, 0x78, 0x56, 0x34, 0x12, 0xef, 0xcd,
-                                         0xab, 0x89, 0x67, 0x45, 0x23, 0x01, 0x00, 0x00, 0xc0,
-                                         0x3f, 0,    0,    0,    0,    0,    0,    0xf8, 0xbf};
+    static const unsigned char data[] = {0x78, 0x56, 0x34, 0x12, 0xef, 0xcd,
+                                         0xab, 0x89, 0x67, 0x45, 0x23, 0x01};
     qn_cursor c;
-    uint8_t a;
-    uint16_t b;
     uint32_t d;
     uint64_t e;
-    float f;
-    double g;
     qn_cursor_init(&c, data, sizeof data, "f", NULL);
     assert_int_equal(qn_cursor_left(&c), sizeof data);
-    assert_true(qn_cursor_u8(&c, &a) && a == 0xfe);
-    assert_true(qn_cursor_u16(&c, &b) && b == 0x1234);
     assert_true(qn_cursor_u32(&c, &d) && d == 0x12345678);
     assert_true(qn_cursor_u64(&c, &e) && e == 0x0123456789abcdef);
-    assert_true(qn_cursor_f32(&c, &f) && f == 1.5f);
-    assert_true(qn_cursor_f64(&c, &g) && g == -1.5);
-    assert_int_equal(qn_cursor_at(&c), sizeof data);
     assert_int_equal(qn_cursor_left(&c), 0);
     assert_int_equal(c.status, QN_OK);
-    assert_false(qn_cursor_u8(&c, &a));
+    assert_false(qn_cursor_u32(&c, &d));
     assert_int_equal(c.status, QN_E_FORMAT);
 }
 
@@ -42,17 +44,17 @@ static void test_bytes_and_alignment(void **state)
     qn_slice s;
     qn_cursor_init(&c, data, 20, "f", NULL);
     assert_true(qn_cursor_align(&c, 32)); /* at 0 already */
-    assert_int_equal(qn_cursor_at(&c), 0);
+    assert_int_equal(at(&c, 20), 0);
     assert_true(qn_cursor_bytes(&c, 3, &s));
     assert_true(qn_slice_is(s, "abc"));
     assert_ptr_equal(s.p, data);
     assert_true(qn_cursor_bytes(&c, 0, &s));
     assert_int_equal(s.n, 0);
     assert_true(qn_cursor_align(&c, 1));
-    assert_int_equal(qn_cursor_at(&c), 3);
+    assert_int_equal(at(&c, 20), 3);
     assert_true(qn_cursor_align(&c, 8));
-    assert_int_equal(qn_cursor_at(&c), 8);
-    assert_true(qn_cursor_skip(&c, 12));
+    assert_int_equal(at(&c, 20), 8);
+    assert_true(skip_bytes(&c, 12));
     assert_true(qn_cursor_align(&c, 4));
     assert_false(qn_cursor_align(&c, 32)); /* beyond the end */
 }
@@ -67,10 +69,10 @@ static void test_hostile_sizes(void **state)
         qn_err err;
         qn_cursor_init(&c, "abcdefgh", 8, "model.gguf", &err);
         qn_cursor_field(&c, "tensor %d", 7);
-        assert_true(qn_cursor_skip(&c, 4));
+        assert_true(skip_bytes(&c, 4));
         assert_false(qn_cursor_bytes(&c, sizes[i], &s));
         assert_true(qn_slice_is(s, "untouched"));
-        assert_int_equal(qn_cursor_at(&c), 4);
+        assert_int_equal(at(&c, 8), 4);
         char want[128];
         (void)snprintf(want, sizeof want,
                        "model.gguf: tensor 7: wants %llu bytes, the file has 4 left (at byte 4)",
@@ -85,14 +87,14 @@ static void test_first_error_stays(void **state)
     (void)state;
     qn_cursor c;
     qn_err err;
-    uint8_t v = 77;
+    uint32_t v = 77;
     qn_cursor_init(&c, "ab", 2, "f", &err);
     qn_cursor_field(&c, "version");
     assert_false(qn_cursor_fail(&c, QN_E_UNSUPPORTED, "found %d, want %d", 9, 3));
     assert_string_equal(err.msg, "f: version: found 9, want 3 (at byte 0)");
     qn_cursor_field(&c, "later");
     assert_false(qn_cursor_fail(&c, QN_E_FORMAT, "another"));
-    assert_false(qn_cursor_u8(&c, &v));
+    assert_false(qn_cursor_u32(&c, &v));
     assert_false(qn_cursor_align(&c, 2));
     assert_int_equal(v, 77);
     assert_int_equal(c.status, QN_E_UNSUPPORTED);
@@ -106,7 +108,7 @@ static void test_nothing(void **state)
     uint32_t v;
     qn_cursor_init(&c, NULL, 100, "f", NULL);
     assert_int_equal(qn_cursor_left(&c), 0);
-    assert_true(qn_cursor_skip(&c, 0));
+    assert_true(skip_bytes(&c, 0));
     assert_false(qn_cursor_u32(&c, &v));
     /* a field name that is too long is cut, not written past */
     char name[500];
