@@ -109,6 +109,9 @@ typedef struct qn_engine_info {
     uint64_t n_params;
     uint64_t weight_bytes;           /* in memory */
     uint64_t weight_bytes_per_token; /* read to decode a token of one sequence */
+    double
+        prompt_flops; /* of a prompt of prompt_tokens, logits of the last; multiply and add are two */
+    int prompt_tokens;
     uint64_t kv_bytes, activation_bytes, vocab_bytes;
     int n_layers, hidden_size, n_vocab; /* n_vocab: logits of a row */
     int max_ctx, model_max_ctx;         /* tokens of one sequence: here; as trained */

@@ -34,7 +34,7 @@ const qn_opts cmd_bench_opts = {
     .summary = "Measure prompt and decode speed",
     .about = "Runs random tokens through the model, without sampling. GB/s counts each matrix once "
              "a step; "
-             "GFLOP/s a multiply and an add as two.",
+             "GFLOP/s are those of a prompt of 512 tokens, a multiply and an add as two.",
     .groups = {{&bench_group, 0}, {&cmd_config_group, offsetof(bench_options, config)}},
 };
 
@@ -68,7 +68,8 @@ static void print_rows(const bench_options *o, const qn_engine_info *i, const se
     if (pre->n)
         printf("prefill %5d%s: %8.2f tok/s  (%.2f - %.2f)  %9.2f ms  %7.1f GFLOP/s\n", o->n_prefill,
                depth, median(pre), pre->rate[0], pre->rate[pre->n - 1],
-               1e3 * o->n_prefill / median(pre), 2e-9 * (double)i->n_params * median(pre));
+               1e3 * o->n_prefill / median(pre),
+               1e-9 * i->prompt_flops / i->prompt_tokens * median(pre));
     if (dec->n)
         printf("decode  %5d%s: %8.2f tok/s  (%.2f - %.2f)  %9.2f ms  %7.1f GB/s%s\n", o->n_decode,
                depth, median(dec), dec->rate[0], dec->rate[dec->n - 1],

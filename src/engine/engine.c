@@ -363,6 +363,8 @@ static void fill_info(qn_engine *e)
                          .n_params = qn_model_config_n_params(c),
                          .weight_bytes = qn_model_weight_bytes(e->model),
                          .weight_bytes_per_token = (uint64_t)cost.weight_bytes,
+                         .prompt_flops = qn_plan_cost_of(e->model->plan, 512, 0, 1).flops,
+                         .prompt_tokens = 512,
                          .kv_bytes = qn_mem_live(QN_MEM_KV),
                          .activation_bytes = qn_mem_live(QN_MEM_ACTIVATIONS),
                          .vocab_bytes = qn_mem_live(QN_MEM_VOCAB),

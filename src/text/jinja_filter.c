@@ -591,7 +591,8 @@ static bool filter_select(qn_jrun *r, const call *c, qn_jvalue *out)
     if (c->a->n_pos < i_test)
         return qn_jrun_fail(r, "%s() misses its attribute", c->z);
     qn_jvalue none = QN_J_NIL;
-    const qn_jvalue *path = by_attribute && c->a->n_pos ? &c->a->pos[0] : &none;
+    const qn_jvalue *path = by_attribute ? c->a->pos : &none;
+    QN_ASSERT(path);
     qn_jargs rest = rest_of(c->a, i_test + 1);
     const qn_jvalue *test = c->a->n_pos > i_test ? &c->a->pos[i_test] : NULL;
     if (test && !qn_jargs_string(r, c->z, test))
