@@ -17,8 +17,6 @@
 #include "base/mem.h"
 #include "tensor/weight.h"
 
-#define QN_BACKEND_ABI 1u
-
 typedef struct qn_device qn_device; /* a backend's own */
 typedef struct qn_buf qn_buf;       /* device memory */
 typedef struct qn_dweight
@@ -146,7 +144,6 @@ typedef struct qn_device_config {
 } qn_device_config;
 
 typedef struct qn_backend {
-    uint32_t abi, size; /* QN_BACKEND_ABI, sizeof(qn_backend) */
     const char *name;
     qn_status (*open)(qn_device **out, const qn_device_config *cfg, qn_err *err);
     void (*close)(qn_device *d);
@@ -173,7 +170,6 @@ typedef struct qn_backend {
     qn_status (*run)(qn_device *d, const qn_op *op, const qn_batch *batch, qn_err *err);
 } qn_backend;
 
-typedef const qn_backend *(*qn_backend_entry_fn)(void);
 const qn_backend *qn_backend_cpu(void);
 
 #endif

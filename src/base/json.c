@@ -247,13 +247,9 @@ static int add_piece(const char *p, size_t n, void *arg)
     return w->out->failed ? -1 : 0;
 }
 
-void qn_json_write(qn_str *out, const json_t *v, int indent, bool sort)
+void qn_json_write(qn_str *out, const json_t *v)
 {
-    size_t flags = JSON_ENCODE_ANY | JSON_REAL_PRECISION(17);
-    if (indent)
-        flags |= JSON_INDENT((size_t)indent);
-    if (sort)
-        flags |= JSON_SORT_KEYS;
+    const size_t flags = JSON_ENCODE_ANY | JSON_REAL_PRECISION(17);
     writer w = {.out = out};
     if (json_dump_callback(v, add_piece, &w, flags) != 0)
         out->failed = true;

@@ -33,8 +33,7 @@ QN_MUST_USE qn_status qn_json_str(const json_t *o, const char *where, const char
                                   const char **out, qn_err *err);
 const char *qn_json_type_name(const json_t *v);
 
-/* Appends v in one line (indent 0) or indented; reals in the shortest form that restores them,
- * non-ASCII as it is. sort: by key. */
-void qn_json_write(qn_str *out, const json_t *v, int indent, bool sort);
+/* Appends v in one line; reals in the shortest form that restores them, non-ASCII as it is. */
+void qn_json_write(qn_str *out, const json_t *v);
 
 #endif

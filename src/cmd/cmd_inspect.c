@@ -188,7 +188,7 @@ static void show_metadata(view *v, const qn_weights *w)
     json_object_foreach(w->config, key, value)
     {
         qn_str text = {0};
-        qn_json_write(&text, value, 0, false);
+        qn_json_write(&text, value);
         if (json_is_string(value))
             add_text(v, key, json_string_value(value), json_string_length(value));
         else if (text.p)

@@ -213,15 +213,27 @@ static void step(qn_engine *e)
     }
 }
 
+void qn_step_lock(qn_engine *e)
+{
+    (void)pthread_mutex_lock(&e->turn_lock);
+    (void)pthread_mutex_lock(&e->step_lock);
+    (void)pthread_mutex_unlock(&e->turn_lock);
+}
+
+void qn_step_unlock(qn_engine *e)
+{
+    (void)pthread_mutex_unlock(&e->step_lock);
+}
+
 static void *engine_main(void *arg)
 {
     qn_engine *e = arg;
     while (take_inbox(e)) {
-        (void)pthread_mutex_lock(&e->step_lock);
+        qn_step_lock(e);
         drop_ended(e, false);
         step(e);
         drop_ended(e, false);
-        (void)pthread_mutex_unlock(&e->step_lock);
+        qn_step_unlock(e);
     }
     drop_ended(e, true);
     return NULL;
@@ -433,6 +445,7 @@ qn_status qn_engine_open(qn_engine **out, const qn_config *cfg, qn_err *err)
     default_sizes(&e->config);
     (void)pthread_mutex_init(&e->lock, NULL);
     (void)pthread_mutex_init(&e->step_lock, NULL);
+    (void)pthread_mutex_init(&e->turn_lock, NULL);
     (void)pthread_cond_init(&e->wake, NULL);
     qn_status s = open_steps(e, err);
     e->config.model = e->config.chat_template = e->config.device = NULL; /* the caller's strings */
@@ -467,6 +480,7 @@ void qn_engine_free(qn_engine *e)
     qn_model_free(e->model);
     (void)pthread_cond_destroy(&e->wake);
     (void)pthread_mutex_destroy(&e->step_lock);
+    (void)pthread_mutex_destroy(&e->turn_lock);
     (void)pthread_mutex_destroy(&e->lock);
     qn_free(e);
 }

@@ -118,7 +118,8 @@ struct qn_engine {
     pthread_cond_t wake;
     qn_request *inbox, **inbox_end;
     bool stopping;
-    pthread_mutex_t step_lock;
+    pthread_mutex_t step_lock,
+        turn_lock; /* turn_lock: who wants step_lock next waits here, so that each gets its turn */
     qn_request **active; /* engine thread */
     size_t n_active, active_cap;
     uint64_t arrivals;
@@ -139,6 +140,11 @@ void qn_request_finish(qn_request *r); /* pushes DONE and detaches */
 qn_status qn_request_push(qn_request *r, const qn_event_node *node, const char *text, size_t n,
                           const qn_candidate *best, size_t n_best, qn_err *err);
 bool qn_is_stop_id(const qn_request *r, int32_t id);
+
+/* ---- engine.c ---- */
+/* The runner for this thread alone. Fair: a busy engine cannot keep qn_score waiting for ever. */
+void qn_step_lock(qn_engine *e);
+void qn_step_unlock(qn_engine *e);
 
 /* ---- beam.c ---- */
 /* All beams have their next tokens' scores: keep the best, fork, finish. */

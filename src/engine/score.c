@@ -92,7 +92,7 @@ qn_status qn_score(qn_engine *e, const int32_t *ids, size_t n_ids, size_t chunk,
     qn_seq_rope rope;
     qn_seq_rope_init(&rope, &e->model->rope, e->config.rope_scaling, (uint32_t)n_ids);
     scorer s = {.on_hidden = on_hidden, .arg = arg, .go_on = true};
-    (void)pthread_mutex_lock(&e->step_lock);
+    qn_step_lock(e);
     qn_status st = take_blocks(e, n_ids, &blocks, &n_blocks, err);
     if (st == QN_OK) {
         qn_run_seq q = {
@@ -100,7 +100,7 @@ qn_status qn_score(qn_engine *e, const int32_t *ids, size_t n_ids, size_t chunk,
         st = score_chunks(e, &q, n_ids, chunk, on_logits, &s, err);
     }
     give_blocks(e, blocks, n_blocks);
-    (void)pthread_mutex_unlock(&e->step_lock);
+    qn_step_unlock(e);
     return st;
 }
 
@@ -189,7 +189,7 @@ qn_status qn_bench(qn_engine *e, const qn_bench_spec *spec, qn_bench_result *out
         return qn_fail(err, QN_E_ARG, "bench: found batch %d, want 1..%d", spec->batch,
                        e->config.max_seqs);
     bench b = {.e = e, .spec = spec};
-    (void)pthread_mutex_lock(&e->step_lock);
+    qn_step_lock(e);
     size_t per_seq = (size_t)spec->depth + (size_t)QN_MAX(spec->n_prefill, spec->n_decode);
     qn_status s = bench_prepare(&b, per_seq, err);
     if (s == QN_OK)
@@ -197,6 +197,6 @@ qn_status qn_bench(qn_engine *e, const qn_bench_spec *spec, qn_bench_result *out
     give_blocks(e, b.blocks, b.n_blocks);
     qn_free(b.ids);
     qn_free(b.q);
-    (void)pthread_mutex_unlock(&e->step_lock);
+    qn_step_unlock(e);
     return s;
 }

@@ -22,7 +22,7 @@ static qn_status unsupported(const char *file, const char *field, const json_t *
 {
     qn_str text = {.limit = 200};
     if (found)
-        qn_json_write(&text, found, 0, false);
+        qn_json_write(&text, found);
     else
         qn_str_adds(&text, "nothing");
     qn_status s = qn_fail(err, QN_E_UNSUPPORTED, "%s: %s: found %.200s%s, want %s", file, field,

@@ -280,7 +280,7 @@ static void folder_write(const folder *f, const char *name, const void *p, size_
 static void folder_write_json(const folder *f, const char *name, const json_t *v)
 {
     qn_str s = {0};
-    qn_json_write(&s, v, 0, false);
+    qn_json_write(&s, v);
     folder_write(f, name, s.p, s.n);
     qn_str_fini(&s);
 }

@@ -417,8 +417,6 @@ static qn_status run(qn_device *d, const qn_op *op, const qn_batch *batch, qn_er
 const qn_backend *qn_backend_cpu(void)
 {
     static const qn_backend backend = {
-        .abi = QN_BACKEND_ABI,
-        .size = sizeof(qn_backend),
         .name = "cpu",
         .open = cpu_open,
         .close = cpu_close,
