@@ -47,9 +47,11 @@ bool qn_cursor_bytes(qn_cursor *c, uint64_t n, qn_slice *out)
 {
     if (c->status != QN_OK)
         return false;
-    if (n > qn_cursor_left(c))
-        return qn_cursor_fail(c, QN_E_FORMAT, "wants %llu bytes, the file has %zu left",
-                              (unsigned long long)n, qn_cursor_left(c));
+    if (n > qn_cursor_left(c)) {
+        (void)qn_cursor_fail(c, QN_E_FORMAT, "wants %llu bytes, the file has %zu left",
+                             (unsigned long long)n, qn_cursor_left(c));
+        return false;
+    }
     *out = (qn_slice){(const char *)c->p, (size_t)n};
     c->p += n;
     return true;

@@ -328,7 +328,7 @@ static bool read_metadata(scanner *s)
         if (n == QN_LIMIT_SAFETENSORS_METADATA)
             ok = failed(s, QN_E_FORMAT, "more than %d keys", QN_LIMIT_SAFETENSORS_METADATA);
         ok = ok && string(s, "a key", &key);
-        if (ok && memchr(key.p, 0, key.n))
+        if (ok && key.p && memchr(key.p, 0, key.n))
             ok = failed(s, QN_E_FORMAT, "a key holds NUL");
         if (ok && (!(name = qn_arena_strndup(s->arena, key.p, key.n)) ||
                    !qn_name_index_reserve(&keys, n + 1)))

@@ -196,6 +196,7 @@ size_t qn_weight_bytes(const qn_weight *w)
                (w->group_index ? w->cols * sizeof *w->group_index : 0);
     }
     case QN_NF4: {
+        QN_ASSERT(w->group);
         size_t absmax = QN_DIV_UP(n, w->group);
         return n / 2 + absmax * scale +
                (w->nested_code ? QN_DIV_UP(absmax, w->nested_group) * sizeof *w->nested_scale : 0);

@@ -133,13 +133,12 @@ typedef struct qn_jrun {
 
 /* ---- the run: all return false, or NULL, with the error in the run ---- */
 
+/* QN_E_FORMAT, "name:line: ..." */
 bool qn_jrun_fail(qn_jrun *r, const char *fmt, ...) QN_PRINTF(2, 3);
 #if defined(__clang_analyzer__) && !defined(QN_JINJA_VALUE_C) /* as qn_fail in base.h */
 #define qn_jrun_fail(r, ...) (qn_seen(r, __VA_ARGS__), false)
 #endif
-                                   /* QN_E_FORMAT, "name:line: ..." */
-                                   bool
-                                   qn_jrun_spend(qn_jrun * r, size_t units); /* a step is 16 */
+bool qn_jrun_spend(qn_jrun *r, size_t units); /* a step is 16 */
 bool qn_jrun_spend_bytes(qn_jrun *r, size_t n);
 bool qn_jrun_enter(qn_jrun *r); /* one level deeper; pair with r->depth-- */
 void *qn_jrun_alloc(qn_jrun *r, size_t n, size_t size);

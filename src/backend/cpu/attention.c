@@ -94,6 +94,7 @@ static void group_set(attn_group *g, const attn_job *a, size_t index, int thread
         QN_ASSERT(i == 0 || g->hi[i] >= g->hi[i - 1]);
         d->k.scale(qn_cpu_row(a->q, row) + head * a->dim, scale, a->dim, g->q + i * a->dim);
     }
+    QN_ASSERT(g->n > 0);
     g->lo_min = g->lo[0];
     g->hi_max = g->hi[g->n - 1];
 }
