@@ -232,7 +232,8 @@ static void print_text(const char *text, size_t n)
     if (isatty(STDOUT_FILENO)) {
         qn_str clean = {0};
         cmd_add_clean(&clean, text, n);
-        fwrite(clean.p, 1, clean.n, stdout);
+        if (clean.n) /* nothing is left of a token of control bytes, or of half a character */
+            fwrite(clean.p, 1, clean.n, stdout);
         qn_str_fini(&clean);
     } else
         fwrite(text, 1, n, stdout);
