@@ -129,9 +129,8 @@ static int run_whole(const tokenize_options *o, const qn_tokenizer *t, const cha
         rc = cmd_fail(&err);
     else if (o->decode && isatty(STDOUT_FILENO)) {
         cmd_add_clean(&clean, out.p, out.n);
-        fwrite(clean.p, 1, clean.n, stdout);
-        putchar('\n');
-    } else
+        printf("%s\n", clean.n ? clean.p : "");
+    } else if (out.n)
         fwrite(out.p, 1, out.n, stdout);
     qn_str_fini(&in);
     qn_str_fini(&out);
