@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * test_gguf.c - good GGUF files, split files, and a battery of broken ones. */
 #include "check.h"
+#include "folder.h"
 
 #include "format/gguf.h"
 #include "tensor/qblock.h"
@@ -463,30 +464,6 @@ static void test_mutations(void **state)
 }
 
 /* ---- files ---- */
-
-static char dir[64];
-
-static int make_dir(void **state)
-{
-    (void)state;
-    (void)snprintf(dir, sizeof dir, "/tmp/quern-gguf-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state)
-{
-    (void)state;
-    char command[128];
-    (void)snprintf(command, sizeof command, "rm -rf '%s'", dir);
-    return system(command);
-}
-
-static const char *path_of(const char *name)
-{
-    static char path[256];
-    (void)snprintf(path, sizeof path, "%s/%s", dir, name);
-    return path;
-}
 
 static void write_file(const char *name, const qn_str *g)
 {

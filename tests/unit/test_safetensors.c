@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * test_safetensors.c - good and broken safetensors files, folders and shard indexes. */
 #include "check.h"
+#include "folder.h"
 
 #include "format/safetensors.h"
 #include <stdlib.h>
@@ -332,30 +333,6 @@ static void test_many(void **state)
 }
 
 /* ---- folders ---- */
-
-static char dir[64];
-
-static int make_dir(void **state)
-{
-    (void)state;
-    (void)snprintf(dir, sizeof dir, "/tmp/quern-safetensors-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state)
-{
-    (void)state;
-    char command[128];
-    (void)snprintf(command, sizeof command, "rm -rf '%s'", dir);
-    return system(command);
-}
-
-static const char *path_of(const char *name)
-{
-    static char path[256];
-    (void)snprintf(path, sizeof path, "%s/%s", dir, name);
-    return path;
-}
 
 static void write_text(const char *name, const char *text)
 {
