@@ -430,6 +430,7 @@ const qn_backend *qn_backend_cpu(void)
         .weight_is_borrowed = qn_dweight_is_borrowed,
         .prepare = prepare,
         .run = run,
+        .measure_roofs = qn_cpu_measure_roofs,
     };
     return &backend;
 }
