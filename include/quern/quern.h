@@ -312,6 +312,16 @@ typedef void (*qn_profile_fn)(void *arg, const qn_profile_step *step);
 QN_API qn_status qn_profile(qn_engine *e, const qn_bench_spec *spec, qn_profile_fn fn, void *arg,
                             qn_err *err);
 
+/* What the engine's workers do at most on this machine, all together: the roofs to hold a figure
+ * against. 0: could not be measured. */
+typedef struct qn_roofs {
+    double read_bytes_s; /* from memory, far beyond the caches */
+    double int8_ops_s;   /* 8-bit multiply-add, as the products use it; each is two */
+    double f32_flops_s;  /* float32 multiply-add; each is two */
+} qn_roofs;
+/* Measures them now: some tenths of a second, up to 1 GiB of memory meanwhile; requests wait. */
+QN_API void qn_engine_get_roofs(qn_engine *e, qn_roofs *out);
+
 #ifdef __cplusplus
 }
 #endif

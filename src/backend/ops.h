@@ -172,6 +172,9 @@ typedef struct qn_backend {
      * prepare sees each op of the final plan once. */
     qn_status (*prepare)(qn_device *d, const qn_op *ops, size_t n_ops, qn_err *err);
     qn_status (*run)(qn_device *d, const qn_op *op, const qn_batch *batch, qn_err *err);
+
+    /* What the device reads and computes at most, measured now, in some tenths of a second. */
+    void (*measure_roofs)(qn_device *d, qn_roofs *out);
 } qn_backend;
 
 const qn_backend *qn_backend_cpu(void);

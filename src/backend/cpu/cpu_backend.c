@@ -437,6 +437,7 @@ const qn_backend *qn_backend_cpu(void)
         .weight_is_integer = weight_is_integer,
         .prepare = prepare,
         .run = run,
+        .measure_roofs = qn_cpu_measure_roofs,
     };
     return &backend;
 }
