@@ -70,6 +70,10 @@ typedef struct qn_kernels {
     /* One query's scores s[QN_KV_TILE] become p_j = exp(s_j - max), 0 outside [begin, end), begin < end; max and sum are carried on.
      * Returns what the output so far must be multiplied by. */
     float (*attn_softmax)(float *s, size_t begin, size_t end, float *max, float *sum);
+    /* ---- roofs (roofs_ref.c, roofs_avx2.c): as much as a core can do, see roofs.c ---- */
+    void (*roof_read)(const void *p, size_t bytes); /* 64-byte aligned, a multiple of 4096 */
+    double (*roof_int8)(size_t n); /* n rounds of 8-bit multiply-add; returns operations done */
+    double (*roof_f32)(size_t n);  /* the same of float32 */
 } qn_kernels;
 #define QN_MM_SCRATCH (96u * 1024u)
 
@@ -88,5 +92,7 @@ float qn_to_i16_ref(const float *x, size_t n, float most, int16_t *y); /* for at
 void qn_rows_init_avx2(qn_kernels *k);
 void qn_attention_init_ref(qn_kernels *k);
 void qn_attention_init_avx2(qn_kernels *k);
+void qn_roofs_init_ref(qn_kernels *k);
+void qn_roofs_init_avx2(qn_kernels *k);
 
 #endif
