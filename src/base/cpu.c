@@ -32,14 +32,17 @@ unsigned qn_cpu_flags(void)
 #elif defined(__aarch64__)
     if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP)
         f |= QN_CPU_NEON;
+    if (f && (getauxval(AT_HWCAP2) & HWCAP2_I8MM))
+        f |= QN_CPU_I8MM;
 #endif
     return f;
 }
 
 const char *qn_cpu_flags_name(unsigned flags, char *buf, size_t size)
 {
-    (void)snprintf(buf, size, "%s%s%s", flags & QN_CPU_AVX2 ? "avx2" : "",
-                   flags & QN_CPU_AVX512 ? "+avx512" : "", flags & QN_CPU_NEON ? "neon" : "");
+    (void)snprintf(buf, size, "%s%s%s%s", flags & QN_CPU_AVX2 ? "avx2" : "",
+                   flags & QN_CPU_AVX512 ? "+avx512" : "", flags & QN_CPU_NEON ? "neon" : "",
+                   flags & QN_CPU_I8MM ? "+i8mm" : "");
     if (!buf[0])
         (void)snprintf(buf, size, "plain C");
     return buf;

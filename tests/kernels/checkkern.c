@@ -15,7 +15,7 @@
 #include "base/thread.h"
 
 static qn_kernels ref;
-static ck_isa isas[4];
+static ck_isa isas[6];
 const qn_kernels *ck_ref = &ref;
 const ck_isa *ck_isas = isas;
 int ck_n_isas;
@@ -154,12 +154,13 @@ void ck_row(const char *what, const char *isa, int n_threads, double seconds, do
 static void init_isas(void)
 {
     static const struct {
-        unsigned flag;
+        unsigned flag, with;
         const char *name;
         bool has_kernels;
-    } known[] = {{QN_CPU_AVX2, "avx2", true},
-                 {QN_CPU_AVX512, "avx512", false},
-                 {QN_CPU_NEON, "neon", false}};
+    } known[] = {{QN_CPU_AVX2, 0, "avx2", true},
+                 {QN_CPU_AVX512, QN_CPU_AVX2, "avx512", false},
+                 {QN_CPU_NEON, 0, "neon", true},
+                 {QN_CPU_I8MM, QN_CPU_NEON, "i8mm", true}};
     unsigned have = qn_cpu_flags();
     qn_kernels_init(&ref, 0);
     isas[ck_n_isas++] = (ck_isa){"plain C", ref};
@@ -170,7 +171,7 @@ static void init_isas(void)
             ck_skip("%s not run: this CPU does not have it", known[i].name);
         } else {
             isas[ck_n_isas].name = known[i].name;
-            qn_kernels_init(&isas[ck_n_isas++].k, known[i].flag);
+            qn_kernels_init(&isas[ck_n_isas++].k, known[i].flag | known[i].with);
         }
     }
 }

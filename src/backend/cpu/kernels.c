@@ -16,5 +16,12 @@ void qn_kernels_init(qn_kernels *k, unsigned cpu_flags)
         qn_rows_init_avx2(k);
         qn_attention_init_avx2(k);
     }
+#elif defined(__aarch64__)
+    if (cpu_flags & QN_CPU_NEON) {
+        qn_matmul_init_neon(k);
+        qn_rows_init_neon(k);
+        if (cpu_flags & QN_CPU_I8MM)
+            qn_matmul_init_i8mm(k);
+    }
 #endif
 }

@@ -22,7 +22,7 @@ typedef struct qn_mm_f32 {
 
 typedef struct qn_kernels {
     unsigned flags; /* qn_cpu_flags() & mask */
-    /* ---- matmul (matmul.c, matmul_ref.c, matmul_avx2.c) ---- */
+    /* ---- matmul (matmul.c, matmul_ref.c, matmul_<set>.c) ---- */
     /* n_blocks blocks of 32 of x into out: lanes = 1: qn_act1[], lanes = 4: row `lane` of qn_act4[]. A block whose largest |x| is
      * below 2^-100 is zero; one that is not finite has d = NaN. */
     void (*mm_quantise)(const float *x, size_t n_blocks, int lanes, int lane, void *out);
@@ -39,7 +39,7 @@ typedef struct qn_kernels {
                                 size_t cols, float *y);
     /* As qn_qblock_decode, bit for bit. NULL: use that. */
     void (*mm_decode[QN_N_DTYPES])(const void *src, size_t n, float *out);
-    /* ---- rows (rows_ref.c, rows_avx2.c): one row of n floats; y may be an input, nothing need be aligned ---- */
+    /* ---- rows (rows_ref.c, rows_<set>.c): one row of n floats; y may be an input, nothing need be aligned ---- */
     void (*add)(const float *a, const float *b, size_t n, float *y);
     void (*scale)(const float *x, float s, size_t n, float *y);
     void (*add_scaled)(const float *x, float s, size_t n, float *y); /* y += s * x, one rounding */
@@ -74,8 +74,11 @@ typedef struct qn_kernels {
 void qn_kernels_init(qn_kernels *k, unsigned cpu_flags);
 void qn_matmul_init_ref(qn_kernels *k);
 void qn_matmul_init_avx2(qn_kernels *k);
+void qn_matmul_init_neon(qn_kernels *k);
+void qn_matmul_init_i8mm(qn_kernels *k);
 void qn_rows_init_ref(qn_kernels *k);
 void qn_rows_init_avx2(qn_kernels *k);
+void qn_rows_init_neon(qn_kernels *k);
 void qn_attention_init_ref(qn_kernels *k);
 void qn_attention_init_avx2(qn_kernels *k);
 
