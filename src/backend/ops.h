@@ -116,6 +116,8 @@ typedef struct qn_op {
     qn_experts *experts;
     bool on_logit_rows; /* after GATHER: rows are n_logit_rows */
 } qn_op;
+/* "linear+norm+silu_mul" */
+void qn_op_name(const qn_op *op, char *buf, size_t size);
 
 /* One step. Rows are tokens, sequence after sequence; all arrays are the host's, valid during the
  * step. */
@@ -163,11 +165,16 @@ typedef struct qn_backend {
     void (*weight_free)(qn_dweight *w);
     size_t (*weight_bytes)(const qn_dweight *w);     /* bytes read by one pass over it */
     bool (*weight_is_borrowed)(const qn_dweight *w); /* true: no copy was made */
+    bool (*weight_is_integer)(
+        const qn_dweight *w); /* products with it are made in 8-bit integers */
 
     /* Bytes of scratch are the device's own, taken at open or at prepare; run() allocates nothing.
      * prepare sees each op of the final plan once. */
     qn_status (*prepare)(qn_device *d, const qn_op *ops, size_t n_ops, qn_err *err);
     qn_status (*run)(qn_device *d, const qn_op *op, const qn_batch *batch, qn_err *err);
+
+    /* What the device reads and computes at most, measured now, in some tenths of a second. */
+    void (*measure_roofs)(qn_device *d, qn_roofs *out);
 } qn_backend;
 
 const qn_backend *qn_backend_cpu(void);

@@ -490,6 +490,13 @@ void qn_engine_get_info(const qn_engine *e, qn_engine_info *out)
     *out = e->info;
 }
 
+void qn_engine_get_roofs(qn_engine *e, qn_roofs *out)
+{
+    qn_step_lock(e);
+    e->model->backend->measure_roofs(e->model->device, out);
+    qn_step_unlock(e);
+}
+
 void qn_engine_get_params(const qn_engine *e, qn_params *out)
 {
     *out = e->defaults;

@@ -414,6 +414,11 @@ static qn_status run(qn_device *d, const qn_op *op, const qn_batch *batch, qn_er
     return QN_OK;
 }
 
+static bool weight_is_integer(const qn_dweight *w)
+{
+    return qn_dweight_kind(w) == QN_MM_INT;
+}
+
 const qn_backend *qn_backend_cpu(void)
 {
     static const qn_backend backend = {
@@ -429,8 +434,10 @@ const qn_backend *qn_backend_cpu(void)
         .weight_free = qn_dweight_free,
         .weight_bytes = qn_dweight_bytes,
         .weight_is_borrowed = qn_dweight_is_borrowed,
+        .weight_is_integer = weight_is_integer,
         .prepare = prepare,
         .run = run,
+        .measure_roofs = qn_cpu_measure_roofs,
     };
     return &backend;
 }

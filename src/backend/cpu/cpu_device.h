@@ -121,4 +121,7 @@ void qn_cpu_moe(const qn_cpu_job *job);
 void qn_cpu_attention_sizes(const qn_device *d, const qn_op *op, qn_cpu_sizes *s);
 void qn_cpu_attention(const qn_cpu_job *job);
 
+/* ---- roofs.c ---- */
+void qn_cpu_measure_roofs(qn_device *d, qn_roofs *out);
+
 #endif

@@ -68,6 +68,10 @@ typedef struct qn_kernels {
     /* o[i * stride + d] = o * scale_i + sum over j < n, upwards, of p[i * QN_ATTN_KEYS + j] * v[j * stride + d]; stride % 8 == 0 */
     void (*attn_weigh)(const float *p, const float *scale, size_t n_q, const float *v, size_t n,
                        size_t stride, float *o);
+    /* ---- roofs (roofs_ref.c, roofs_avx2.c): as much as a core can do, see roofs.c ---- */
+    void (*roof_read)(const void *p, size_t bytes); /* 64-byte aligned, a multiple of 4096 */
+    double (*roof_int8)(size_t n); /* n rounds of 8-bit multiply-add; returns operations done */
+    double (*roof_f32)(size_t n);  /* the same of float32 */
 } qn_kernels;
 #define QN_MM_SCRATCH (96u * 1024u)
 
@@ -81,5 +85,7 @@ void qn_rows_init_avx2(qn_kernels *k);
 void qn_rows_init_neon(qn_kernels *k);
 void qn_attention_init_ref(qn_kernels *k);
 void qn_attention_init_avx2(qn_kernels *k);
+void qn_roofs_init_ref(qn_kernels *k);
+void qn_roofs_init_avx2(qn_kernels *k);
 
 #endif
