@@ -170,11 +170,8 @@ static void test_neighbours_and_blocks(void **state)
 static double largest_difference(const logits *a, const logits *b)
 {
     double d = 0;
-    for (size_t i = 0; i < N_TOKENS * a->n_vocab; i++) {
-        double x = fabs((double)a->p[i] - (double)b->p[i]);
-        if (x > d || isnan(x))
-            d = x;
-    }
+    for (size_t i = 0; i < N_TOKENS * a->n_vocab; i++)
+        d = worse_of(d, fabs((double)a->p[i] - (double)b->p[i]));
     return d;
 }
 
