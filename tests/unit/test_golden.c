@@ -162,7 +162,7 @@ static bool on_hidden(void *arg, int layer, size_t pos, const float *hidden, siz
     const float *all = t->data, *want = all + pos * width;
     double scale = 0;
     for (size_t i = 0; i < t->bytes / sizeof *all; i++)
-        scale = fmax(scale, fabs((double)all[i]));
+        scale = worse_of(scale, fabs((double)all[i]));
     for (size_t i = 0; i < width; i++)
         if (!(fabs((double)hidden[i] - (double)want[i]) <= c->tolerance * scale))
             fail_msg("%s: %s, token %zu, element %zu is %g, want %g", c->m->name, name, pos, i,

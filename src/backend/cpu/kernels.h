@@ -78,6 +78,7 @@ typedef struct qn_kernels {
 void qn_kernels_init(qn_kernels *k, unsigned cpu_flags);
 void qn_matmul_init_ref(qn_kernels *k);
 void qn_matmul_init_avx2(qn_kernels *k);
+void qn_matmul_init_avx512(qn_kernels *k);
 void qn_matmul_init_neon(qn_kernels *k);
 void qn_matmul_init_i8mm(qn_kernels *k);
 void qn_rows_init_ref(qn_kernels *k);
