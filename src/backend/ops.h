@@ -158,9 +158,9 @@ typedef struct qn_backend {
     qn_status (*download)(void *dst, const qn_buf *b, size_t offset, size_t bytes, qn_err *err);
 
     /* Takes a weight into the device's layout. The view's memory stays mapped while the weight
-     * lives; a device may keep a borrow of it. for_embed: rows are looked up (EMBED), maybe besides
-     * products. */
-    qn_status (*weight_new)(qn_dweight **out, qn_device *d, const qn_weight *w, bool for_embed,
+     * lives; a device may keep a borrow of it. rows_only: it is only looked up (EMBED), never
+     * multiplied. */
+    qn_status (*weight_new)(qn_dweight **out, qn_device *d, const qn_weight *w, bool rows_only,
                             qn_err *err);
     void (*weight_free)(qn_dweight *w);
     size_t (*weight_bytes)(const qn_dweight *w);     /* bytes read by one pass over it */

@@ -118,11 +118,10 @@ static qn_status download(void *dst, const qn_buf *b, size_t offset, size_t byte
 
 /* ---- weights ---- */
 
-static qn_status weight_new(qn_dweight **out, qn_device *d, const qn_weight *w, bool for_embed,
+static qn_status weight_new(qn_dweight **out, qn_device *d, const qn_weight *w, bool rows_only,
                             qn_err *err)
 {
-    (void)for_embed; /* every layout gives its rows back */
-    return qn_dweight_new(out, d->team, w, d->cfg.exact, err);
+    return qn_dweight_new(out, d->team, w, d->cfg.exact || rows_only, err);
 }
 
 /* ---- scratch ---- */
