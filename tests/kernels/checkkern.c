@@ -15,7 +15,8 @@
 #include "base/thread.h"
 
 static qn_kernels ref;
-static ck_isa isas[6];
+static ck_isa isas[5];
+ck_isa ck_emulated;
 const qn_kernels *ck_ref = &ref;
 const ck_isa *ck_isas = isas;
 int ck_n_isas;
@@ -173,8 +174,8 @@ static void init_isas(void)
             qn_kernels_init(&isas[ck_n_isas++].k, known[i].flag | known[i].with);
         }
     }
-    isas[ck_n_isas] = (ck_isa){"avx512 (emulated)", ref};
-    qn_matmul_init_avx512_emul(&isas[ck_n_isas++].k);
+    ck_emulated = (ck_isa){"avx512 (emulated)", ref};
+    qn_matmul_init_avx512_emul(&ck_emulated.k);
 }
 
 int main(int argc, char **argv)

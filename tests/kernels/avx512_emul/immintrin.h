@@ -34,7 +34,7 @@ typedef struct __m512 {
     float f[16];
 } __m512;
 
-/* A function of type T: one statement for each of n elements of r. */
+/* A function of this type: one statement for each of n elements of r. */
 #define EACH(type, name, args, n, statement)                                                       \
     static inline type name args                                                                   \
     {                                                                                              \
