@@ -63,8 +63,8 @@ static void print_rows(const bench_options *o, const qn_engine_info *i, const se
     char depth[32] = "";
     if (o->depth)
         (void)snprintf(depth, sizeof depth, " at depth %d", o->depth);
-    printf("%s, %s, %.2f GB of weights; %s\n", i->name, i->quantization,
-           (double)i->weight_bytes * 1e-9, i->device);
+    printf("%s, %s, %.2f GB of weights, %s K/V; %s\n", i->name, i->quantization,
+           (double)i->weight_bytes * 1e-9, i->kv_cache_dtype, i->device);
     if (pre->n)
         printf("prefill %5d%s: %8.2f tok/s  (%.2f - %.2f)  %9.2f ms  %7.1f GFLOP/s\n", o->n_prefill,
                depth, median(pre), pre->rate[0], pre->rate[pre->n - 1],
@@ -93,7 +93,7 @@ static void print_json(const bench_options *o, const qn_engine_info *i, const se
     qn_str s = {0};
     qn_str_adds(&s, "{\"model\": ");
     qn_str_add_json(&s, i->name, strlen(i->name));
-    qn_str_adds(&s, ", \"device\": ");
+    qn_str_addf(&s, ", \"kv_cache_dtype\": \"%s\", \"device\": ", i->kv_cache_dtype);
     qn_str_add_json(&s, i->device, strlen(i->device));
     qn_str_addf(&s,
                 ", \"threads\": %d, \"prefill\": %d, \"decode\": %d, \"depth\": %d, \"batch\": %d, "

@@ -241,6 +241,14 @@ static void *engine_main(void *arg)
 
 /* ---- opening ---- */
 
+/* By qn_kv_cache_dtype; AUTO has been resolved. */
+static const struct {
+    const char *name;
+    qn_dtype dtype;
+} kv_dtypes[] = {[QN_KV_CACHE_F32] = {"f32", QN_F32},
+                 [QN_KV_CACHE_F16] = {"f16", QN_F16},
+                 [QN_KV_CACHE_INT8] = {"int8", QN_I8}};
+
 static qn_status check_config(const qn_config *c, qn_err *err)
 {
     if (!c->model || !*c->model)
@@ -260,6 +268,9 @@ static qn_status check_config(const qn_config *c, qn_err *err)
         if (sizes[i].found < 0 || sizes[i].found > sizes[i].most)
             return qn_fail(err, QN_E_ARG, "%s: found %d, want 0..%d", sizes[i].name, sizes[i].found,
                            sizes[i].most);
+    if ((size_t)c->kv_cache_dtype >= QN_COUNT(kv_dtypes))
+        return qn_fail(err, QN_E_ARG, "kv_cache_dtype: found %d, want 0..%zu",
+                       (int)c->kv_cache_dtype, QN_COUNT(kv_dtypes) - 1);
     return QN_OK;
 }
 
@@ -268,6 +279,8 @@ static void default_sizes(qn_config *c)
     c->n_threads = c->n_threads ? c->n_threads : qn_cpu_n_usable();
     if (c->exact && c->rope_scaling == QN_ROPE_AUTO)
         c->rope_scaling = QN_ROPE_ALWAYS;
+    if (c->kv_cache_dtype == QN_KV_CACHE_AUTO)
+        c->kv_cache_dtype = c->exact ? QN_KV_CACHE_F32 : QN_KV_CACHE_F16;
     c->max_seqs = c->max_seqs ? c->max_seqs : 16;
     c->max_batch_tokens = c->max_batch_tokens ? c->max_batch_tokens : 512;
     c->max_batch_tokens = QN_MAX(c->max_batch_tokens, c->max_seqs);
@@ -377,6 +390,7 @@ static void fill_info(qn_engine *e)
                          .weight_bytes_per_token = (uint64_t)cost.weight_bytes,
                          .prompt_flops = qn_plan_cost_of(e->model->plan, 512, 0, 1).flops,
                          .prompt_tokens = 512,
+                         .kv_cache_dtype = kv_dtypes[e->config.kv_cache_dtype].name,
                          .kv_bytes = qn_mem_live(QN_MEM_KV),
                          .activation_bytes = qn_mem_live(QN_MEM_ACTIVATIONS),
                          .vocab_bytes = qn_mem_live(QN_MEM_VOCAB),
@@ -413,7 +427,7 @@ static qn_status open_steps(qn_engine *e, qn_err *err)
     QN_TRY(open_chat(e, err));
     find_eos(e);
     QN_TRY(read_generation_config(e, err));
-    qn_dtype kv_dtype = c->exact ? QN_F32 : QN_F16;
+    qn_dtype kv_dtype = kv_dtypes[c->kv_cache_dtype].dtype;
     QN_TRY(size_cache(e, kv_dtype, &n_blocks, err));
     QN_TRY(qn_runner_new(&e->runner, e->model, n_blocks, (uint32_t)c->max_seqs,
                          (uint32_t)c->max_ctx, kv_dtype, err));

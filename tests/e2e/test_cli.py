@@ -56,6 +56,7 @@ def test_usage():
         (["run", "-m", "x", "--n", "17", "hi"], "--n: found '17'"),
         (["run", "-m", "x", "--n", "3", "--beam", "2", "hi"], "--n: found 3"),
         (["run", "-m", "x", "--rope-scaling", "maybe", "hi"], "auto|always|never"),
+        (["run", "-m", "x", "--kv-cache-dtype", "q4", "hi"], "auto|f32|f16|int8"),
         (["run", "-m", "x", "--logit-bias", "5", "hi"], "wanted ID=BIAS"),
         (["run", "-m", "x", "--var", "messages=1", "hi"], "--var"),
         (["run", "-m", "x", "--json=1", "hi"], "wanted no value"),
@@ -254,6 +255,8 @@ def test_run():
     rc, out, err = run(*args, golden["text"])
     check("run writes the text alone", rc == 0 and out.rstrip("\n") == whole.rstrip("\n"), (out, err))
     check("run tells its speeds", one_line(err) and "tok/s" in err, err)
+    rc, out, err = run(*args, "--kv-cache-dtype", "int8", golden["text"])
+    check("run --kv-cache-dtype int8", rc == 0 and len(out) > 8, (out, err))
     rc, out, err = run(*args, "-q", stdin=golden["text"])
     check("run of standard input", rc == 0 and out.rstrip("\n") == whole.rstrip("\n") and err == "", (out, err))
     rc, out, err = run("run", "-m", SMALL, "-q", "--raw", "--seed", "7", "-n", "8", "--n", "3", "Once")

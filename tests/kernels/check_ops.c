@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * check_ops.c - checks of the kernels over rows (rows_*.c) and over a tile of keys (attention_*.c) against plain C.
  *
- *   rows    random lengths, also unaligned and in place: add, scale, add_scaled, to_f16, to_i16 to the bit, the others within
+ *   rows    random lengths, also unaligned and in place: add, scale, add_scaled, to_f16, to_i16, hadamard to the bit, the others within
  *           their bounds
  *   tile    keys, values and queries as stored to the bit; scores, softmax and weighted sums within their bounds, int8 equal
  *   chains  a query's scores and sums are the same bits whatever other queries it is computed with */
@@ -119,6 +119,11 @@ static void check_exact_rows(const ck_isa *isa)
     for (size_t i = 0; i < c.n; i++) /* all magnitudes that f16 has, and more */
         c.a[i] = ldexpf(c.a[i], (int)ck_below(50) - 30);
     uint16_t *h[2] = {ck_out(c.n * 2), ck_out(c.n * 2)};
+    memcpy(c.want, c.a, c.n * sizeof(float));
+    memcpy(c.got, c.a, c.n * sizeof(float));
+    ck_ref->hadamard(c.want, c.n);
+    k->hadamard(c.got, c.n);
+    row_result(&c, isa, "hadamard", same(&c));
     float most = ck_below(2) ? 127.0f : QN_KV_STEPS;
     ck_ref->to_f16(c.a, c.n, h[0]);
     k->to_f16(c.a, c.n, h[1]);
@@ -178,7 +183,7 @@ static const char *const kv_names[QN_N_KV_TYPES] = {"F32", "F16", "int8"};
 
 typedef struct tile_case {
     qn_kv_type type;
-    size_t n_q, n, dim, width;
+    size_t n_q, n, dim, width, q_stride;
     float *x[2];                        /* keys, values: [n][dim] */
     void *tile[2];                      /* of them */
     float *q, *s[2], *o[2], scale[100]; /* 0: plain C, 1: the other */
@@ -197,11 +202,11 @@ static tile_case tile_new(qn_kv_type type)
                    .n = 1 + ck_below(QN_KV_TILE),
                    .dim = 2 * (1 + ck_below(40))};
     c.width = qn_kv_width(c.dim);
+    c.q_stride = qn_kv_query_floats(type, c.dim);
     float *x = normals(c.n_q * c.dim, 1);
-    c.q = ck_in(c.n_q * c.width * sizeof(float));
-    memset(c.q, 0, c.n_q * c.width * sizeof(float));
+    c.q = ck_in(c.n_q * c.q_stride * sizeof(float));
     for (size_t i = 0; i < c.n_q; i++)
-        qn_kv_query(ck_ref, type, x + i * c.dim, 0.3f, c.dim, c.q + i * c.width);
+        qn_kv_query(ck_ref, type, x + i * c.dim, 0.3f, c.dim, c.q + i * c.q_stride);
     ck_free(x);
     for (int i = 0; i < 2; i++) {
         size_t bytes = qn_kv_tile_bytes(type, c.dim);
@@ -238,7 +243,8 @@ static void tile_free(tile_case *c)
 static void check_put(tile_case *c, const ck_isa *isa)
 {
     size_t bytes = qn_kv_tile_bytes(c->type, c->dim);
-    float *q[2] = {ck_out(c->width * sizeof(float)), ck_out(c->width * sizeof(float))};
+    size_t q_bytes = c->q_stride * sizeof(float);
+    float *q[2] = {ck_out(q_bytes), ck_out(q_bytes)};
     bool ok = true;
     for (int i = 0; i < 2; i++) {
         void *tile = ck_out(bytes);
@@ -246,10 +252,10 @@ static void check_put(tile_case *c, const ck_isa *isa)
         tile_fill(&isa->k, c, i, tile);
         ok = ok && memcmp(tile, c->tile[i], bytes) == 0 && ck_guard_ok(tile);
         ck_free(tile);
-        memset(q[i], 0, c->width * sizeof(float));
+        memset(q[i], 0, q_bytes);
         qn_kv_query(i ? &isa->k : ck_ref, c->type, c->x[0], 0.7f, c->dim, q[i]);
     }
-    ok = ok && memcmp(q[0], q[1], c->width * sizeof(float)) == 0 && ck_guard_ok(q[1]);
+    ok = ok && memcmp(q[0], q[1], q_bytes) == 0 && ck_guard_ok(q[1]);
     tile_result(c, isa, "keys, values and a query", ok);
     ck_free(q[0]);
     ck_free(q[1]);
@@ -273,13 +279,13 @@ static void check_scores(tile_case *c, const ck_isa *isa)
         for (size_t j = 0; j < c->n; j++) {
             double sum = 0, a = c->s[0][i * QN_KV_TILE + j], b = c->s[1][i * QN_KV_TILE + j];
             for (size_t d = 0; d < c->dim && c->type != QN_KV_I8; d++)
-                sum += fabs((double)c->q[i * c->width + d] * element(c, false, j, d));
+                sum += fabs((double)c->q[i * c->q_stride + d] * element(c, false, j, d));
             ok = ok && fabs(a - b) <= BOUND_CHAIN(c->dim, sum); /* int8: equal */
         }
     tile_result(c, isa, "scores", ok);
     size_t one = ck_below(c->n_q);
     float *alone = ck_out(QN_KV_TILE * sizeof(float));
-    isa->k.kv[c->type].scores(c->q + one * c->width, 1, c->tile[0], c->n, c->dim, alone);
+    isa->k.kv[c->type].scores(c->q + one * c->q_stride, 1, c->tile[0], c->n, c->dim, alone);
     ok = memcmp(alone, c->s[1] + one * QN_KV_TILE, c->n * sizeof(float)) == 0 && ck_guard_ok(alone);
     tile_result(c, isa, "scores of one query alone", ok);
     ck_free(alone);
@@ -390,7 +396,8 @@ static void bench_tiles(const ck_isa *isa, ops_bench *b)
             for (size_t j = 0; j < QN_KV_TILE; j++)
                 qn_kv_put(ck_ref, b->type, b->x + j * b->dim, b->dim, j, i, b->tile[i]);
         for (size_t i = 0; i < 48; i++)
-            qn_kv_query(ck_ref, b->type, b->x + i * b->dim, 0.1f, b->dim, b->q + i * b->dim);
+            qn_kv_query(ck_ref, b->type, b->x + i * b->dim, 0.1f, b->dim,
+                        b->q + i * qn_kv_query_floats(b->type, b->dim));
         for (size_t i = 0; i < QN_COUNT(queries); i++) {
             char name[64];
             b->n_q = queries[i];

@@ -2,7 +2,7 @@
  * test_equivalence.c - the same bits however a sequence is computed, and the plans and instruction
  * sets against each other.
  *
- * Bits (every logit of every position): any chunking of the prompt, 1 or 2 threads, alone or beside
+ * Bits (every logit of every position; fast, exact, int8 K/V): any chunking of the prompt, 1 or 2 threads, alone or beside
  * 7 other sequences, K/V blocks in any order, after a preemption. Within bounds: the plain plan
  * against the passes in exact mode, plain C against the fast kernels. */
 #include "golden.h"
@@ -49,12 +49,16 @@ static void some_ids(int32_t *ids, size_t n, uint32_t seed)
     }
 }
 
-static qn_config config_of(const char *path, int threads, bool exact)
+/* How a model is computed: fast, exact, fast with int8 K/V. */
+enum { FAST, EXACT, INT8_KV, N_MODES };
+
+static qn_config config_of(const char *path, int threads, int mode)
 {
     qn_config c = qn_config_default();
     c.model = path;
     c.n_threads = threads;
-    c.exact = exact;
+    c.exact = mode == EXACT;
+    c.kv_cache_dtype = mode == INT8_KV ? QN_KV_CACHE_INT8 : QN_KV_CACHE_AUTO;
     c.max_ctx = 512;
     c.max_seqs = 8;
     c.max_batch_tokens = 256;
@@ -86,9 +90,9 @@ static void test_chunks_and_threads(void **state)
     int32_t ids[N_TOKENS];
     some_ids(ids, N_TOKENS, 7);
     for (size_t m = 0; m < QN_COUNT(models); m++)
-        for (int exact = 0; exact < 2; exact++) {
+        for (int mode = 0; mode < N_MODES; mode++) {
             char path[512];
-            qn_config c = config_of(path_of(models[m], path, sizeof path), 1, exact);
+            qn_config c = config_of(path_of(models[m], path, sizeof path), 1, mode);
             logits whole = score(&c, ids, 64);
             static const size_t chunks[] = {1, 7, 33};
             for (size_t i = 0; i < QN_COUNT(chunks); i++) {
@@ -145,7 +149,7 @@ static void test_neighbours_and_blocks(void **state)
     some_ids(ids, N_TOKENS, 11);
     for (size_t m = 0; m < QN_COUNT(models); m++) {
         char path[512];
-        qn_config c = config_of(path_of(models[m], path, sizeof path), 2, false);
+        qn_config c = config_of(path_of(models[m], path, sizeof path), 2, m % 2 ? INT8_KV : FAST);
         c.n_kv_blocks = 64;
         qn_engine *e = open_engine(&c);
         size_t nv = e->model->config.n_vocab;
@@ -179,33 +183,32 @@ static void test_plain_c(void **state)
 {
     (void)state;
     int32_t ids[N_TOKENS];
+    static const char *const names[N_MODES] = {"", " (exact)", " (int8 K/V)"};
     some_ids(ids, N_TOKENS, 13);
     for (size_t m = 0; m < QN_COUNT(models); m++)
-        for (int exact = 0; exact < 2; exact++) {
+        for (int mode = 0; mode < N_MODES; mode++) {
             char path[512];
-            qn_config c = config_of(path_of(models[m], path, sizeof path), 1, exact);
+            qn_config c = config_of(path_of(models[m], path, sizeof path), 1, mode);
             logits fast = score(&c, ids, 64);
             c.cpu_mask = 0;
             logits plain = score(&c, ids, 64);
             double d = largest_difference(&fast, &plain),
-                   bound = exact ? QN_BOUND_MODEL_EXACT : QN_BOUND_MODEL_FAST;
-            printf("%s%s: plain C differs by %g\n", models[m], exact ? " (exact)" : "", d);
+                   bound = mode == EXACT ? QN_BOUND_MODEL_EXACT : QN_BOUND_MODEL_FAST;
+            printf("%s%s: plain C differs by %g\n", models[m], names[mode], d);
             if (!(d <= bound))
-                fail_msg("%s%s: plain C differs by %g, bound %g", models[m],
-                         exact ? " (exact)" : "", d, bound);
+                fail_msg("%s%s: plain C differs by %g, bound %g", models[m], names[mode], d, bound);
             qn_free(fast.p);
             qn_free(plain.p);
         }
 }
 
 /* Eight requests in a cache too small for all: some are preempted, all answer as when alone. */
-static void test_preemption(void **state)
+static void preempt(int mode)
 {
-    (void)state;
     char path[512];
     qn_err err;
     int32_t ids[8][120], alone[8][60], got[8][60];
-    qn_config c = config_of(path_of("qwen3-tied-bf16", path, sizeof path), 2, false);
+    qn_config c = config_of(path_of("qwen3-tied-bf16", path, sizeof path), 2, mode);
     c.max_ctx = 256;
     c.n_kv_blocks = 7;
     c.max_batch_tokens = 32;
@@ -237,6 +240,13 @@ static void test_preemption(void **state)
     qn_engine_free(e);
 }
 
+static void test_preemption(void **state)
+{
+    (void)state;
+    preempt(FAST);
+    preempt(INT8_KV);
+}
+
 /* Beams that start over beside a younger request answer as with room for all; those that can never
  * fit end with an error. */
 static void test_beams_in_a_small_cache(void **state)
@@ -245,7 +255,7 @@ static void test_beams_in_a_small_cache(void **state)
     char path[512];
     qn_err err;
     int32_t ids[100], wide[30], got[30];
-    qn_config c = config_of(path_of("qwen3moe", path, sizeof path), 1, false);
+    qn_config c = config_of(path_of("qwen3moe", path, sizeof path), 1, INT8_KV);
     qn_params beams = greedy(30), plain = greedy(60);
     beams.beam_width = 4;
     some_ids(ids, 100, 3);

@@ -32,6 +32,7 @@ typedef struct attn_job {
     size_t tile_bytes;
     size_t group;      /* query heads of a kv head */
     size_t dim, width; /* head_dim; the same rounded up to 16 */
+    size_t q_stride;   /* floats of a query */
     size_t n_groups,
         n_chunks; /* groups of queries; chunks of context, 1 if a thread does all of a group's */
     size_t next;  /* work counter */
@@ -43,7 +44,7 @@ typedef struct attn_group {
     size_t seq, head, first, n;      /* queries [first, first + n) in the picture above */
     size_t lo[QUERIES], hi[QUERIES]; /* visible positions [lo, hi), both ascending */
     size_t lo_min, hi_max;
-    float *q, *s;        /* [QUERIES][width], [QUERIES][QN_KV_TILE] */
+    float *q, *s;        /* [QUERIES][q_stride], [QUERIES][QN_KV_TILE] */
     float *part, *total; /* see part_floats */
 } attn_group;
 
@@ -56,7 +57,8 @@ static size_t part_floats(size_t n_q, size_t width)
 static size_t scratch_floats(size_t dim)
 {
     size_t width = qn_kv_width(dim);
-    return QUERIES * (width + QN_KV_TILE) + 2 * part_floats(QUERIES, width);
+    return QUERIES * (qn_kv_query_floats(QN_KV_I8, dim) + QN_KV_TILE) +
+           2 * part_floats(QUERIES, width); /* the largest of all types */
 }
 
 void qn_cpu_attention_sizes(const qn_device *d, const qn_op *op, qn_cpu_sizes *s)
@@ -81,7 +83,7 @@ static void group_set(attn_group *g, const attn_job *a, size_t index, int thread
     g->first = index / n_kv * QUERIES;
     g->n = QN_MIN(n - g->first, QUERIES);
     g->q = m;
-    g->s = g->q + QUERIES * a->width;
+    g->s = g->q + QUERIES * a->q_stride;
     g->part = g->s + QUERIES * QN_KV_TILE;
     g->total = g->part + part_floats(QUERIES, a->width);
     float scale = 1.0f / sqrtf((float)a->dim);
@@ -92,7 +94,7 @@ static void group_set(attn_group *g, const attn_job *a, size_t index, int thread
         g->lo[i] = a->window && g->hi[i] > a->window ? g->hi[i] - a->window : 0;
         QN_ASSERT(i == 0 || g->hi[i] >= g->hi[i - 1]);
         qn_kv_query(&d->k, a->type, qn_cpu_row(a->q, row) + head * a->dim, scale, a->dim,
-                    g->q + i * a->width);
+                    g->q + i * a->q_stride);
     }
     QN_ASSERT(g->n > 0);
     g->lo_min = g->lo[0];
@@ -127,8 +129,8 @@ static void chunk_run(const attn_job *a, const attn_group *g, size_t chunk, floa
             last--;
         if (first >= last) /* positions with a gap wider than the window */
             continue;
-        kv->scores(g->q + first * a->width, last - first, tile_at(a, g, a->kv->k, pos), n, a->dim,
-                   g->s);
+        kv->scores(g->q + first * a->q_stride, last - first, tile_at(a, g, a->kv->k, pos), n,
+                   a->dim, g->s);
         for (size_t i = first; i < last; i++) {
             size_t lo = g->lo[i] > pos ? g->lo[i] - pos : 0, hi = QN_MIN(g->hi[i] - pos, n);
             float *s = g->s + (i - first) * QN_KV_TILE;
@@ -244,6 +246,7 @@ void qn_cpu_attention(const qn_cpu_job *job)
                   .group = op->n_heads / op->n_kv_heads,
                   .dim = op->head_dim,
                   .width = qn_kv_width(op->head_dim),
+                  .q_stride = qn_kv_query_floats(type, op->head_dim),
                   .n_chunks = 1,
                   .window = op->window};
     size_t most_rows = 0, ctx = 0;

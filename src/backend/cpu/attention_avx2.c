@@ -29,6 +29,7 @@ typedef struct product_args {
     const float *scale;     /* of what is in out, for each query; NULL: overwrite */
     const float *step;      /* int8: of the sum, for each query */
     const float *col_scale; /* int8 scores: of the columns */
+    const float *first;     /* int8 scores: added, for each query */
 } product_args;
 
 INLINE __m256 column8(const char *b, qn_kv_type t, size_t i)
@@ -77,7 +78,8 @@ static void finish_int(const product_args *p, size_t c, size_t n_q, const int32_
             __m256 f = _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)(sums[i] + v)));
             __m256 step = _mm256_broadcast_ss(p->step + i);
             if (p->col_scale)
-                f = _mm256_mul_ps(_mm256_mul_ps(step, _mm256_loadu_ps(p->col_scale + at)), f);
+                f = _mm256_fmadd_ps(_mm256_mul_ps(step, _mm256_loadu_ps(p->col_scale + at)), f,
+                                    _mm256_broadcast_ss(p->first + i));
             else
                 f = _mm256_fmadd_ps(
                     step, f,
@@ -227,17 +229,32 @@ static void weigh_f16(const float *p, const float *scale, size_t n_q, const void
     product(weigh_args(p, scale, tile, n, dim, 2, o), strips_f16, n_q);
 }
 
+static float dot_first(const float *q, const uint16_t *first, size_t width)
+{
+    __m256 l = _mm256_setzero_ps();
+    for (size_t d = 0; d < width; d += 8)
+        l = _mm256_fmadd_ps(_mm256_loadu_ps(q + d),
+                            _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(first + d))), l);
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(l), _mm256_extractf128_ps(l, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
 static void scores_i8(const float *q, size_t n_q, const void *tile, size_t n, size_t dim, float *s)
 {
-    product_args p = scores_args(q, tile, n, dim, 1, s);
-    float step[6];
+    product_args p = scores_args(q + qn_kv_width(dim), tile, n, dim, 1, s);
+    float step[6], first[6];
+    p.a_stride = qn_kv_query_floats(QN_KV_I8, dim);
     p.n = dim / 2;
     p.step = step;
+    p.first = first;
     p.col_scale = qn_kv_scales(tile, dim);
     while (n_q > 0) {
         size_t g = strip_size(n_q);
-        for (size_t i = 0; i < g; i++)
-            step[i] = p.a[i * p.a_stride + p.a_stride / 2];
+        for (size_t i = 0; i < g; i++, q += p.a_stride) {
+            step[i] = q[qn_kv_query_step(dim)];
+            first[i] = dot_first(q, qn_kv_first(tile, dim), qn_kv_width(dim));
+        }
         strips_i8[g](&p);
         p.a += g * p.a_stride;
         p.out += g * p.out_stride;

@@ -71,16 +71,26 @@ static void weigh_f16(const float *p, const float *scale, size_t n_q, const void
 
 /* ---- int8: sums are exact integers; one rounding to float32, one product, one fused step ---- */
 
+/* Lane l of 8 sums d = l mod 8. */
+static float dot_first(const float *q, const uint16_t *first, size_t width)
+{
+    float l[8] = {0};
+    for (size_t d = 0; d < width; d++)
+        l[d % 8] = fmaf(q[d], qn_f16_to_f32(first[d]), l[d % 8]);
+    return ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]));
+}
+
 static void scores_i8(const float *q, size_t n_q, const void *tile, size_t n, size_t dim, float *s)
 {
     const float *k_scale = qn_kv_scales(tile, dim);
-    for (size_t i = 0; i < n_q; i++, q += qn_kv_width(dim)) {
-        const int16_t *qi = (const int16_t *)(const void *)q;
+    for (size_t i = 0; i < n_q; i++, q += qn_kv_query_floats(QN_KV_I8, dim)) {
+        const int16_t *qi = (const int16_t *)(const void *)(q + qn_kv_width(dim));
+        float first = dot_first(q, qn_kv_first(tile, dim), qn_kv_width(dim));
         for (size_t j = 0; j < n; j++) {
             int32_t sum = 0;
             for (size_t d = 0; d < dim; d++)
                 sum += qi[d] * ((const int8_t *)tile)[qn_kv_at(QN_KV_I8, dim, d, j)];
-            s[i * QN_KV_TILE + j] = q[qn_kv_width(dim) / 2] * k_scale[j] * (float)sum;
+            s[i * QN_KV_TILE + j] = fmaf(q[qn_kv_query_step(dim)] * k_scale[j], (float)sum, first);
         }
     }
 }

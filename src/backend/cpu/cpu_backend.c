@@ -237,12 +237,24 @@ typedef struct rows_job {
     rows_fn fn;
 } rows_job;
 
+/* The first row from `row` on that needs nothing of a row before it: int8 keys are stored as differences from their block's first. */
+static size_t free_row(const qn_cpu_job *j, size_t row)
+{
+    const uint32_t *slots = j->batch->slots;
+    bool joined = (j->op->kind == QN_OP_KV_STORE || j->op->kind == QN_OP_QKV_STORE) &&
+                  j->op->kv->dtype == QN_I8;
+    while (joined && row > 0 && row < j->n_rows &&
+           slots[row] / QN_KV_BLOCK == slots[row - 1] / QN_KV_BLOCK)
+        row++;
+    return row;
+}
+
 static void rows_part(void *arg, int thread, int n_threads)
 {
     const rows_job *r = arg;
     size_t b, e;
     qn_team_split(r->job->n_rows, 1, thread, n_threads, &b, &e);
-    r->fn(r->job, b, e);
+    r->fn(r->job, free_row(r->job, b), free_row(r->job, e));
 }
 
 static void embed(const qn_cpu_job *j, size_t begin, size_t end)

@@ -18,10 +18,11 @@ typedef struct qn_mm_f32 {
     size_t y_stride;
 } qn_mm_f32;
 
-/* Attention to one tile of the K/V cache (kv_tile.h), of n_q queries. Rows of queries and of outputs are `width` floats apart, rows of
- * scores QN_KV_TILE. Each result is one chain over d, or over j, upwards, whatever n_q is. */
+/* Attention to one tile of the K/V cache (kv_tile.h), of n_q queries. Rows of queries are qn_kv_query_floats apart, rows of scores
+ * QN_KV_TILE, rows of outputs `width`. Each result is one chain over d, or over j, upwards, whatever n_q is. */
 typedef struct qn_kv_kernels {
-    /* s[i][j] = q_i · k_j; j may run past n, within the tile. q: qn_kv_query */
+    /* s[i][j] = q_i · k_j; j may run past n, within the tile. int8: fma(step of q_i * scale of k_j, sum of integers, Hq_i · first), the
+     * last one summed as qn_mm_f32 */
     void (*scores)(const float *q, size_t n_q, const void *tile, size_t n, size_t dim, float *s);
     /* o[i][d] = o * scale_i + sum over j < n of p[i][j] * v_j[d]; p beyond n is 0. int8: p_j * scale of v_j are rounded to
      * QN_KV_STEPS steps of the largest of them; a p_j of 0 leaves out whatever the tile holds. */
@@ -66,6 +67,9 @@ typedef struct qn_kernels {
     /* y = x / scale rounded to -most .. most; returns scale, |largest x| / most: 0, and y 0, if that x is below 2^-100; NaN, and y 0, if
      * it is not finite */
     float (*to_i16)(const float *x, size_t n, float most, int16_t *y);
+    /* In place, over runs of the largest power of two that divides n, at most 256: steps of 1, 2, 4, ...: (a, b) = (a + b, a - b); then
+     * times 1 / sqrt(run). Its own inverse. */
+    void (*hadamard)(float *x, size_t n);
     /* ---- attention (attention_ref.c, attention_avx2.c) ---- */
     qn_kv_kernels kv[QN_N_KV_TYPES];
     /* One query's scores s[QN_KV_TILE] become p_j = exp(s_j - max), 0 outside [begin, end), begin < end; max and sum are carried on.
@@ -80,13 +84,13 @@ typedef struct qn_kernels {
 
 /* The kernels of these sets, untested: for tests. */
 void qn_kernels_init(qn_kernels *k, unsigned cpu_flags);
-/* kv_tile.c: x[dim] becomes key or value `at` of a tile. */
+/* kv_tile.c: x[dim] becomes key or value `at` of a tile; key 0 before the others. */
 void qn_kv_put(const qn_kernels *k, qn_kv_type t, const float *x, size_t dim, size_t at,
                bool is_value, void *tile);
-/* A query of `scores`, width floats: x * scale; for int8 as int16[dim], and its scale in q[width / 2]. */
-#define QN_KV_STEPS 16383.0f /* 256 * 127 * 16383 < 2^31 */
+/* x * scale as a query of the kernels. */
 void qn_kv_query(const qn_kernels *k, qn_kv_type t, const float *x, float scale, size_t dim,
                  float *q);
+#define QN_KV_STEPS 16383.0f /* 256 * 127 * 16383 < 2^31 */
 /* The kernels of these sets that do as plain C does (kernels.c). */
 QN_MUST_USE qn_status qn_kernels_choose(qn_kernels *k, unsigned cpu_flags, qn_err *err);
 /* Puts safe's kernels in the place of products of k that differ from plain C, and adds their number to n_left_out. */

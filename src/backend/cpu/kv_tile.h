@@ -8,7 +8,10 @@
  *   K tile     64 / 16         head_dim    16 keys          [row][16]        [row / 2][16][2]: rows 2 i and 2 i + 1 side by side
  *   V tile     width / 16      64 values   16 dimensions    [row][16]        [row / 2][16][2]
  *
- * int8: after the panels 64 float32 scales, one for each key (value) of the head: element = scale * int8, |int8| <= 127.
+ * int8: after the panels 64 float32 scales, one for each key (value) of the head: element = scale * int8, |int8| <= 127. Keys have a few
+ * dimensions that are far larger than the rest and hardly change from token to token (the bias of low rotary frequencies), so that one
+ * scale would leave nothing of the others. Hence a key is taken through a Hadamard transform, which spreads what sticks out, and only its
+ * difference from the block's first key, float16[width] after the scales, is rounded: q · k = Hq · Hk = Hq · first + Hq · (Hk - first).
  * width = head_dim rounded up to 16: rows of K and columns of V beyond head_dim stay as the cache was made, zero, and nobody uses them.
  * Head_dim is even.
  *
@@ -42,13 +45,32 @@ static inline size_t qn_kv_panels_bytes(qn_kv_type t, size_t head_dim)
 
 static inline size_t qn_kv_tile_bytes(qn_kv_type t, size_t head_dim)
 {
-    return qn_kv_panels_bytes(t, head_dim) + (t == QN_KV_I8 ? QN_KV_TILE * sizeof(float) : 0);
+    return qn_kv_panels_bytes(t, head_dim) +
+           (t == QN_KV_I8 ? QN_KV_TILE * sizeof(float) + qn_kv_width(head_dim) * 2 : 0);
 }
 
 /* The scales of an int8 tile. */
 static inline float *qn_kv_scales(const void *tile, size_t head_dim)
 {
     return (float *)((uintptr_t)tile + qn_kv_panels_bytes(QN_KV_I8, head_dim));
+}
+
+/* The first key of an int8 tile of keys: float16[width], zero beyond head_dim. */
+static inline uint16_t *qn_kv_first(const void *tile, size_t head_dim)
+{
+    return (uint16_t *)(void *)(qn_kv_scales(tile, head_dim) + QN_KV_TILE);
+}
+
+/* A query of the kernels: float32[width], zero beyond head_dim; for int8, transformed as the keys, and after it the same as
+ * int16[width] = float32 / step, and the step. */
+static inline size_t qn_kv_query_floats(qn_kv_type t, size_t head_dim)
+{
+    return t == QN_KV_I8 ? qn_kv_width(head_dim) / 2 * 3 + 8 : qn_kv_width(head_dim);
+}
+
+static inline size_t qn_kv_query_step(size_t head_dim)
+{
+    return qn_kv_width(head_dim) / 2 * 3;
 }
 
 /* Where row `row`, column `col` is, in elements. */

@@ -265,6 +265,40 @@ static float to_i16(const float *x, size_t n, float most, int16_t *y)
     return max / most;
 }
 
+/* Steps 1, 2 and 4 within a vector: each lane and its partner, a + b in the lower, a - b in the higher. */
+static inline __m256 hadamard8(__m256 v)
+{
+    __m256 t = _mm256_permute_ps(v, 0xb1);
+    v = _mm256_blend_ps(_mm256_add_ps(v, t), _mm256_sub_ps(t, v), 0xaa);
+    t = _mm256_permute_ps(v, 0x4e);
+    v = _mm256_blend_ps(_mm256_add_ps(v, t), _mm256_sub_ps(t, v), 0xcc);
+    t = _mm256_permute2f128_ps(v, v, 1);
+    return _mm256_blend_ps(_mm256_add_ps(v, t), _mm256_sub_ps(t, v), 0xf0);
+}
+
+static void hadamard(float *x, size_t n)
+{
+    size_t run = n & (~n + 1);
+    run = QN_MIN(run, (size_t)256);
+    for (size_t h = 1; h < run && run < 8; h *= 2) /* tiny models */
+        for (size_t i = 0; i < n; i += 2 * h)
+            for (size_t j = i; j < i + h; j++) {
+                float a = x[j], b = x[j + h];
+                x[j] = a + b;
+                x[j + h] = a - b;
+            }
+    for (size_t i = 0; i < n && run >= 8; i += 8)
+        _mm256_storeu_ps(x + i, hadamard8(_mm256_loadu_ps(x + i)));
+    for (size_t h = 8; h < run; h *= 2)
+        for (size_t i = 0; i < n; i += 2 * h)
+            for (size_t j = i; j < i + h; j += 8) {
+                __m256 a = _mm256_loadu_ps(x + j), b = _mm256_loadu_ps(x + j + h);
+                _mm256_storeu_ps(x + j, _mm256_add_ps(a, b));
+                _mm256_storeu_ps(x + j + h, _mm256_sub_ps(a, b));
+            }
+    scale(x, 1.0f / sqrtf((float)run), n, x);
+}
+
 /* e^x for -86 <= x <= 0, and at least e^-86 below: the same polynomial, with n in the low bits of x log2 e + 1.5 * 2^23, from where
  * a shift brings it to the exponent of the result. e^0 is 1. */
 static inline __m256 exp8_negative(__m256 x)
@@ -329,6 +363,7 @@ void qn_rows_init_avx2(qn_kernels *k)
     k->rope_adjacent = rope_adjacent;
     k->softmax = softmax;
     k->to_f16 = to_f16;
+    k->hadamard = hadamard;
     k->to_i16 = to_i16;
     k->attn_softmax = attn_softmax;
 }

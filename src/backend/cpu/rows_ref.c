@@ -102,6 +102,22 @@ float qn_to_i16_ref(const float *x, size_t n, float most, int16_t *y)
     return scale;
 }
 
+static void hadamard(float *x, size_t n)
+{
+    size_t run = n & (~n + 1);
+    run = QN_MIN(run, (size_t)256);
+    for (size_t h = 1; h < run; h *= 2)
+        for (size_t i = 0; i < n; i += 2 * h)
+            for (size_t j = i; j < i + h; j++) {
+                float a = x[j], b = x[j + h];
+                x[j] = a + b;
+                x[j + h] = a - b;
+            }
+    float r = 1.0f / sqrtf((float)run);
+    for (size_t i = 0; i < n; i++)
+        x[i] *= r;
+}
+
 void qn_rows_init_ref(qn_kernels *k)
 {
     k->add = add;
@@ -113,5 +129,6 @@ void qn_rows_init_ref(qn_kernels *k)
     k->rope_adjacent = rope_adjacent;
     k->softmax = softmax;
     k->to_f16 = to_f16;
+    k->hadamard = hadamard;
     k->to_i16 = qn_to_i16_ref;
 }
