@@ -24,6 +24,9 @@ void qn_file_guard(void);
 
 /* Whole file into *out (cleared first), at most max_bytes. */
 QN_MUST_USE qn_status qn_file_read(qn_str *out, const char *path, size_t max_bytes, qn_err *err);
+/* Asks the system to forget the cached pages of a file, or of all files of a folder, so that the
+ * next reading comes from the disk. Pages that someone has mapped stay. */
+QN_MUST_USE qn_status qn_file_drop_cache(const char *path, qn_err *err);
 /* Temporary file beside it, fsync, rename. */
 QN_MUST_USE qn_status qn_file_write(const char *path, const void *p, size_t n, qn_err *err);
 bool qn_file_exists(const char *path); /* a regular file */
