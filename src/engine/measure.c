@@ -351,10 +351,16 @@ void qn_engine_get_op(const qn_engine *e, int op, qn_op_info *out)
     for (uint32_t k = 0; k < o->n_w; k++)
         if (!had_before(m, i, o->w[k]))
             out->weight_bytes += m->backend->weight_bytes(o->w[k]);
-    if (o->n_w)
+    if (o->n_w) {
         out->format = qn_dtype_get(n->w[0]->dtype)->name;
+        out->n_in = (int)n->w[0]->cols;
+    }
+    for (uint32_t k = 0; k < o->n_w; k++)
+        out->n_out += (int)n->w[k]->rows;
     if (o->kind == QN_OP_EXPERTS || o->kind == QN_OP_MOE) {
         out->format = qn_dtype_get(n->experts->expert_gate[0].dtype)->name;
+        out->n_in = (int)n->experts->expert_gate[0].cols;
+        out->n_out = (int)n->experts->expert_gate[0].rows * 2;
         out->weight_bytes += expert_bytes(m->backend, o);
     }
     if (o->kind == QN_OP_ATTENTION)
