@@ -21,7 +21,6 @@
 #define MIN_NS    20000000u
 #define COLD      ((size_t)192 << 20) /* bytes of copies: beyond any last cache of two cores */
 #define MANY_ROWS 512
-#define KV_BLOCK  64
 
 static const qn_opt op_opts[] = {
     {"op", 0, QN_OPT_ENUM, offsetof(bench_op_options, op), "layout|moe|attention|barrier|roofs",
@@ -506,14 +505,10 @@ static qn_status run_attention(void *arg, size_t i)
 static qn_status attend_new(attend *a, qn_dtype type)
 {
     lab *l = a->l;
-    size_t n = QN_DIV_UP(a->depth + MANY_ROWS, (size_t)KV_BLOCK), row, bytes;
-    if (!qn_dtype_row_bytes(type, a->dim, &row))
-        return qn_fail(l->err, QN_E_ARG, "--heads: found a head of %zu, want whole blocks of %s",
-                       a->dim, qn_dtype_get(type)->name);
-    bytes = n * a->kv_heads * KV_BLOCK * row;
+    size_t n = QN_DIV_UP(a->depth + MANY_ROWS, (size_t)QN_KV_BLOCK);
+    size_t bytes = n * l->b->kv_block_bytes(type, (uint32_t)a->kv_heads, (uint32_t)a->dim);
     a->kv = (qn_kv_view){.dtype = type,
                          .n_blocks = (uint32_t)n,
-                         .block_size = KV_BLOCK,
                          .n_kv_heads = (uint32_t)a->kv_heads,
                          .head_dim = (uint32_t)a->dim};
     void *data = random_bytes(l, bytes);
@@ -546,8 +541,7 @@ static qn_status attend_new(attend *a, qn_dtype type)
 
 static qn_status attend_row(attend *a)
 {
-    double ms[2], keys[2], row_bytes = 0;
-    size_t row;
+    double ms[2], keys[2];
     char label[64];
     for (int i = 0; i < 2; i++) {
         uint32_t n = i ? MANY_ROWS : 1;
@@ -565,13 +559,13 @@ static qn_status attend_row(attend *a)
                               .max_blocks = a->kv.n_blocks};
         QN_TRY(timed(a->l, run_attention, a, &ms[i]));
     }
-    if (qn_dtype_row_bytes(a->kv.dtype, a->dim, &row))
-        row_bytes = 2.0 * (double)(row * a->kv_heads);
-    double flops = 4e-6 * (double)(a->heads * a->dim);
+    double block =
+               2.0 * (double)a->l->b->kv_block_bytes(a->kv.dtype, a->kv.n_kv_heads, a->kv.head_dim),
+           flops = 4e-6 * (double)(a->heads * a->dim);
     (void)snprintf(label, sizeof label, "%zu keys of %s, %zux%zux%zu", a->depth + 1,
                    qn_dtype_get(a->kv.dtype)->name, a->heads, a->kv_heads, a->dim);
     const cell cells[] = {{"ms_1", ms[0], 4},
-                          {"gb_s_1", keys[0] * row_bytes * 1e-6 / ms[0], 2},
+                          {"gb_s_1", keys[0] * block / QN_KV_BLOCK * 1e-6 / ms[0], 2},
                           {"gflops_1", flops * keys[0] / ms[0], 1},
                           {"ms_512", ms[1], 3},
                           {"gflops_512", flops * keys[1] / ms[1], 1}};
@@ -581,7 +575,7 @@ static qn_status attend_row(attend *a)
 
 static qn_status bench_attention(lab *l)
 {
-    static const qn_dtype types[] = {QN_F16, QN_F32};
+    static const qn_dtype types[] = {QN_I8, QN_F16, QN_F32};
     size_t heads[3];
     QN_TRY(
         parse_shape(l->run->o->heads ? l->run->o->heads : "12x2x128", "heads", heads, 3, l->err));

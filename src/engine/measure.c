@@ -53,9 +53,8 @@ static qn_cost op_cost(const qn_engine *e, size_t i, const step_shape *s)
         c = qn_node_cost(m->plan, &m->plan->nodes[i], s->rows, s->depth,
                          QN_MIN(s->rows, s->n_logits));
         n = (double)s->n_seqs;
-        size_t row = 0;
-        if (qn_dtype_row_bytes(op->kv->dtype, op->head_dim, &row))
-            kv = (double)row / (2.0 * op->head_dim); /* the plan counts F16 */
+        kv = (double)e->runner->kv->block_bytes /
+             (2.0 * QN_KV_BLOCK * op->kv->n_kv_heads * op->kv->head_dim); /* the plan counts F16 */
     } else {
         c = qn_node_cost(m->plan, &m->plan->nodes[i], s->rows * s->n_seqs, s->depth, s->n_logits);
     }

@@ -79,7 +79,7 @@ def test_ops():
     cases = [
         ("roofs", [], {"read_gb_s", "int8_gops", "f32_gflops"}, 2),
         ("barrier", ["-t", "2"], {"run_ns", "barrier_ns"}, 2),
-        ("attention", ["-d", "10,100", "--heads", "4x2x64"], {"ms_1", "gb_s_1", "gflops_1", "ms_512", "gflops_512"}, 4),
+        ("attention", ["-d", "10,100", "--heads", "4x2x64"], {"ms_1", "gb_s_1", "gflops_1", "ms_512", "gflops_512"}, 6),
         ("moe", ["--shape", "64x96", "--experts", "6", "--topk", "2", "--tokens", "1,9"],
          {"naive_ms", "grouped_ms", "speedup", "experts_used", "naive_gb_s", "grouped_gb_s", "grouped_gops"}, 2),
         ("layout", ["--shape", "64x256"], {"mb", "extra_mb", "ms_1", "gb_s_1", "ms_512", "gops_512"}, 11),
