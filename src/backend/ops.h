@@ -116,6 +116,8 @@ typedef struct qn_op {
     qn_experts *experts;
     bool on_logit_rows; /* after GATHER: rows are n_logit_rows */
 } qn_op;
+/* "linear+norm+silu_mul" */
+void qn_op_name(const qn_op *op, char *buf, size_t size);
 
 /* One step. Rows are tokens, sequence after sequence; all arrays are the host's, valid during the
  * step. */
@@ -156,13 +158,15 @@ typedef struct qn_backend {
     qn_status (*download)(void *dst, const qn_buf *b, size_t offset, size_t bytes, qn_err *err);
 
     /* Takes a weight into the device's layout. The view's memory stays mapped while the weight
-     * lives; a device may keep a borrow of it. for_embed: rows are looked up (EMBED), maybe besides
-     * products. */
-    qn_status (*weight_new)(qn_dweight **out, qn_device *d, const qn_weight *w, bool for_embed,
+     * lives; a device may keep a borrow of it. rows_only: it is only looked up (EMBED), never
+     * multiplied. */
+    qn_status (*weight_new)(qn_dweight **out, qn_device *d, const qn_weight *w, bool rows_only,
                             qn_err *err);
     void (*weight_free)(qn_dweight *w);
     size_t (*weight_bytes)(const qn_dweight *w);     /* bytes read by one pass over it */
     bool (*weight_is_borrowed)(const qn_dweight *w); /* true: no copy was made */
+    bool (*weight_is_integer)(
+        const qn_dweight *w); /* products with it are made in 8-bit integers */
 
     /* Bytes of scratch are the device's own, taken at open or at prepare; run() allocates nothing.
      * prepare sees each op of the final plan once. */

@@ -117,11 +117,10 @@ static qn_status download(void *dst, const qn_buf *b, size_t offset, size_t byte
 
 /* ---- weights ---- */
 
-static qn_status weight_new(qn_dweight **out, qn_device *d, const qn_weight *w, bool for_embed,
+static qn_status weight_new(qn_dweight **out, qn_device *d, const qn_weight *w, bool rows_only,
                             qn_err *err)
 {
-    (void)for_embed; /* every layout gives its rows back */
-    return qn_dweight_new(out, d->team, w, d->cfg.exact, err);
+    return qn_dweight_new(out, d->team, w, d->cfg.exact || rows_only, err);
 }
 
 /* ---- scratch ---- */
@@ -410,6 +409,11 @@ static qn_status run(qn_device *d, const qn_op *op, const qn_batch *batch, qn_er
     return QN_OK;
 }
 
+static bool weight_is_integer(const qn_dweight *w)
+{
+    return qn_dweight_kind(w) == QN_MM_INT;
+}
+
 const qn_backend *qn_backend_cpu(void)
 {
     static const qn_backend backend = {
@@ -425,6 +429,7 @@ const qn_backend *qn_backend_cpu(void)
         .weight_free = qn_dweight_free,
         .weight_bytes = qn_dweight_bytes,
         .weight_is_borrowed = qn_dweight_is_borrowed,
+        .weight_is_integer = weight_is_integer,
         .prepare = prepare,
         .run = run,
         .measure_roofs = qn_cpu_measure_roofs,
