@@ -42,13 +42,17 @@ static qn_status cpu_open(qn_device **out, const qn_device_config *cfg, qn_err *
     if (!d)
         return qn_fail_nomem(err, sizeof *d);
     d->cfg = *cfg;
-    qn_kernels_init(&d->k, qn_cpu_flags() & cfg->cpu_mask);
+    qn_status s = qn_kernels_choose(&d->k, qn_cpu_flags() & cfg->cpu_mask, err);
+    if (s != QN_OK) {
+        cpu_close(d);
+        return s;
+    }
     d->attn_tiles = qn_calloc((size_t)cfg->max_seqs + 1, sizeof *d->attn_tiles, QN_MEM_MISC);
     if (!d->attn_tiles) {
         cpu_close(d);
         return qn_fail_nomem(err, ((size_t)cfg->max_seqs + 1) * sizeof *d->attn_tiles);
     }
-    qn_status s = qn_team_new(&d->team, cfg->n_threads, err);
+    s = qn_team_new(&d->team, cfg->n_threads, err);
     if (s != QN_OK) {
         cpu_close(d);
         return s;
@@ -59,10 +63,13 @@ static qn_status cpu_open(qn_device **out, const qn_device_config *cfg, qn_err *
 
 static void cpu_describe(const qn_device *d, char *buf, size_t size)
 {
-    char flags[64];
+    char flags[64], out[64] = "";
+    if (d->k.n_left_out > 0)
+        (void)snprintf(out, sizeof out, " (%u kernels failed their test: not used)",
+                       d->k.n_left_out);
     (void)snprintf(
-        buf, size, "cpu: %d thread%s, %s%s", d->cfg.n_threads, d->cfg.n_threads == 1 ? "" : "s",
-        qn_cpu_flags_name(d->k.flags, flags, sizeof flags), d->cfg.exact ? ", exact" : "");
+        buf, size, "cpu: %d thread%s, %s%s%s", d->cfg.n_threads, d->cfg.n_threads == 1 ? "" : "s",
+        qn_cpu_flags_name(d->k.flags, flags, sizeof flags), out, d->cfg.exact ? ", exact" : "");
 }
 
 /* ---- buffers ---- */

@@ -21,8 +21,9 @@ typedef struct qn_mm_f32 {
 #define QN_ATTN_STRIDE 72 /* of the transposed keys: room for a group of 8 begun at any column */
 
 typedef struct qn_kernels {
-    unsigned flags; /* qn_cpu_flags() & mask */
-    /* ---- matmul (matmul.c, matmul_ref.c, matmul_avx2.c) ---- */
+    unsigned flags;      /* qn_cpu_flags() & mask */
+    unsigned n_left_out; /* kernels that failed their test */
+    /* ---- matmul (matmul.c, matmul_ref.c, matmul_<set>.c) ---- */
     /* n_blocks blocks of 32 of x into out: lanes = 1: qn_act1[], lanes = 4: row `lane` of qn_act4[]. A block whose largest |x| is
      * below 2^-100 is zero; one that is not finite has d = NaN. */
     void (*mm_quantise)(const float *x, size_t n_blocks, int lanes, int lane, void *out);
@@ -39,7 +40,7 @@ typedef struct qn_kernels {
                                 size_t cols, float *y);
     /* As qn_qblock_decode, bit for bit. NULL: use that. */
     void (*mm_decode[QN_N_DTYPES])(const void *src, size_t n, float *out);
-    /* ---- rows (rows_ref.c, rows_avx2.c): one row of n floats; y may be an input, nothing need be aligned ---- */
+    /* ---- rows (rows_ref.c, rows_<set>.c): one row of n floats; y may be an input, nothing need be aligned ---- */
     void (*add)(const float *a, const float *b, size_t n, float *y);
     void (*scale)(const float *x, float s, size_t n, float *y);
     void (*add_scaled)(const float *x, float s, size_t n, float *y); /* y += s * x, one rounding */
@@ -68,21 +69,33 @@ typedef struct qn_kernels {
     /* o[i * stride + d] = o * scale_i + sum over j < n, upwards, of p[i * QN_ATTN_KEYS + j] * v[j * stride + d]; stride % 8 == 0 */
     void (*attn_weigh)(const float *p, const float *scale, size_t n_q, const float *v, size_t n,
                        size_t stride, float *o);
-    /* ---- roofs (roofs_ref.c, roofs_avx2.c): as much as a core can do, see roofs.c ---- */
+    /* ---- roofs (roofs_ref.c, roofs_<set>.c): as much as a core can do, see roofs.c ---- */
     void (*roof_read)(const void *p, size_t bytes); /* 64-byte aligned, a multiple of 4096 */
     double (*roof_int8)(size_t n); /* n rounds of 8-bit multiply-add; returns operations done */
     double (*roof_f32)(size_t n);  /* the same of float32 */
 } qn_kernels;
 #define QN_MM_SCRATCH (96u * 1024u)
 
+/* The kernels of these sets, untested: for tests. */
 void qn_kernels_init(qn_kernels *k, unsigned cpu_flags);
+/* The kernels of these sets that do as plain C does (kernels.c). */
+QN_MUST_USE qn_status qn_kernels_choose(qn_kernels *k, unsigned cpu_flags, qn_err *err);
+/* Puts safe's kernels in the place of products of k that differ from plain C, and adds their number to n_left_out. */
+QN_MUST_USE qn_status qn_kernels_test(qn_kernels *k, const qn_kernels *safe, qn_err *err);
 void qn_matmul_init_ref(qn_kernels *k);
 void qn_matmul_init_avx2(qn_kernels *k);
+void qn_matmul_init_avx512(qn_kernels *k);
+void qn_matmul_init_neon(qn_kernels *k);
+void qn_matmul_init_i8mm(qn_kernels *k);
 void qn_rows_init_ref(qn_kernels *k);
 void qn_rows_init_avx2(qn_kernels *k);
+void qn_rows_init_neon(qn_kernels *k);
 void qn_attention_init_ref(qn_kernels *k);
 void qn_attention_init_avx2(qn_kernels *k);
 void qn_roofs_init_ref(qn_kernels *k);
 void qn_roofs_init_avx2(qn_kernels *k);
+void qn_roofs_init_avx512(qn_kernels *k);
+void qn_roofs_init_neon(qn_kernels *k);
+void qn_roofs_init_i8mm(qn_kernels *k);
 
 #endif
