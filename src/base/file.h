@@ -29,12 +29,9 @@ void qn_file_guard(void);
 
 /* Whole file into *out (cleared first), at most max_bytes. */
 QN_MUST_USE qn_status qn_file_read(qn_str *out, const char *path, size_t max_bytes, qn_err *err);
-<<<<<<< HEAD
 /* Asks the system to forget the cached pages of a file, or of all files of a folder, so that the
  * next reading comes from the disk. Pages that someone has mapped stay. */
 QN_MUST_USE qn_status qn_file_drop_cache(const char *path, qn_err *err);
-/* Temporary file beside it, fsync, rename. */
-=======
 /* A file written piece by piece beside its path; commit: fsync and rename; abandon: nothing was
  * there. Both free it. */
 typedef struct qn_file_out qn_file_out;
@@ -44,7 +41,6 @@ QN_MUST_USE qn_status qn_file_out_put(qn_file_out *o, uint64_t at, const void *p
 QN_MUST_USE qn_status qn_file_out_commit(qn_file_out *o, qn_err *err);
 void qn_file_out_abandon(qn_file_out *o); /* NULL allowed */
 /* The same for a whole file. */
->>>>>>> main
 QN_MUST_USE qn_status qn_file_write(const char *path, const void *p, size_t n, qn_err *err);
 bool qn_file_exists(const char *path); /* a regular file */
 bool qn_dir_exists(const char *path);
