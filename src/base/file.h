@@ -24,6 +24,9 @@ void qn_file_guard(void);
 
 /* Whole file into *out (cleared first), at most max_bytes. */
 QN_MUST_USE qn_status qn_file_read(qn_str *out, const char *path, size_t max_bytes, qn_err *err);
+/* The beginning of a small file (of /proc, /sys): at most size - 1 bytes and a NUL. Allocates
+ * nothing. Returns the bytes read; 0 too when it cannot be read. */
+size_t qn_file_peek(const char *path, char *buf, size_t size);
 /* Temporary file beside it, fsync, rename. */
 QN_MUST_USE qn_status qn_file_write(const char *path, const void *p, size_t n, qn_err *err);
 bool qn_file_exists(const char *path); /* a regular file */
