@@ -589,6 +589,8 @@ void check_matmul(void)
         check_f32(isa);
         check_formats(isa);
     }
+    for (int p = 0; p < QN_N_PACKS; p++)
+        check_pack(&ck_emulated, (qn_pack)p);
     check_limits();
     check_act_order();
     if (ck_is_bench)

@@ -69,13 +69,17 @@ static qn_status cpu_open(qn_device **out, const qn_device_config *cfg, qn_err *
     if (!d)
         return qn_fail_nomem(err, sizeof *d);
     d->cfg = *cfg;
-    qn_kernels_init(&d->k, qn_cpu_flags() & cfg->cpu_mask);
+    qn_status s = qn_kernels_choose(&d->k, qn_cpu_flags() & cfg->cpu_mask, err);
+    if (s != QN_OK) {
+        cpu_close(d);
+        return s;
+    }
     d->attn_tiles = qn_calloc((size_t)cfg->max_seqs + 1, sizeof *d->attn_tiles, QN_MEM_MISC);
     if (!d->attn_tiles) {
         cpu_close(d);
         return qn_fail_nomem(err, ((size_t)cfg->max_seqs + 1) * sizeof *d->attn_tiles);
     }
-    qn_status s = open_team(d, err);
+    s = open_team(d, err);
     if (s != QN_OK) {
         cpu_close(d);
         return s;
@@ -86,10 +90,13 @@ static qn_status cpu_open(qn_device **out, const qn_device_config *cfg, qn_err *
 
 static void cpu_describe(const qn_device *d, char *buf, size_t size)
 {
-    char flags[64];
+    char flags[64], out[64] = "";
+    if (d->k.n_left_out > 0)
+        (void)snprintf(out, sizeof out, " (%u kernels failed their test: not used)",
+                       d->k.n_left_out);
     (void)snprintf(
-        buf, size, "cpu: %d thread%s, %s%s", d->cfg.n_threads, d->cfg.n_threads == 1 ? "" : "s",
-        qn_cpu_flags_name(d->k.flags, flags, sizeof flags), d->cfg.exact ? ", exact" : "");
+        buf, size, "cpu: %d thread%s, %s%s%s", d->cfg.n_threads, d->cfg.n_threads == 1 ? "" : "s",
+        qn_cpu_flags_name(d->k.flags, flags, sizeof flags), out, d->cfg.exact ? ", exact" : "");
 }
 
 /* ---- buffers ---- */
@@ -142,13 +149,17 @@ static qn_status download(void *dst, const qn_buf *b, size_t offset, size_t byte
     return QN_OK;
 }
 
+static size_t kv_block_bytes(qn_dtype dtype, uint32_t n_kv_heads, uint32_t head_dim)
+{
+    return n_kv_heads * qn_kv_tile_bytes(qn_kv_type_of(dtype), head_dim);
+}
+
 /* ---- weights ---- */
 
-static qn_status weight_new(qn_dweight **out, qn_device *d, const qn_weight *w, bool for_embed,
+static qn_status weight_new(qn_dweight **out, qn_device *d, const qn_weight *w, bool rows_only,
                             qn_err *err)
 {
-    (void)for_embed; /* every layout gives its rows back */
-    return qn_dweight_new(out, d->team, w, d->cfg.exact, err);
+    return qn_dweight_new(out, d->team, w, d->cfg.exact || rows_only, err);
 }
 
 /* ---- scratch ---- */
@@ -317,15 +328,12 @@ static void q_scale(const qn_cpu_job *j, size_t begin, size_t end)
 static void store(const qn_cpu_job *j, qn_buf *cache, size_t row, const float *x)
 {
     const qn_kv_view *kv = j->op->kv;
-    size_t dim = kv->head_dim, block = j->batch->slots[row] / kv->block_size,
-           off = j->batch->slots[row] % kv->block_size;
-    for (size_t h = 0; h < kv->n_kv_heads; h++, x += dim) {
-        size_t at = ((block * kv->n_kv_heads + h) * kv->block_size + off) * dim;
-        if (kv->dtype == QN_F16)
-            j->d->k.to_f16(x, dim, (uint16_t *)(void *)cache->data + at);
-        else
-            memcpy((float *)(void *)cache->data + at, x, dim * sizeof *x);
-    }
+    qn_kv_type type = qn_kv_type_of(kv->dtype);
+    size_t dim = kv->head_dim, bytes = qn_kv_tile_bytes(type, dim);
+    size_t block = j->batch->slots[row] / QN_KV_BLOCK, at = j->batch->slots[row] % QN_KV_BLOCK;
+    for (size_t h = 0; h < kv->n_kv_heads; h++)
+        qn_kv_put(&j->d->k, type, x + h * dim, dim, at, cache == kv->v,
+                  cache->data + (block * kv->n_kv_heads + h) * bytes);
 }
 
 static void kv_store(const qn_cpu_job *j, size_t begin, size_t end)
@@ -440,6 +448,11 @@ static qn_status run(qn_device *d, const qn_op *op, const qn_batch *batch, qn_er
     return QN_OK;
 }
 
+static bool weight_is_integer(const qn_dweight *w)
+{
+    return qn_dweight_kind(w) == QN_MM_INT;
+}
+
 const qn_backend *qn_backend_cpu(void)
 {
     static const qn_backend backend = {
@@ -451,10 +464,12 @@ const qn_backend *qn_backend_cpu(void)
         .buf_free = buf_free,
         .upload = upload,
         .download = download,
+        .kv_block_bytes = kv_block_bytes,
         .weight_new = weight_new,
         .weight_free = qn_dweight_free,
         .weight_bytes = qn_dweight_bytes,
         .weight_is_borrowed = qn_dweight_is_borrowed,
+        .weight_is_integer = weight_is_integer,
         .prepare = prepare,
         .run = run,
         .measure_roofs = qn_cpu_measure_roofs,
