@@ -152,8 +152,10 @@ static void test_same_events(void **state)
                 assert_int_equal(a.n_draft, 0);
                 if (sp[i].beam_width)
                     assert_int_equal(b.n_draft, 0);
-                n_draft += b.n_draft;
-                n_accepted += b.n_accepted;
+                if (kinds[k] == QN_SPEC_NGRAM) { /* the other depends on the clock */
+                    n_draft += b.n_draft;
+                    n_accepted += b.n_accepted;
+                }
                 fini(&a);
                 fini(&b);
             }
