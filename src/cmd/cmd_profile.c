@@ -222,12 +222,8 @@ static uint64_t resident_bytes(void)
 {
     char text[96];
     uint64_t pages = 0;
-    FILE *f = fopen("/proc/self/statm", "r");
-    size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0;
-    if (f)
-        (void)fclose(f);
-    text[n] = 0;
-    const char *p = strchr(text, ' ');
+    size_t n = qn_file_peek("/proc/self/statm", text, sizeof text);
+    const char *p = n ? strchr(text, ' ') : NULL;
     if (!p || !qn_parse_u64(p + 1, strcspn(p + 1, " "), UINT32_MAX, &pages))
         return 0;
     return pages * (uint64_t)sysconf(_SC_PAGESIZE);
