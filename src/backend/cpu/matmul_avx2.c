@@ -68,7 +68,7 @@ static void quantise_avx2(const float *x, size_t n_blocks, int lanes, int lane, 
         __m128i t = _mm_max_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
         t = _mm_max_epi32(t, _mm_shuffle_epi32(t, 0x4e));
         t = _mm_max_epi32(t, _mm_shuffle_epi32(t, 0xb1));
-        uint32_t bits = (uint32_t)_mm_cvtsi128_si32(t);
+        uint32_t bits = (uint32_t)_mm_cvtsi128_si32t;
         float max = qn_bits_to_f32(bits), inv = 0, d = 0;
         if (bits >= 0x7f800000u) {
             d = NAN;
@@ -180,37 +180,41 @@ INLINE int fold_steps(qn_pack_bits b, qn_pack_scales s)
     return b == QN_BITS_6 ? 2 : b == QN_BITS_5 || has_sub(s) ? 4 : 8;
 }
 
-/* S and M, or D and N (pack.h), of 8 rows. */
-INLINE void scales_at(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
-                      size_t half, __m256 out[2])
+INLINE bool has_offset(qn_pack_scales s)
 {
-    const __m256 minus = _mm256_set1_ps((float)-qn_bits_zero(bits)), sign = _mm256_set1_ps(-0.0f);
+    return s == QN_SCALES_DM || s == QN_SCALES_K || s == QN_SCALES_SM;
+}
+
+/* S, and M where the format stores one (pack.h), of 8 rows. */
+INLINE void scales_at(qn_pack_scales scales, const uint8_t *u, size_t b, size_t half, __m256 out[2])
+{
+    const __m256 sign = _mm256_set1_ps(-0.0f);
     const uint8_t *sc = u + 16 * b + 8 * half;
-    __m256 d = half8(u + 16 * half), m;
-    switch (scales) {
-    case QN_SCALES_D:
-    case QN_SCALES_S:
-        out[0] = d;
-        out[1] = _mm256_mul_ps(minus, d);
-        return;
-    case QN_SCALES_DM:
-        out[0] = d;
+    out[0] = half8(u + 16 * half);
+    out[1] = sign;
+    if (has_offset(scales))
         out[1] = half8(u + 32 + 16 * half);
-        return;
-    case QN_SCALES_SM:
-        out[0] = d;
-        out[1] = _mm256_xor_ps(sign, half8(u + 32 + 16 * half));
-        return;
-    case QN_SCALES_K:
-        m = half8(u + 32 + 16 * half);
-        out[0] = _mm256_mul_ps(d, byte8(sc + 64));
-        out[1] = _mm256_xor_ps(sign, _mm256_mul_ps(m, byte8(sc + 64 + 128)));
-        return;
-    case QN_SCALES_KD:
-        out[0] = _mm256_mul_ps(d, byte8(sc + 32));
-        out[1] = _mm256_mul_ps(minus, out[0]);
-        return;
+    if (scales == QN_SCALES_K) {
+        out[0] = _mm256_mul_ps(out[0], byte8(sc + 64));
+        out[1] = _mm256_mul_ps(out[1], byte8(sc + 64 + 128));
+    } else if (scales == QN_SCALES_KD) {
+        out[0] = _mm256_mul_ps(out[0], byte8(sc + 32));
     }
+    if (scales != QN_SCALES_DM)
+        out[1] = _mm256_xor_ps(sign, out[1]);
+}
+
+/* The float part of a block (pack.h) for 8 rows: sum is I, sm their scales, d and s those of the activations. */
+INLINE __m256 add_block(qn_pack_bits bits, qn_pack_scales scales, __m256i sum, const __m256 sm[2],
+                        __m256 d, __m256 s, __m256 f)
+{
+    __m256 i = _mm256_cvtepi32_ps(sum);
+    if (has_offset(scales))
+        return _mm256_fmadd_ps(sm[1], s, _mm256_fmadd_ps(sm[0], _mm256_mul_ps(d, i), f));
+    if (has_sub(scales))
+        return _mm256_fmadd_ps(sm[0], _mm256_mul_ps(d, i), f);
+    s = _mm256_mul_ps(_mm256_set1_ps((float)-qn_bits_zero(bits)), s);
+    return _mm256_fmadd_ps(sm[0], _mm256_fmadd_ps(d, i, s), f);
 }
 
 /* Pairs (scale of columns 0..15, of 16..31) of 8 rows as int16; m: the pairs of the minima. */
@@ -229,105 +233,130 @@ INLINE __m256i sub_twice(__m256i pairs, int which)
     return _mm256_shuffle_epi8(pairs, which ? _mm256_add_epi8(mask, _mm256_set1_epi8(2)) : mask);
 }
 
+/* Pairs that meet the sums of 16 activations: minima, or what the zeros subtract. */
+INLINE __m256i offset_pairs(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
+                            size_t half)
+{
+    bool has_m = scales == QN_SCALES_SM;
+    __m256i pairs = sub_pairs(scales, u, b, half, has_m);
+    return has_m ? pairs : _mm256_mullo_epi16(pairs, _mm256_set1_epi16((short)-qn_bits_zero(bits)));
+}
+
 /* ---- one row of activations ---- */
 
-/* I of pack.h for the 16 rows of a block. */
-INLINE void block_sum(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *q, const qn_act1 *a,
-                      const __m256i pairs[2], __m256i sum[2])
+/* I of pack.h for 8 rows of a block, whose quants are at q. */
+INLINE __m256i half_sum(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *q,
+                        const qn_act1 *a, __m256i pairs)
 {
     const __m256i one = _mm256_set1_epi16(1), sixteen = _mm256_set1_epi16(16);
-    const size_t bytes = qn_bits_bytes(bits);
     const int steps = fold_steps(bits, scales), n_parts = has_parts(bits) ? 2 : 1;
-    __m256i acc[2][2][2] = {0}; /* [rows 8..15][columns 16..31][part] */
-#pragma GCC unroll 8
+    __m256i acc[2][2], sum; /* acc: [columns 16..31][part] */
+#pragma GCC unroll 4
     for (int v = 0; v < 4; v++) {
         bool is_first = steps == 2 ? v % 2 == 0 : v == 0;
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) {
-            int half = i & 1, part = i >> 1 & 1, upper = i >> 2;
-            if (part >= n_parts)
-                continue;
-            int g = v + 4 * upper;
-            __m256i p = _mm256_maddubs_epi16(quant(bits, q + (size_t)half * bytes, g, part),
-                                             bcast4(a->q[g]));
-            acc[half][upper][part] = is_first ? p : add16(acc[half][upper][part], p);
+#pragma GCC unroll 4
+        for (int i = 0; i < 2 * n_parts; i++) {
+            int upper = i & 1, part = i >> 1, g = v + 4 * upper;
+            __m256i p = _mm256_maddubs_epi16(quant(bits, q, g, part), bcast4(a->q[g]));
+            acc[upper][part] = is_first ? p : add16(acc[upper][part], p);
         }
         if (v != 3 && !(steps == 2 && v == 1))
             continue;
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; half++) {
-            __m256i *s = acc[half][0], *t = acc[half][1], x;
-            if (has_sub(scales))
-                x = _mm256_add_epi32(_mm256_madd_epi16(s[0], sub_twice(pairs[half], 0)),
-                                     _mm256_madd_epi16(t[0], sub_twice(pairs[half], 1)));
-            else if (n_parts == 2)
-                x = _mm256_add_epi32(_mm256_madd_epi16(add16(s[0], t[0]), one),
-                                     _mm256_madd_epi16(add16(s[1], t[1]), sixteen));
-            else if (steps == 8)
-                x = _mm256_madd_epi16(add16(s[0], t[0]), one);
-            else
-                x = _mm256_add_epi32(_mm256_madd_epi16(s[0], one), _mm256_madd_epi16(t[0], one));
-            sum[half] = v == 3 && steps == 2 ? _mm256_add_epi32(sum[half], x) : x;
-        }
+        __m256i *s = acc[0], *t = acc[1], x;
+        if (has_sub(scales))
+            x = _mm256_add_epi32(_mm256_madd_epi16(s[0], sub_twice(pairs, 0)),
+                                 _mm256_madd_epi16(t[0], sub_twice(pairs, 1)));
+        else if (n_parts == 2)
+            x = _mm256_add_epi32(_mm256_madd_epi16(add16(s[0], t[0]), one),
+                                 _mm256_madd_epi16(add16(s[1], t[1]), sixteen));
+        else if (steps == 8)
+            x = _mm256_madd_epi16(add16(s[0], t[0]), one);
+        else
+            x = _mm256_add_epi32(_mm256_madd_epi16(s[0], one), _mm256_madd_epi16(t[0], one));
+        sum = v == 3 && steps == 2 ? _mm256_add_epi32(sum, x) : x;
     }
+    return sum;
 }
 
-/* The two float steps (pack.h) of block b of unit u, whose quants are at q, for 16 rows. */
-INLINE void gemv_block(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
-                       const uint8_t *q, const qn_act1 *a, __m256 f[2])
+/* f of pack.h after block b of unit u, for 8 rows. */
+INLINE __m256 gemv_half(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
+                        size_t half, const qn_act1 *a, __m256 f)
 {
-    const __m256 d = _mm256_set1_ps(a->d);
-    __m256i sum[2], pairs[2];
-    for (size_t half = 0; half < 2 && has_sub(scales); half++)
-        pairs[half] = sub_pairs(scales, u, b, half, false);
-    block_sum(bits, scales, q, a, pairs, sum);
-#pragma GCC unroll 2
-    for (size_t half = 0; half < 2; half++) {
-        __m256 sm[2], s = _mm256_set1_ps(a->s);
-        scales_at(bits, scales, u, b, half, sm);
-        if (has_sub(scales)) {
-            bool has_m = scales == QN_SCALES_SM;
-            __m256i m = has_m ? sub_pairs(scales, u, b, half, true) : pairs[half];
-            m = _mm256_madd_epi16(m, bcast4((const int8_t *)a->h));
+    const uint8_t *q = u + qn_scales_bytes(scales) + (2 * b + half) * qn_bits_bytes(bits);
+    __m256i pairs = _mm256_setzero_si256();
+    if (has_sub(scales))
+        pairs = sub_pairs(scales, u, b, half, false);
+    __m256i sum = half_sum(bits, scales, q, a, pairs);
+    __m256 sm[2], d = _mm256_set1_ps(a->d), s = _mm256_set1_ps(a->s);
+    scales_at(scales, u, b, half, sm);
+    if (has_sub(scales)) {
+        __m256i m =
+            _mm256_madd_epi16(offset_pairs(bits, scales, u, b, half), bcast4((const int8_t *)a->h));
+        if (scales == QN_SCALES_SM)
             s = _mm256_mul_ps(d, _mm256_cvtepi32_ps(m));
-        }
-        __m256 t = _mm256_mul_ps(d, _mm256_cvtepi32_ps(sum[half]));
-        f[half] = _mm256_fmadd_ps(sm[0], t, f[half]);
-        f[half] = _mm256_fmadd_ps(sm[1], s, f[half]);
+        else
+            sum = _mm256_add_epi32(sum, m);
     }
+    return add_block(bits, scales, sum, sm, d, s, f);
 }
 
-/* Bytes ahead of the read; the panels of a thread's range are one stream. */
-enum { PREFETCH = 2048 };
+enum {
+    STREAMS = 2,    /* panels read side by side: one stream does not fill the memory's pipe */
+    PREFETCH = 2048 /* bytes ahead of each */
+};
 
-INLINE void gemv(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, size_t n_panels,
-                 size_t n_blocks, const qn_act1 *acts, float *y)
+/* `n_streams` panels, `apart` bytes and `y_apart` outputs from one another. */
+INLINE void gemv_panels(qn_pack_bits bits, qn_pack_scales scales, int n_streams, const uint8_t *w,
+                        size_t apart, size_t n_blocks, const qn_act1 *a, float *y, size_t y_apart)
 {
     const size_t per = qn_scales_blocks(scales), bytes = 2 * qn_bits_bytes(bits),
                  head = qn_scales_bytes(scales);
-    for (; n_panels > 0; n_panels--, y += QN_PACK_ROWS) {
-        const qn_act1 *a = acts;
-        __m256 f[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-        for (size_t i = 0; i < n_blocks; i += per) {
-            const uint8_t *u = w;
-            w += head;
-            for (size_t b = 0; b < per; b++, a++, w += bytes) {
-                for (size_t line = 0; line < bytes + head / per; line += 64)
-                    _mm_prefetch((const char *)w + PREFETCH + line, _MM_HINT_T0);
-                gemv_block(bits, scales, u, b, w, a, f);
+    __m256 f[2 * STREAMS];
+#pragma GCC unroll 4
+    for (int i = 0; i < 2 * n_streams; i++)
+        f[i] = _mm256_setzero_ps();
+    for (size_t unit = 0; unit < n_blocks; unit += per, w += head + per * bytes)
+        for (size_t b = 0; b < per; b++, a++)
+#pragma GCC unroll 4
+            for (int i = 0; i < 2 * n_streams; i++) {
+                const uint8_t *u = w + (size_t)(i / 2) * apart, *next = u + head + b * bytes;
+                for (size_t line = 0; line < bytes + head / per && i % 2 == 0; line += 64)
+                    _mm_prefetch((const char *)next + PREFETCH + line, _MM_HINT_T0);
+                f[i] = gemv_half(bits, scales, u, b, (size_t)i % 2, a, f[i]);
+                __asm__(""
+                        : "+r"(a)); /* or gcc keeps activations for the next rows, on the stack */
             }
-        }
-        _mm256_storeu_ps(y, f[0]);
-        _mm256_storeu_ps(y + 8, f[1]);
+#pragma GCC unroll 2
+    for (int i = 0; i < n_streams; i++, y += y_apart) {
+        _mm256_storeu_ps(y, f[2 * i]);
+        _mm256_storeu_ps(y + 8, f[2 * i + 1]);
     }
 }
 
+/* The first half of the panels is one stream, the second the other. */
+INLINE void gemv(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, size_t n_panels,
+                 size_t n_blocks, const qn_act1 *a, float *y)
+{
+    const size_t half = n_panels / STREAMS,
+                 bytes = n_blocks / qn_scales_blocks(scales) * qn_unit_bytes(bits, scales);
+    for (size_t i = 0; i < half; i++, w += bytes, y += QN_PACK_ROWS)
+        gemv_panels(bits, scales, STREAMS, w, half * bytes, n_blocks, a, y, half * QN_PACK_ROWS);
+    if (n_panels % STREAMS != 0)
+        gemv_panels(bits, scales, 1, w + half * bytes, 0, n_blocks, a, y + half * QN_PACK_ROWS, 0);
+}
+
 /* ---- many rows of activations ----
- * A slice of a panel is unpacked once, then meets all tokens, 4 at a time. Unpacked block, 32-byte vectors:
+ * Slices of a panel's columns, small enough for the first-level cache, meet all tokens, 4 at a time; the sums wait in c. For few tokens
+ * the weights are unpacked in registers each time; for many they are unpacked once, into scratch. Unpacked block, 32-byte vectors:
  *   quants [part][group 8][rows 8..15], then
  *   S[16], M[16]                                     float scales
- *   D[16], N[16], scales [columns 16..31][rows 8..15] twice each, pairs [rows 8..15]   integer scales of 16 columns */
-INLINE size_t panel_bytes(qn_pack_bits bits, qn_pack_scales scales)
+ *   scales [columns 16..31][rows 8..15] twice each, pairs of offsets [rows 8..15]   integer scales of 16 columns */
+enum {
+    DIRECT_QUADS = 2,    /* tokens / 4 up to which nothing is unpacked to memory */
+    SLICE_BYTES = 16384, /* of weights, unpacked or not */
+};
+
+INLINE size_t unpacked_bytes(qn_pack_bits bits, qn_pack_scales scales)
 {
     return (has_parts(bits) ? 1024 : 512) + 128 + (has_sub(scales) ? 192 : 0);
 }
@@ -347,85 +376,160 @@ INLINE void unpack(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, s
                 _mm256_store_si256((__m256i *)(out + 512 * part + 64 * g + 32 * half),
                                    quant(bits, q + (size_t)half * bytes, g, part));
         __m256 sm[2];
-        scales_at(bits, scales, u, b, (size_t)half, sm);
+        scales_at(scales, u, b, (size_t)half, sm);
         _mm256_store_ps((float *)(tail + 32 * half), sm[0]);
         _mm256_store_ps((float *)(tail + 64 + 32 * half), sm[1]);
         if (has_sub(scales)) {
             __m256i pairs = sub_pairs(scales, u, b, (size_t)half, false);
             _mm256_store_si256((__m256i *)(tail + 128 + 32 * half), sub_twice(pairs, 0));
             _mm256_store_si256((__m256i *)(tail + 192 + 32 * half), sub_twice(pairs, 1));
-            if (scales == QN_SCALES_SM)
-                pairs = sub_pairs(scales, u, b, (size_t)half, true);
-            _mm256_store_si256((__m256i *)(tail + 256 + 32 * half), pairs);
+            _mm256_store_si256((__m256i *)(tail + 256 + 32 * half),
+                               offset_pairs(bits, scales, u, b, (size_t)half));
         }
     }
 }
 
-/* c[4][16] += 16 rows x 4 tokens over n blocks. 8 int16 accumulators, 2 weights and a broadcast fit the 16 registers. */
-INLINE void tile(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *restrict w, size_t n,
-                 const qn_act4 *restrict a, float *restrict c)
+/* A block of 16 rows: in its panel (unit u, block b), or unpacked at u. */
+typedef struct block {
+    bool is_packed;
+    const uint8_t *u;
+    size_t b;
+} block;
+
+INLINE __m256i block_quant(qn_pack_bits bits, qn_pack_scales scales, block w, int g, int half)
+{
+    const size_t bytes = qn_bits_bytes(bits);
+    if (!w.is_packed)
+        return load(w.u + 64 * g + 32 * half);
+    return quant(bits, w.u + qn_scales_bytes(scales) + (2 * w.b + (size_t)half) * bytes, g % 8,
+                 g / 8);
+}
+
+INLINE void block_scales(qn_pack_bits bits, qn_pack_scales scales, block w, int half, __m256 sm[2])
+{
+    const uint8_t *tail = w.u + (has_parts(bits) ? 1024 : 512) + 32 * half;
+    if (w.is_packed) {
+        scales_at(scales, w.u, w.b, (size_t)half, sm);
+    } else {
+        sm[0] = _mm256_load_ps((const float *)tail);
+        sm[1] = _mm256_load_ps((const float *)(tail + 64));
+    }
+}
+
+/* What vpmaddwd folds the chain that ends at step g with. */
+INLINE __m256i block_factor(qn_pack_bits bits, qn_pack_scales scales, block w, int g, int half)
+{
+    if (!has_sub(scales))
+        return _mm256_set1_epi16(g < 8 ? 1 : 16);
+    if (!w.is_packed)
+        return load(w.u + (has_parts(bits) ? 1024 : 512) + 128 + 64 * (g / 4) + 32 * half);
+    return sub_twice(sub_pairs(scales, w.u, w.b, (size_t)half, false), g / 4);
+}
+
+INLINE __m256i block_offset(qn_pack_bits bits, qn_pack_scales scales, block w, int half)
+{
+    if (!w.is_packed)
+        return load(w.u + (has_parts(bits) ? 1024 : 512) + 256 + 32 * half);
+    return offset_pairs(bits, scales, w.u, w.b, (size_t)half);
+}
+
+/* c[4][16] += 16 rows x 4 tokens of one block. 8 int16 accumulators, 2 weights, a broadcast and a product: the registers hold no more, so
+ * the float sums stay in memory. */
+INLINE void tile_block(qn_pack_bits bits, qn_pack_scales scales, block w, const qn_act4 *a,
+                       float *c)
 {
     const int steps = fold_steps(bits, scales), n_parts = has_parts(bits) ? 2 : 1;
-    const __m256i one = _mm256_set1_epi16(1), sixteen = _mm256_set1_epi16(16);
-    __m256 f[8];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        f[i] = _mm256_loadu_ps(c + 8 * i);
-    for (; n > 0; n--, a++, w += panel_bytes(bits, scales)) {
-        const uint8_t *tail = w + 512 * n_parts;
-        __m256i sum[8], acc[8];
+    __m256i sum[8], acc[8];
 #pragma GCC unroll 16
-        for (int g = 0; g < 8 * n_parts; g++) {
-            const __m256i w0 = load(w + 64 * g), w1 = load(w + 64 * g + 32);
+    for (int g = 0; g < 8 * n_parts; g++) {
+        const __m256i w0 = block_quant(bits, scales, w, g, 0),
+                      w1 = block_quant(bits, scales, w, g, 1);
 #pragma GCC unroll 4
-            for (int t = 0; t < 4; t++) {
-                const __m256i x = bcast4(a->q[g % 8][t]);
-                const __m256i p0 = _mm256_maddubs_epi16(w0, x), p1 = _mm256_maddubs_epi16(w1, x);
-                acc[2 * t] = g % steps == 0 ? p0 : add16(acc[2 * t], p0);
-                acc[2 * t + 1] = g % steps == 0 ? p1 : add16(acc[2 * t + 1], p1);
-            }
-            if ((g + 1) % steps != 0)
-                continue;
-            const uint8_t *sub = tail + 128 + 64 * (g / 4 % 2);
-#pragma GCC unroll 8
-            for (int i = 0; i < 8; i++) {
-                __m256i k = has_sub(scales) ? load(sub + 32 * (i & 1)) : g < 8 ? one : sixteen;
-                __m256i x = _mm256_madd_epi16(acc[i], k);
-                sum[i] = g < steps ? x : _mm256_add_epi32(sum[i], x);
-            }
+        for (int t = 0; t < 4; t++) {
+            const __m256i x = bcast4(a->q[g % 8][t]);
+            const __m256i p0 = _mm256_maddubs_epi16(w0, x), p1 = _mm256_maddubs_epi16(w1, x);
+            acc[2 * t] = g % steps == 0 ? p0 : add16(acc[2 * t], p0);
+            acc[2 * t + 1] = g % steps == 0 ? p1 : add16(acc[2 * t + 1], p1);
         }
+        if (g % 4 == 3) /* or gcc keeps loads for the second half, on the stack */
+            __asm__("" : "+r"(a), "+r"(w.u));
+        if ((g + 1) % steps != 0)
+            continue;
 #pragma GCC unroll 8
         for (int i = 0; i < 8; i++) {
-            const __m256 d = _mm256_set1_ps(a->d[i / 2]);
-            __m256 s = _mm256_set1_ps(a->s[i / 2]);
-            if (has_sub(scales))
-                s = _mm256_mul_ps(
-                    d, _mm256_cvtepi32_ps(_mm256_madd_epi16(load(tail + 256 + 32 * (i & 1)),
-                                                            bcast4((const int8_t *)a->h[i / 2]))));
-            f[i] = _mm256_fmadd_ps(_mm256_load_ps((const float *)(tail + 32 * (i & 1))),
-                                   _mm256_mul_ps(d, _mm256_cvtepi32_ps(sum[i])), f[i]);
-            f[i] =
-                _mm256_fmadd_ps(_mm256_load_ps((const float *)(tail + 64 + 32 * (i & 1))), s, f[i]);
+            __m256i x = _mm256_madd_epi16(acc[i], block_factor(bits, scales, w, g, i & 1));
+            sum[i] = g < steps ? x : _mm256_add_epi32(sum[i], x);
         }
     }
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        _mm256_storeu_ps(c + 8 * i, f[i]);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+        __m256 sm[2];
+        block_scales(bits, scales, w, half, sm);
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; t++) {
+            const __m256 d = _mm256_set1_ps(a->d[t]);
+            __m256 s = _mm256_set1_ps(a->s[t]);
+            __m256i *i = &sum[2 * t + half];
+            if (has_sub(scales)) {
+                __m256i m = _mm256_madd_epi16(block_offset(bits, scales, w, half),
+                                              bcast4((const int8_t *)a->h[t]));
+                if (scales == QN_SCALES_SM)
+                    s = _mm256_mul_ps(d, _mm256_cvtepi32_ps(m));
+                else
+                    *i = _mm256_add_epi32(*i, m);
+            }
+            float *f = c + QN_PACK_ROWS * t + 8 * half;
+            _mm256_storeu_ps(f, add_block(bits, scales, *i, sm, d, s, _mm256_loadu_ps(f)));
+        }
+    }
+}
+
+/* What follows in memory is fetched while this slice is multiplied, a share by each tile: `share` bytes a block from `next`. */
+INLINE const char *prefetch_share(const char *next, size_t share)
+{
+    for (size_t line = 0; line < share; line += 64)
+        _mm_prefetch(next + line, _MM_HINT_T0);
+    return next + share;
+}
+
+INLINE void tile(qn_pack_bits bits, qn_pack_scales scales, block w, size_t n, const qn_act4 *a,
+                 float *c, const char *next, size_t share)
+{
+    const size_t per = qn_scales_blocks(scales);
+    for (size_t i = 0; i < n; i++, a++) {
+        next = prefetch_share(next, share);
+        tile_block(bits, scales, w, a, c);
+        __asm__("" : "+r"(c)); /* or gcc keeps its sums on the stack for the loop */
+        if (!w.is_packed)
+            w.u += unpacked_bytes(bits, scales);
+        else if (++w.b % per == 0)
+            w = (block){true, w.u + qn_unit_bytes(bits, scales), 0};
+    }
 }
 
 INLINE void gemm(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, size_t n_blocks,
                  const qn_act4 *a, size_t n_quads, float *c, uint8_t *scratch)
 {
-    const size_t per = qn_scales_blocks(scales), bytes = panel_bytes(bits, scales);
-    const size_t slice = QN_MM_SCRATCH / bytes;
+    const size_t per = qn_scales_blocks(scales), unit = qn_unit_bytes(bits, scales),
+                 bytes = unpacked_bytes(bits, scales), share = unit / per / n_quads;
+    const size_t slice = SLICE_BYTES / bytes / per * per;
+    const bool is_direct = n_quads <= DIRECT_QUADS;
     memset(c, 0, n_quads * 4 * QN_PACK_ROWS * sizeof *c);
     for (size_t b = 0; b < n_blocks; b += slice) {
         size_t n = QN_MIN(slice, n_blocks - b);
-        for (size_t i = 0; i < n; i++)
-            unpack(bits, scales, w + (b + i) / per * qn_unit_bytes(bits, scales), (b + i) % per,
-                   scratch + i * bytes);
-        for (size_t t = 0; t < n_quads; t++)
-            tile(bits, scales, scratch, n, a + t * n_blocks + b, c + t * 4 * QN_PACK_ROWS);
+        for (size_t i = 0; i < n && !is_direct; i++)
+            unpack(bits, scales, w + i / per * unit, i % per, scratch + i * bytes);
+        const uint8_t *from = w;
+        w += n / per * unit;
+        for (size_t t = 0; t < n_quads; t++) {
+            const qn_act4 *x = a + t * n_blocks + b;
+            const char *next = (const char *)w + t * n * share;
+            float *to = c + t * 4 * QN_PACK_ROWS;
+            if (is_direct)
+                tile(bits, scales, (block){true, from, 0}, n, x, to, next, share);
+            else
+                tile(bits, scales, (block){false, scratch, 0}, n, x, to, next, share);
+        }
     }
 }
 
