@@ -252,20 +252,75 @@ QN_API qn_status qn_score(qn_engine *e, const int32_t *ids, size_t n_ids, size_t
 
 /* ---- measuring ---- */
 
+/* What is run: random tokens. */
 typedef struct qn_bench_spec {
     int n_prefill; /* prompt tokens timed, of one sequence */
     int n_decode;  /* tokens decoded one by one, for each of `batch` sequences together */
-    int depth;     /* tokens already in the cache */
+    int depth;     /* tokens of each sequence already in the cache, computed once for all runs */
     int batch;     /* 1 to max_seqs */
+    int repeat;    /* runs, each from `depth` again; 1 to 1000 */
+    /* n_prefill is every sequence's, and decoding begins behind it; else both begin at `depth` */
+    bool in_turn;
 } qn_bench_spec;
+
+/* By the plan, whatever the caches hold. A multiply and an add are two. */
+typedef struct qn_cost {
+    double int8_ops, f32_flops; /* by the arithmetic of an operation's products */
+    double weight_bytes;        /* once a step */
+    double kv_bytes;            /* keys and values read */
+    double activation_bytes;    /* handed from operation to operation */
+} qn_cost;
 
 typedef struct qn_bench_result {
     double prefill_ms, decode_ms; /* of all tokens; 0 where nothing was asked for */
+    qn_cost prefill, decode;
 } qn_bench_result;
 
-/* Runs the model on random tokens without sampling, once, on this thread; requests wait. */
+/* Runs the model without sampling, on this thread; requests wait. out: [spec->repeat]. */
 QN_API qn_status qn_bench(qn_engine *e, const qn_bench_spec *spec, qn_bench_result *out,
                           qn_err *err);
+
+/* An operation of the engine's plan. */
+typedef struct qn_op_info {
+    char name[48];      /* "linear+norm+silu_mul" */
+    const char *format; /* of its first matrix: "Q4_0"; "" if it has none; static */
+    int layer;          /* -1: outside the layers */
+    /* memory that it alone holds; what several use is the first one's */
+    uint64_t weight_bytes, kv_bytes;
+} qn_op_info;
+QN_API int qn_engine_n_ops(const qn_engine *e);
+QN_API void qn_engine_get_op(const qn_engine *e, int op, qn_op_info *out); /* 0 .. n_ops - 1 */
+
+typedef struct qn_profile_event {
+    int op;                /* of qn_engine_get_op; -1: sampling */
+    int n_rows;            /* it worked on */
+    uint64_t start_ns, ns; /* from the beginning of the step */
+    qn_cost cost;
+} qn_profile_event;
+
+typedef struct qn_profile_step {
+    bool is_decode;
+    int n_tokens;
+    uint64_t start_ns, ns;          /* from the beginning of the profile */
+    const qn_profile_event *events; /* in order; what they leave of ns is between operations */
+    size_t n_events;
+} qn_profile_step;
+typedef void (*qn_profile_fn)(void *arg, const qn_profile_step *step);
+
+/* As qn_bench, in turn, with greedy sampling, once: tells each timed step what its operations took.
+ * The clock is read twice an operation. fn must not call the engine. */
+QN_API qn_status qn_profile(qn_engine *e, const qn_bench_spec *spec, qn_profile_fn fn, void *arg,
+                            qn_err *err);
+
+/* What the engine's workers do at most on this machine, all together: the roofs to hold a figure
+ * against. 0: could not be measured. */
+typedef struct qn_roofs {
+    double read_bytes_s; /* from memory, far beyond the caches */
+    double int8_ops_s;   /* 8-bit multiply-add, as the products use it; each is two */
+    double f32_flops_s;  /* float32 multiply-add; each is two */
+} qn_roofs;
+/* Measures them now: some tenths of a second, up to 1 GiB of memory meanwhile; requests wait. */
+QN_API void qn_engine_get_roofs(qn_engine *e, qn_roofs *out);
 
 #ifdef __cplusplus
 }

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * ops.c - names of the operations, as `quern inspect --plan` prints them. */
+ * ops.c - names of the operations, as `quern inspect --plan` and `quern profile` print them. */
 #include "backend/ops.h"
+
+#include <stdio.h>
+#include <string.h>
 
 const char *qn_op_kind_name(qn_op_kind k)
 {
@@ -21,4 +24,13 @@ const char *qn_op_kind_name(qn_op_kind k)
                                                [QN_OP_QKV_STORE] = "qkv_store",
                                                [QN_OP_MOE] = "moe"};
     return (size_t)k < QN_OP_N ? names[k] : "?";
+}
+
+void qn_op_name(const qn_op *op, char *buf, size_t size)
+{
+    static const char *const fused[] = {"+norm", "+bias", "+residual", "+silu_mul"};
+    (void)snprintf(buf, size, "%s", qn_op_kind_name(op->kind));
+    for (size_t i = 0; i < QN_COUNT(fused); i++)
+        if (op->fuse >> i & 1)
+            (void)strncat(buf, fused[i], size - strlen(buf) - 1);
 }

@@ -80,11 +80,15 @@ typedef struct qn_operand {
     size_t width;  /* floats in a row */
 } qn_operand;
 
-/* K and V of one layer: [n_blocks][n_kv_heads][block_size][head_dim], F16 or F32. */
+/* Positions of a block of the K/V cache: a tile of attention never crosses a block, and half a
+ * block is wasted for a sequence on average. */
+#define QN_KV_BLOCK 64u
+
+/* K and V of one layer: [n_blocks] blocks of kv_block_bytes each, whose inside is the device's. */
 typedef struct qn_kv_view {
     qn_buf *k, *v;
-    qn_dtype dtype;
-    uint32_t n_blocks, block_size, n_kv_heads, head_dim;
+    qn_dtype dtype; /* F32, F16 or I8 (with scales) */
+    uint32_t n_blocks, n_kv_heads, head_dim;
 } qn_kv_view;
 
 /* The experts of one layer. */
@@ -116,6 +120,8 @@ typedef struct qn_op {
     qn_experts *experts;
     bool on_logit_rows; /* after GATHER: rows are n_logit_rows */
 } qn_op;
+/* "linear+norm+silu_mul" */
+void qn_op_name(const qn_op *op, char *buf, size_t size);
 
 /* One step. Rows are tokens, sequence after sequence; all arrays are the host's, valid during the
  * step. */
@@ -125,9 +131,9 @@ typedef struct qn_batch {
     const int32_t *positions; /* [n_rows] */
     const uint32_t
         *row_begin;        /* [n_seqs + 1]: rows of sequence s are row_begin[s] .. row_begin[s+1] */
-    const uint32_t *slots; /* [n_rows]: block_id * block_size + offset where this token's K/V go */
+    const uint32_t *slots; /* [n_rows]: block_id * QN_KV_BLOCK + offset where this token's K/V go */
     const uint32_t *block_tables; /* [n_seqs][max_blocks] block ids; position p is in
-                                   * block_tables[s][p / block_size] */
+                                   * block_tables[s][p / QN_KV_BLOCK] */
     uint32_t max_blocks;
     const uint32_t *logit_rows; /* [n_logit_rows], ascending */
     const float *rope; /* [n_rows][rope_dim]: cos of rope_dim/2 angles, then sin (attention factor
@@ -155,19 +161,27 @@ typedef struct qn_backend {
     qn_status (*upload)(qn_buf *b, size_t offset, const void *src, size_t bytes, qn_err *err);
     qn_status (*download)(void *dst, const qn_buf *b, size_t offset, size_t bytes, qn_err *err);
 
+    /* Bytes of K, or of V, of one block of one layer. */
+    size_t (*kv_block_bytes)(qn_dtype dtype, uint32_t n_kv_heads, uint32_t head_dim);
+
     /* Takes a weight into the device's layout. The view's memory stays mapped while the weight
-     * lives; a device may keep a borrow of it. for_embed: rows are looked up (EMBED), maybe besides
-     * products. */
-    qn_status (*weight_new)(qn_dweight **out, qn_device *d, const qn_weight *w, bool for_embed,
+     * lives; a device may keep a borrow of it. rows_only: it is only looked up (EMBED), never
+     * multiplied. */
+    qn_status (*weight_new)(qn_dweight **out, qn_device *d, const qn_weight *w, bool rows_only,
                             qn_err *err);
     void (*weight_free)(qn_dweight *w);
     size_t (*weight_bytes)(const qn_dweight *w);     /* bytes read by one pass over it */
     bool (*weight_is_borrowed)(const qn_dweight *w); /* true: no copy was made */
+    bool (*weight_is_integer)(
+        const qn_dweight *w); /* products with it are made in 8-bit integers */
 
     /* Bytes of scratch are the device's own, taken at open or at prepare; run() allocates nothing.
      * prepare sees each op of the final plan once. */
     qn_status (*prepare)(qn_device *d, const qn_op *ops, size_t n_ops, qn_err *err);
     qn_status (*run)(qn_device *d, const qn_op *op, const qn_batch *batch, qn_err *err);
+
+    /* What the device reads and computes at most, measured now, in some tenths of a second. */
+    void (*measure_roofs)(qn_device *d, qn_roofs *out);
 } qn_backend;
 
 const qn_backend *qn_backend_cpu(void);

@@ -32,16 +32,28 @@ unsigned qn_cpu_flags(void)
 #elif defined(__aarch64__)
     if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP)
         f |= QN_CPU_NEON;
+    if (f && (getauxval(AT_HWCAP2) & HWCAP2_I8MM))
+        f |= QN_CPU_I8MM;
 #endif
     return f;
 }
 
 const char *qn_cpu_flags_name(unsigned flags, char *buf, size_t size)
 {
-    (void)snprintf(buf, size, "%s%s%s", flags & QN_CPU_AVX2 ? "avx2" : "",
-                   flags & QN_CPU_AVX512 ? "+avx512" : "", flags & QN_CPU_NEON ? "neon" : "");
-    if (!buf[0])
-        (void)snprintf(buf, size, "plain C");
+    static const struct {
+        unsigned flag;
+        const char *name;
+    } names[] = {{QN_CPU_AVX2, "avx2"},
+                 {QN_CPU_AVX512, "avx512"},
+                 {QN_CPU_NEON, "neon"},
+                 {QN_CPU_I8MM, "i8mm"}};
+    size_t len = 0;
+    (void)snprintf(buf, size, "plain C");
+    for (size_t i = 0; i < QN_COUNT(names); i++)
+        if ((flags & names[i].flag) && len < size) {
+            int n = snprintf(buf + len, size - len, "%s%s", len > 0 ? "+" : "", names[i].name);
+            len += n > 0 ? (size_t)n : 0;
+        }
     return buf;
 }
 

@@ -9,6 +9,7 @@
 #define QN_CPU_AVX2   1u /* AVX2 + FMA + F16C */
 #define QN_CPU_AVX512 2u /* F, BW, DQ, VL, VNNI */
 #define QN_CPU_NEON   4u /* ARMv8.2 with dot product */
+#define QN_CPU_I8MM   8u /* and int8 matrix products */
 #define QN_CPU_ALL    0xffffffffu
 
 unsigned qn_cpu_flags(void);

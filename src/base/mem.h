@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * mem.h - the only callers of malloc: aligned, tagged allocation, and arenas.
  *
- * Every block is 64-byte aligned. Blocks of 4 MiB and more start on a 2 MiB border and ask for huge
- * pages. The live bytes of each tag are counted (qn_mem_live), so that a memory plan can be
+ * Every block is 64-byte aligned. Weights, K/V and activations of 64 KiB and more lie side by side in
+ * huge pages. Fresh memory is not resident before it is written. The live bytes of each tag are counted (qn_mem_live), so that a memory plan can be
  * checked. A failed allocation returns NULL and is the caller's QN_E_NOMEM. Threads: any (counters
  * are atomic). */
 #ifndef QN_BASE_MEM_H

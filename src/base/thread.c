@@ -89,8 +89,8 @@ static void start_generation(qn_team *t, qn_team_fn fn, void *arg)
 qn_status qn_team_new(qn_team **out, int n_threads, qn_err *err)
 {
     *out = NULL;
-    if (n_threads < 1 || n_threads > 256)
-        return qn_fail(err, QN_E_ARG, "threads: found %d, want 1..256", n_threads);
+    if (n_threads < 1 || n_threads > QN_TEAM_MAX)
+        return qn_fail(err, QN_E_ARG, "threads: found %d, want 1..%d", n_threads, QN_TEAM_MAX);
     size_t bytes = sizeof(qn_team) + (size_t)n_threads * sizeof(worker);
     qn_team *t = qn_calloc(1, bytes, QN_MEM_MISC);
     if (!t)

@@ -9,10 +9,12 @@
 
 #include "base/base.h"
 
+#define QN_TEAM_MAX 256
+
 typedef struct qn_team qn_team;
 typedef void (*qn_team_fn)(void *arg, int thread, int n_threads);
 
-QN_MUST_USE qn_status qn_team_new(qn_team **out, int n_threads, qn_err *err); /* n_threads 1..256 */
+QN_MUST_USE qn_status qn_team_new(qn_team **out, int n_threads, qn_err *err); /* 1..QN_TEAM_MAX */
 void qn_team_free(qn_team *t);
 int qn_team_size(const qn_team *t);
 /* Runs fn(arg, i, n) on all workers and returns when all are done. */

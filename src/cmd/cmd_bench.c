@@ -118,10 +118,11 @@ static qn_status measure(qn_engine *e, const bench_options *o, series *pre, seri
     qn_bench_result r;
     for (int k = -1; k < o->repeat; k++) {
         /* prompt and decode each from their own start: decoding begins at `depth`, not behind the prompt */
-        qn_bench_spec p = {.n_prefill = o->n_prefill, .depth = o->depth, .batch = 1};
+        qn_bench_spec p = {.n_prefill = o->n_prefill, .depth = o->depth, .batch = 1, .repeat = 1};
         qn_bench_spec d = {.n_decode = k < 0 ? QN_MIN(o->n_decode, 4) : o->n_decode,
                            .depth = o->depth,
-                           .batch = o->batch};
+                           .batch = o->batch,
+                           .repeat = 1};
         cmd_progress_show(&bar, "measuring", (k + 1.0) / (o->repeat + 1.0), NULL);
         if (o->n_prefill) {
             QN_TRY(qn_bench(e, &p, &r, err));

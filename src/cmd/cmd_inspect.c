@@ -238,13 +238,14 @@ static void show_cost(view *v, const char *pass, const qn_plan *p)
                     "{\"pass\": \"%s\", \"ops\": %zu, \"prompt_flops\": %.6g, \"decode_flops\": "
                     "%.6g, \"weight_bytes\": %.0f, "
                     "\"activation_bytes\": %.0f, \"buffer_bytes\": %.0f, \"matrix_bytes\": %.0f}",
-                    pass, c.n_ops, c.flops, d.flops, c.weight_bytes, c.activation_bytes,
-                    c.buffer_bytes, c.matrix_bytes);
+                    pass, c.n_ops, c.flops, d.flops, c.weight_bytes,
+                    c.activation_bytes + c.kv_bytes, c.buffer_bytes, c.matrix_bytes);
         return;
     }
     qn_str_addf(&v->out, "%-8s %6zu %14.3f %14.3f %14.1f %14.1f %12.2f %14.1f\n", pass, c.n_ops,
-                c.flops * 1e-9, d.flops * 1e-9, c.weight_bytes * 1e-6, c.activation_bytes * 1e-6,
-                c.buffer_bytes * 1e-6, c.matrix_bytes * 1e-6);
+                c.flops * 1e-9, d.flops * 1e-9, c.weight_bytes * 1e-6,
+                (c.activation_bytes + c.kv_bytes) * 1e-6, c.buffer_bytes * 1e-6,
+                c.matrix_bytes * 1e-6);
 }
 
 static void describe_weights(qn_str *out, const qn_node *n)
@@ -260,31 +261,26 @@ static void describe_weights(qn_str *out, const qn_node *n)
 
 static void show_node(view *v, const qn_plan *p, const qn_node *n)
 {
-    double flops = 0, weights = 0, acts = 0;
     qn_str io = {0};
     size_t rows = (size_t)v->o->rows;
-    qn_node_cost(p, n, rows, (size_t)v->o->depth, 1, &flops, &weights, &acts);
+    qn_node_costs cost = qn_node_cost(p, n, rows, (size_t)v->o->depth, 1);
     for (int k = 0; k < QN_OP_MAX_IN; k++)
         if (n->in[k] >= 0)
             qn_str_addf(&io, "%s%s.%d", k ? ", " : "", p->bufs[n->in[k]].name, n->in[k]);
     if (n->out >= 0)
         qn_str_addf(&io, " -> %s.%d[%u]", p->bufs[n->out].name, n->out, p->bufs[n->out].width);
-    static const char *const fused[] = {"+norm", "+bias", "+residual", "+silu_mul"};
     char kind[64];
-    (void)snprintf(kind, sizeof kind, "%s", qn_op_kind_name(n->op.kind));
-    for (size_t i = 0; i < QN_COUNT(fused); i++)
-        if (n->op.fuse >> i & 1)
-            (void)strncat(kind, fused[i], sizeof kind - strlen(kind) - 1);
+    qn_op_name(&n->op, kind, sizeof kind);
     if (v->o->json) {
         comma(v);
         qn_str_addf(&v->out,
                     "{\"layer\": %d, \"kind\": \"%s\", \"buffers\": \"%s\", \"flops\": %.6g, "
                     "\"weight_bytes\": %.0f}",
-                    n->op.layer, kind, io.p ? io.p : "", flops, weights);
+                    n->op.layer, kind, io.p ? io.p : "", cost.flops, cost.weight_bytes);
     } else {
         describe_weights(&io, n);
-        qn_str_addf(&v->out, "%5d  %-28s %12.3f %10.2f  %s\n", n->op.layer, kind, flops * 1e-9,
-                    weights * 1e-6, io.p ? io.p : "");
+        qn_str_addf(&v->out, "%5d  %-28s %12.3f %10.2f  %s\n", n->op.layer, kind, cost.flops * 1e-9,
+                    cost.weight_bytes * 1e-6, io.p ? io.p : "");
     }
     qn_str_fini(&io);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * engine.h - the engine's own view of itself: what engine.c, request.c, beam.c and score.c share.
+ * engine.h - the engine's own view of itself: what its files share.
  *
  *   caller's thread                                  engine thread
  *   submit: render, encode, checks ---> inbox -----> sequences, scheduler, runner, sampler
@@ -145,6 +145,14 @@ bool qn_is_stop_id(const qn_request *r, int32_t id);
 /* The runner for this thread alone. Fair: a busy engine cannot keep qn_score waiting for ever. */
 void qn_step_lock(qn_engine *e);
 void qn_step_unlock(qn_engine *e);
+
+/* ---- score.c ---- */
+/* Blocks for n tokens, with step_lock held. *blocks is NULL on failure, and may be when given back. */
+qn_status qn_engine_take_blocks(qn_engine *e, size_t n, int32_t **blocks, size_t *n_blocks,
+                                qn_err *err);
+void qn_engine_give_blocks(qn_engine *e, int32_t *blocks, size_t n_blocks);
+/* Some, within the context, in the vocabulary. */
+qn_status qn_engine_check_ids(const qn_engine *e, const int32_t *ids, size_t n, qn_err *err);
 
 /* ---- beam.c ---- */
 /* All beams have their next tokens' scores: keep the best, fork, finish. */

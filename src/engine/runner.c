@@ -125,6 +125,18 @@ static qn_status tap_node(qn_runner *r, const qn_op *op, int layer, const qn_tap
     return QN_OK;
 }
 
+/* Profiling costs two readings of the clock an operation; without it, one test. */
+static qn_status run_op(qn_runner *r, size_t i, qn_err *err)
+{
+    const qn_model *m = r->model;
+    if (!r->stamps)
+        return m->backend->run(m->device, &m->ops[i], &r->batch, err);
+    r->stamps[2 * i] = qn_now_ns();
+    qn_status s = m->backend->run(m->device, &m->ops[i], &r->batch, err);
+    r->stamps[2 * i + 1] = qn_now_ns();
+    return s;
+}
+
 qn_status qn_runner_step(qn_runner *r, const qn_run_seq *seqs, uint32_t n_seqs, const qn_tap *tap,
                          qn_err *err)
 {
@@ -141,7 +153,7 @@ qn_status qn_runner_step(qn_runner *r, const qn_run_seq *seqs, uint32_t n_seqs, 
         const qn_op *op = &m->ops[i];
         if (op->on_logit_rows && !r->n_logit_rows)
             break; /* nobody wants logits: the rest of the plan has no rows */
-        QN_TRY(m->backend->run(m->device, op, &r->batch, err));
+        QN_TRY(run_op(r, i, err));
         if (tap && m->plan->nodes[i].tap >= 0)
             QN_TRY(tap_node(r, op, m->plan->nodes[i].tap, tap, err));
     }

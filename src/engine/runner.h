@@ -37,6 +37,8 @@ typedef struct qn_runner {
     int32_t *token_ids, *positions;
     uint32_t *row_begin, *slots, *block_tables, *logit_rows;
     float *rope, *q_scale;
+    /* [n_nodes][2]: when each operation of the last step began and ended; NULL: not asked for */
+    uint64_t *stamps;
 } qn_runner;
 
 /* max_ctx bounds the block tables. */

@@ -25,7 +25,7 @@ static void report(const opener *op, const char *what)
                         op->total > 0 ? QN_MIN(op->done / op->total, 1.0) : 0);
 }
 
-static qn_status take_new(opener *op, qn_dweight **out, const qn_weight *view, bool for_embed)
+static qn_status take_new(opener *op, qn_dweight **out, const qn_weight *view, bool rows_only)
 {
     qn_model *m = op->m;
     *out = NULL;
@@ -33,21 +33,21 @@ static qn_status take_new(opener *op, qn_dweight **out, const qn_weight *view, b
         return QN_OK;
     if (!qn_grow(&m->taken, &m->taken_cap, m->n_taken + 1, sizeof *m->taken, QN_MEM_WEIGHTS))
         return qn_fail_nomem(op->err, sizeof *m->taken);
-    QN_TRY(m->backend->weight_new(out, m->device, view, for_embed, op->err));
+    QN_TRY(m->backend->weight_new(out, m->device, view, rows_only, op->err));
     m->taken[m->n_taken++] = (struct qn_taken){.view = view, .w = *out};
     op->done += (double)qn_weight_bytes(view);
     report(op, "loading weights");
     return QN_OK;
 }
 
-static qn_status take_weight(opener *op, qn_dweight **out, const qn_weight *view, bool for_embed)
+static qn_status take_weight(opener *op, qn_dweight **out, const qn_weight *view, bool rows_only)
 {
     for (size_t i = 0; view->data && i < op->m->n_taken; i++)
         if (op->m->taken[i].view == view) {
             *out = op->m->taken[i].w;
             return QN_OK;
         }
-    return take_new(op, out, view, for_embed);
+    return take_new(op, out, view, rows_only);
 }
 
 /* Vector parts side by side as float32. A missing part (a model with a bias on some of q, k, v) is
@@ -123,6 +123,16 @@ static qn_status take_experts(opener *op, qn_op *to, const qn_node *n)
     return take_weight(op, &e->shared_router, &w->shared_router, false);
 }
 
+/* An embedding that is no output matrix too. */
+static bool is_rows_only(const qn_plan *p, const qn_weight *view)
+{
+    for (size_t i = 0; i < p->n_nodes; i++)
+        for (uint32_t k = 0; k < p->nodes[i].op.n_w; k++)
+            if (p->nodes[i].w[k] == view && p->nodes[i].op.kind != QN_OP_EMBED)
+                return false;
+    return true;
+}
+
 static qn_operand operand(const qn_model *m, int buf)
 {
     if (buf < 0)
@@ -151,7 +161,8 @@ static qn_status bind_ops(opener *op)
             to->in[k] = operand(m, n->in[k]);
         to->out = operand(m, n->out);
         for (uint32_t k = 0; k < n->op.n_w; k++)
-            QN_TRY(take_weight(op, &to->w[k], n->w[k], n->op.kind == QN_OP_EMBED));
+            QN_TRY(take_weight(op, &to->w[k], n->w[k],
+                               n->op.kind == QN_OP_EMBED && is_rows_only(p, n->w[k])));
         QN_TRY(take_vector(op, &to->vec[0], n, 0));
         QN_TRY(take_vector(op, &to->vec[1], n, 1));
         if (n->experts)

@@ -331,13 +331,14 @@ static double attended(const qn_node *n, size_t n_rows, size_t depth)
     return total;
 }
 
-void qn_node_cost(const qn_plan *p, const qn_node *n, size_t n_rows, size_t depth,
-                  size_t n_logit_rows, double *flops, double *weight_bytes,
-                  double *activation_bytes)
+qn_node_costs qn_node_cost(const qn_plan *p, const qn_node *n, size_t n_rows, size_t depth,
+                           size_t n_logit_rows)
 {
+    qn_node_costs c = {0};
     size_t n_used = n->op.on_logit_rows ? n_logit_rows : n_rows;
     double rows = (double)n_used;
     double width = n->out >= 0 ? p->bufs[n->out].width : 0, f = 0, b = 0;
+    QN_ASSERT(n_used <= n_rows);
     switch (n->op.kind) {
     case QN_OP_EMBED:
         b = rows * (double)qn_weight_bytes(n->w[0]) / (double)n->w[0]->rows;
@@ -357,9 +358,12 @@ void qn_node_cost(const qn_plan *p, const qn_node *n, size_t n_rows, size_t dept
         f = expert_cost(p, n, rows, &b);
         break;
     case QN_OP_ATTENTION: {
-        double keys = attended(n, n_used, depth);
-        f = 4.0 * keys * n->op.n_heads * n->op.head_dim;
-        *activation_bytes += 2.0 * 2.0 * ((double)depth + rows) * n->op.n_kv_heads * n->op.head_dim;
+        /* the wanted rows are the last ones; keys are read from the first that any of them sees */
+        size_t end = depth + n_rows, first = end - n_used + 1,
+               begin = n->op.window && first > n->op.window ? first - n->op.window : 0;
+        f = 4.0 * attended(n, n_used, end - n_used) * n->op.n_heads * n->op.head_dim;
+        if (n_used)
+            c.kv_bytes = 2.0 * 2.0 * (double)(end - begin) * n->op.n_kv_heads * n->op.head_dim;
         break;
     }
     case QN_OP_RMSNORM:
@@ -380,12 +384,13 @@ void qn_node_cost(const qn_plan *p, const qn_node *n, size_t n_rows, size_t dept
     default:
         break;
     }
-    *flops += f;
-    *weight_bytes += b;
     double floats = width;
     for (int k = 0; k < QN_OP_MAX_IN; k++)
         floats += n->in[k] >= 0 ? p->bufs[n->in[k]].width : 0;
-    *activation_bytes += 4.0 * rows * floats;
+    c.flops = f;
+    c.weight_bytes = b;
+    c.activation_bytes = 4.0 * rows * floats;
+    return c;
 }
 
 static bool seen_before(const qn_plan *p, size_t i, const qn_weight *w)
@@ -427,8 +432,11 @@ qn_plan_cost qn_plan_cost_of(const qn_plan *p, size_t n_rows, size_t depth, size
         if (n->dead)
             continue;
         c.n_ops++;
-        qn_node_cost(p, n, n_rows, depth, n_logit_rows, &c.flops, &c.weight_bytes,
-                     &c.activation_bytes);
+        qn_node_costs one = qn_node_cost(p, n, n_rows, depth, n_logit_rows);
+        c.flops += one.flops;
+        c.weight_bytes += one.weight_bytes;
+        c.kv_bytes += one.kv_bytes;
+        c.activation_bytes += one.activation_bytes;
         c.matrix_bytes += resident(p, i);
         if (n->out >= 0)
             c.buffer_bytes +=

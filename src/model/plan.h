@@ -74,14 +74,17 @@ typedef struct qn_plan_cost {
     size_t n_ops;
     double flops;            /* multiply and add counted as two */
     double weight_bytes;     /* read once a step */
+    double kv_bytes;         /* keys and values read, as F16 */
     double activation_bytes; /* read and written between operations */
     double buffer_bytes;     /* memory of all buffers, without reuse; after place: the arena */
     double matrix_bytes;     /* distinct matrices resident */
 } qn_plan_cost;
 qn_plan_cost qn_plan_cost_of(const qn_plan *p, size_t n_rows, size_t depth, size_t n_logit_rows);
-/* FLOPs and bytes of one node of that step. */
-void qn_node_cost(const qn_plan *p, const qn_node *n, size_t n_rows, size_t depth,
-                  size_t n_logit_rows, double *flops, double *weight_bytes,
-                  double *activation_bytes);
+/* The same of one node of that step. */
+typedef struct qn_node_costs {
+    double flops, weight_bytes, kv_bytes, activation_bytes;
+} qn_node_costs;
+qn_node_costs qn_node_cost(const qn_plan *p, const qn_node *n, size_t n_rows, size_t depth,
+                           size_t n_logit_rows);
 
 #endif

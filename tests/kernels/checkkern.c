@@ -15,7 +15,8 @@
 #include "base/thread.h"
 
 static qn_kernels ref;
-static ck_isa isas[4];
+static ck_isa isas[5];
+ck_isa ck_emulated;
 const qn_kernels *ck_ref = &ref;
 const ck_isa *ck_isas = isas;
 int ck_n_isas;
@@ -151,28 +152,30 @@ void ck_row(const char *what, const char *isa, int n_threads, double seconds, do
 
 /* ---- the instruction sets ---- */
 
+void qn_matmul_init_avx512_emul(qn_kernels *k); /* matmul_avx512.c on tests/kernels/avx512_emul */
+
 static void init_isas(void)
 {
     static const struct {
-        unsigned flag;
+        unsigned flag, with;
         const char *name;
-        bool has_kernels;
-    } known[] = {{QN_CPU_AVX2, "avx2", true},
-                 {QN_CPU_AVX512, "avx512", false},
-                 {QN_CPU_NEON, "neon", false}};
+    } known[] = {{QN_CPU_AVX2, 0, "avx2"},
+                 {QN_CPU_AVX512, QN_CPU_AVX2, "avx512"},
+                 {QN_CPU_NEON, 0, "neon"},
+                 {QN_CPU_I8MM, QN_CPU_NEON, "i8mm"}};
     unsigned have = qn_cpu_flags();
     qn_kernels_init(&ref, 0);
     isas[ck_n_isas++] = (ck_isa){"plain C", ref};
     for (size_t i = 0; i < QN_COUNT(known); i++) {
-        if (!known[i].has_kernels) {
-            ck_skip("%s not run: there are no kernels for it", known[i].name);
-        } else if (!(have & known[i].flag)) {
+        if (!(have & known[i].flag)) {
             ck_skip("%s not run: this CPU does not have it", known[i].name);
         } else {
             isas[ck_n_isas].name = known[i].name;
-            qn_kernels_init(&isas[ck_n_isas++].k, known[i].flag);
+            qn_kernels_init(&isas[ck_n_isas++].k, known[i].flag | known[i].with);
         }
     }
+    ck_emulated = (ck_isa){"avx512 (emulated)", ref};
+    qn_matmul_init_avx512_emul(&ck_emulated.k);
 }
 
 int main(int argc, char **argv)

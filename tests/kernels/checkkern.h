@@ -22,6 +22,8 @@ typedef struct ck_isa {
 extern const qn_kernels *ck_ref; /* plain C */
 extern const ck_isa *ck_isas;    /* plain C first, then the others that can run here */
 extern int ck_n_isas;
+extern ck_isa
+    ck_emulated;         /* AVX-512's integer products, else plain C: says nothing about the CPU */
 extern bool ck_is_bench; /* --bench: also call the bench functions */
 
 uint32_t ck_rand(void);    /* 32 random bits */

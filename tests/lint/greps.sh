@@ -31,7 +31,7 @@ rule 'memory outside base/mem.c' \
 rule 'an instruction set tested by the preprocessor (own file for each set)' \
     "$(code '# *(if|ifdef|elif).*__(AVX|SSE|FMA|F16C|ARM_FEATURE|ARM_NEON)')"
 rule 'intrinsics outside the files of their instruction set' \
-    "$(code '# *include *<(immintrin|x86intrin|emmintrin|arm_neon)\.h>' | grep -vE '^src/[^:]*_(avx2|avx512|neon)\.[ch]:')"
+    "$(code '# *include *<(immintrin|x86intrin|emmintrin|arm_neon)\.h>' | grep -vE '^src/[^:]*_(avx2|avx512|neon|i8mm)(_tmpl)?\.[ch]:')"
 rule 'text to number by the C library on input (base/str.h has checked ones)' \
     "$(code "${w}(atoi|atol|atof|strtol|strtoul|strtoll|strtoull|strtod|strtof|sscanf|sprintf|strcpy|strcat|gets) *\(" | grep -v '^src/base/str\.c:')"
 rule 'a to-do mark' "$(grep -rnE --include='*.[ch]' "${w}(TODO|FIXME|XXX|HACK)([^[:alnum:]]|$)" src include docs)"

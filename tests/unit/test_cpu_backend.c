@@ -13,7 +13,7 @@
 #include "base/cpu.h"
 #include "tensor/fp.h"
 
-#define MAX_ROWS 160
+#define MAX_ROWS 300
 #define MAX_SEQS 8
 #define MAX_CTX  2048
 
@@ -353,13 +353,13 @@ static void test_exp(void **state)
                 float s[2] = {0, x};
                 k.softmax(s, 2);
                 double want = exp(x) / (1 + exp(x));
-                worst = fmax(worst, fabs(s[1] - want) / (want * FLT_EPSILON));
+                worst = worse_of(worst, fabs(s[1] - want) / (want * FLT_EPSILON));
             }
             float one = 1, y;
             k.silu_mul(&x, &one, 1, &y);
             double want = silu(x);
             if (fabs(want) > 1e-36)
-                worst = fmax(worst, fabs(y - want) / (fabs(want) * FLT_EPSILON));
+                worst = worse_of(worst, fabs(y - want) / (fabs(want) * FLT_EPSILON));
         }
         assert_true(worst < 3); /* exp 2, the division and the sum 1 */
         float x[4] = {NAN, INFINITY, -INFINITY, -200}, one[4] = {1, 1, 1, 1}, y[4];
@@ -484,7 +484,7 @@ static void test_linear(void **state)
 
 /* Sequences and their cache; K and V of all positions are known in float32 (as the cache rounds them). */
 typedef struct attn_case {
-    size_t heads, kv_heads, dim, block, window;
+    size_t heads, kv_heads, dim, window;
     qn_dtype dtype;
     size_t n_seqs, len[MAX_SEQS];
     float *q[MAX_SEQS], *k[MAX_SEQS], *v[MAX_SEQS]; /* [len][heads * dim], [len][kv_heads * dim] */
@@ -554,8 +554,8 @@ static size_t attn_batch(attn_run *r, const attn_way *w, size_t *done, float *co
         for (size_t j = 0; j < m; j++, n++) {
             size_t p = done[i] + j;
             positions[n] = (int32_t)p;
-            slots[n] = r->tables[i * r->max_blocks + p / c->block] * (uint32_t)c->block +
-                       (uint32_t)(p % c->block);
+            slots[n] = r->tables[i * r->max_blocks + p / QN_KV_BLOCK] * QN_KV_BLOCK +
+                       (uint32_t)(p % QN_KV_BLOCK);
         }
     }
     begins[w->n] = (uint32_t)n;
@@ -592,10 +592,12 @@ static size_t attn_batch(attn_run *r, const attn_way *w, size_t *done, float *co
 static void attn_all(const attn_case *c, const attn_way *w, float *const out[MAX_SEQS])
 {
     attn_run r = {.c = c, .d = open_device(w->mask, w->threads)};
-    size_t done[MAX_SEQS] = {0}, used = 0, size = c->dtype == QN_F16 ? 2 : 4;
+    size_t done[MAX_SEQS] = {0}, used = 0;
+    size_t block =
+        qn_backend_cpu()->kv_block_bytes(c->dtype, (uint32_t)c->kv_heads, (uint32_t)c->dim);
     for (size_t i = 0; i < w->n; i++)
-        r.max_blocks = QN_MAX(r.max_blocks, QN_DIV_UP(c->len[w->first + i], c->block));
-    size_t n_blocks = w->n * r.max_blocks + 2, floats = n_blocks * c->kv_heads * c->block * c->dim;
+        r.max_blocks = QN_MAX(r.max_blocks, QN_DIV_UP(c->len[w->first + i], QN_KV_BLOCK));
+    size_t n_blocks = w->n * r.max_blocks + 2, bytes = n_blocks * block;
     r.tables = take(w->n * r.max_blocks, sizeof *r.tables);
     for (size_t i = 0; i < w->n * r.max_blocks; i++)
         r.tables[i] = (uint32_t)++used;
@@ -605,14 +607,13 @@ static void attn_all(const attn_case *c, const attn_way *w, float *const out[MAX
         r.tables[i - 1] = r.tables[j];
         r.tables[j] = t;
     }
-    uint16_t *stale = take(floats, size);
-    for (size_t i = 0; w->shuffle && i < floats * size / 2; i++)
+    uint16_t *stale = take(bytes, 1);
+    for (size_t i = 0; w->shuffle && i < bytes / 2; i++)
         stale[i] = (uint16_t)(random_u32() & 0xbbff); /* finite in both formats */
-    r.kv = (qn_kv_view){.k = new_buf(r.d, stale, floats * size),
-                        .v = new_buf(r.d, stale, floats * size),
+    r.kv = (qn_kv_view){.k = new_buf(r.d, stale, bytes),
+                        .v = new_buf(r.d, stale, bytes),
                         .dtype = c->dtype,
                         .n_blocks = (uint32_t)n_blocks,
-                        .block_size = (uint32_t)c->block,
                         .n_kv_heads = (uint32_t)c->kv_heads,
                         .head_dim = (uint32_t)c->dim};
     for (size_t i = 0; i < 4; i++)
@@ -657,45 +658,14 @@ static void test_attention(void **state)
 {
     (void)state;
     static const attn_case cases[] = {
-        {.heads = 4,
-         .kv_heads = 2,
-         .dim = 16,
-         .block = 16,
-         .dtype = QN_F16,
-         .n_seqs = 2,
-         .len = {70, 1}},
-        {.heads = 7,
-         .kv_heads = 1,
-         .dim = 64,
-         .block = 32,
-         .dtype = QN_F16,
-         .n_seqs = 1,
-         .len = {90}},
-        {.heads = 3,
-         .kv_heads = 3,
-         .dim = 20,
-         .block = 5,
-         .dtype = QN_F16,
-         .n_seqs = 3,
-         .len = {9, 64, 65}},
-        {.heads = 3,
-         .kv_heads = 3,
-         .dim = 2,
-         .block = 20,
-         .dtype = QN_F32,
-         .n_seqs = 2,
-         .len = {99, 30}},
-        {.heads = 10,
-         .kv_heads = 2,
-         .dim = 80,
-         .block = 64,
-         .dtype = QN_F32,
-         .n_seqs = 1,
-         .len = {70}},
+        {.heads = 4, .kv_heads = 2, .dim = 16, .dtype = QN_F16, .n_seqs = 2, .len = {70, 1}},
+        {.heads = 7, .kv_heads = 1, .dim = 64, .dtype = QN_F16, .n_seqs = 1, .len = {90}},
+        {.heads = 3, .kv_heads = 3, .dim = 20, .dtype = QN_F16, .n_seqs = 3, .len = {9, 64, 65}},
+        {.heads = 3, .kv_heads = 3, .dim = 2, .dtype = QN_F32, .n_seqs = 2, .len = {99, 30}},
+        {.heads = 10, .kv_heads = 2, .dim = 80, .dtype = QN_F32, .n_seqs = 1, .len = {70}},
         {.heads = 8,
          .kv_heads = 2,
          .dim = 128,
-         .block = 16,
          .window = 50,
          .dtype = QN_F16,
          .n_seqs = 1,
@@ -703,7 +673,6 @@ static void test_attention(void **state)
         {.heads = 2,
          .kv_heads = 1,
          .dim = 256,
-         .block = 128,
          .window = 1,
          .dtype = QN_F32,
          .n_seqs = 1,
@@ -711,22 +680,14 @@ static void test_attention(void **state)
         {.heads = 100,
          .kv_heads = 1,
          .dim = 12,
-         .block = 32,
          .window = 64,
          .dtype = QN_F16,
          .n_seqs = 1,
          .len = {80}},
+        {.heads = 1, .kv_heads = 1, .dim = 8, .dtype = QN_F16, .n_seqs = 1, .len = {1050}},
         {.heads = 1,
          .kv_heads = 1,
          .dim = 8,
-         .block = 32,
-         .dtype = QN_F16,
-         .n_seqs = 1,
-         .len = {1050}},
-        {.heads = 1,
-         .kv_heads = 1,
-         .dim = 8,
-         .block = 32,
          .window = 520,
          .dtype = QN_F16,
          .n_seqs = 1,
@@ -755,14 +716,12 @@ static void test_attention_bits(void **state)
         {.heads = 7,
          .kv_heads = 1,
          .dim = 32,
-         .block = 32,
          .dtype = QN_F16,
          .n_seqs = 7,
          .len = {70, 1, 33, 64, 40, 20, 65}},
         {.heads = 6,
          .kv_heads = 3,
          .dim = 20,
-         .block = 16,
          .window = 27,
          .dtype = QN_F32,
          .n_seqs = 7,
@@ -770,7 +729,6 @@ static void test_attention_bits(void **state)
         {.heads = 3,
          .kv_heads = 1,
          .dim = 6,
-         .block = 48,
          .window = 520,
          .dtype = QN_F16,
          .n_seqs = 2,
@@ -819,13 +777,12 @@ static void test_qkv_store(void **state)
     for (size_t t = 0; t < 8; t++) {
         bool norm = t & 1, scaled = t & 2;
         qn_dtype dtype = t & 4 ? QN_F32 : QN_F16;
-        size_t rows = 5, heads = 4, kvh = 2, dim = 24, rope = 16, block = 8,
-               width = (heads + 2 * kvh) * dim;
+        size_t rows = 5, heads = 4, kvh = 2, dim = 24, rope = 16, width = (heads + 2 * kvh) * dim;
         qn_device *d = open_device(masks[t % 2], 2);
         float *x = random_floats(rows * width, 2), *cs = random_floats(rows * rope, 1),
               *w[2] = {random_floats(dim, 1), random_floats(dim, 1)};
         float scales[5] = {1, 2, 3, 4, 5};
-        uint32_t slots[5] = {17, 3, 8, 31, 0};
+        uint32_t slots[5] = {170, 3, 64, 255, 0};
         double *want = take(rows * width, sizeof *want);
         for (size_t r = 0; r < rows; r++)
             for (size_t h = 0; h < heads + 2 * kvh; h++) {
@@ -842,12 +799,12 @@ static void test_qkv_store(void **state)
             }
         qn_buf *in = new_buf(d, x, rows * width * 4), *v0 = new_buf(d, w[0], dim * 4),
                *v1 = new_buf(d, w[1], dim * 4);
-        size_t n_blocks = 4, floats = n_blocks * kvh * block * dim, size = dtype == QN_F16 ? 2 : 4;
-        qn_kv_view kv = {.k = new_buf(d, NULL, floats * size),
-                         .v = new_buf(d, NULL, floats * size),
+        qn_kv_type type = qn_kv_type_of(dtype);
+        size_t n_blocks = 4, tile = qn_kv_tile_bytes(type, dim), bytes = n_blocks * kvh * tile;
+        qn_kv_view kv = {.k = new_buf(d, NULL, bytes),
+                         .v = new_buf(d, NULL, bytes),
                          .dtype = dtype,
                          .n_blocks = (uint32_t)n_blocks,
-                         .block_size = (uint32_t)block,
                          .n_kv_heads = (uint32_t)kvh,
                          .head_dim = (uint32_t)dim};
         qn_op op = {.kind = QN_OP_QKV_STORE,
@@ -870,19 +827,22 @@ static void test_qkv_store(void **state)
         for (size_t r = 0; r < rows; r++)
             assert_near(got + r * width, want + r * width, heads * dim, 1e-6, "q");
         for (size_t i = 0; i < 2; i++) {
-            char *cache = take(floats, size);
+            char *cache = take(bytes, 1);
             qn_err err = {0};
-            ok(qn_backend_cpu()->download(cache, i ? kv.v : kv.k, 0, floats * size, &err), &err);
+            ok(qn_backend_cpu()->download(cache, i ? kv.v : kv.k, 0, bytes, &err), &err);
             for (size_t r = 0; r < rows; r++)
-                for (size_t h = 0; h < kvh; h++)
+                for (size_t h = 0; h < kvh; h++) {
+                    size_t slot = slots[r] % QN_KV_BLOCK;
+                    const void *at = cache + (slots[r] / QN_KV_BLOCK * kvh + h) * tile;
                     for (size_t j = 0; j < dim; j++) {
-                        size_t at =
-                            ((slots[r] / block * kvh + h) * block + slots[r] % block) * dim + j;
-                        float y = dtype == QN_F16 ? qn_f16_to_f32(((uint16_t *)(void *)cache)[at])
-                                                  : ((float *)(void *)cache)[at];
+                        size_t e =
+                            i ? qn_kv_at(type, QN_KV_TILE, slot, j) : qn_kv_at(type, dim, j, slot);
+                        float y = dtype == QN_F16 ? qn_f16_to_f32(((const uint16_t *)at)[e])
+                                                  : ((const float *)at)[e];
                         assert_near(&y, &want[r * width + (heads + i * kvh + h) * dim + j], 1,
                                     dtype == QN_F16 ? 5e-4 : 1e-6, "stored");
                     }
+                }
             qn_free(cache);
         }
         void *blocks[] = {x, cs, w[0], w[1], want, got};
@@ -915,7 +875,7 @@ static void test_f16_store(void **state)
 
 typedef struct moe_case {
     size_t rows, width, ffn, shared_ffn, n_experts, n_active;
-    bool norm_topk, norm, shared, shared_router;
+    bool norm_topk, norm, shared, shared_router, q8; /* q8: experts in Q8_0, integer products */
     float *x, *residual, *norm_w, *router, *gate, *up, *down, *s_gate, *s_up, *s_down, *s_router;
 } moe_case;
 
@@ -1001,19 +961,47 @@ static void moe_want(const moe_case *c, double *want)
 
 typedef struct moe_device {
     qn_device *d;
+    qn_arena q8;
     qn_experts ex;
     qn_dweight *lists[3][64];
     qn_buf *norm, *bufs[6];
 } moe_device;
 
+/* w as an expert's weight: float32, or rounded to Q8_0. */
+static qn_dweight *expert_weight(moe_device *m, const moe_case *c, const float *w, size_t rows,
+                                 size_t cols)
+{
+    if (!c->q8)
+        return f32_weight(m->d, w, rows, cols);
+    uint8_t *q = qn_arena_alloc(&m->q8, rows * cols / 32 * 34), *at = q;
+    assert_non_null(q);
+    for (size_t b = 0; b < rows * cols / 32; b++, at += 34, w += 32) {
+        uint16_t d = qn_f32_to_f16(0.3f / 127);
+        memcpy(at, &d, 2);
+        for (size_t i = 0; i < 32; i++)
+            at[2 + i] = (uint8_t)(int8_t)lrintf(w[i] * 127 / 0.3f);
+    }
+    qn_dweight *out;
+    qn_err err = {0};
+    qn_weight v = {.dtype = QN_Q8_0,
+                   .rows = rows,
+                   .cols = cols,
+                   .total_rows = rows,
+                   .data = q,
+                   .stride = cols / 32 * 34};
+    ok(qn_backend_cpu()->weight_new(&out, m->d, &v, false, &err), &err);
+    return out;
+}
+
 static void moe_open(moe_device *m, const moe_case *c, unsigned mask, int threads)
 {
     size_t w = c->width, one = c->ffn * w;
     *m = (moe_device){.d = open_device(mask, threads)};
+    qn_arena_init(&m->q8, 0, QN_MEM_WEIGHTS);
     for (size_t e = 0; e < c->n_experts; e++) {
-        m->lists[0][e] = f32_weight(m->d, c->gate + e * one, c->ffn, w);
-        m->lists[1][e] = f32_weight(m->d, c->up + e * one, c->ffn, w);
-        m->lists[2][e] = f32_weight(m->d, c->down + e * one, w, c->ffn);
+        m->lists[0][e] = expert_weight(m, c, c->gate + e * one, c->ffn, w);
+        m->lists[1][e] = expert_weight(m, c, c->up + e * one, c->ffn, w);
+        m->lists[2][e] = expert_weight(m, c, c->down + e * one, w, c->ffn);
     }
     m->ex = (qn_experts){.n_experts = (uint32_t)c->n_experts,
                          .n_active = (uint32_t)c->n_active,
@@ -1024,9 +1012,9 @@ static void moe_open(moe_device *m, const moe_case *c, unsigned mask, int thread
                          .down = m->lists[2],
                          .router = f32_weight(m->d, c->router, c->n_experts, w)};
     if (c->shared) {
-        m->ex.shared_gate = f32_weight(m->d, c->s_gate, c->shared_ffn, w);
-        m->ex.shared_up = f32_weight(m->d, c->s_up, c->shared_ffn, w);
-        m->ex.shared_down = f32_weight(m->d, c->s_down, w, c->shared_ffn);
+        m->ex.shared_gate = expert_weight(m, c, c->s_gate, c->shared_ffn, w);
+        m->ex.shared_up = expert_weight(m, c, c->s_up, c->shared_ffn, w);
+        m->ex.shared_down = expert_weight(m, c, c->s_down, w, c->shared_ffn);
         m->ex.shared_router = c->shared_router ? f32_weight(m->d, c->s_router, 1, w) : NULL;
         m->ex.shared_ffn_size = (uint32_t)c->shared_ffn;
     }
@@ -1049,6 +1037,7 @@ static void moe_close(moe_device *m, const moe_case *c)
     for (size_t i = 0; i < QN_COUNT(m->bufs); i++)
         free_buf(m->bufs[i]);
     qn_backend_cpu()->close(m->d);
+    qn_arena_fini(&m->q8);
 }
 
 /* The one operation over rows [first, first + n); out may be the residual. */
@@ -1163,6 +1152,24 @@ static void test_moe(void **state)
          .norm_topk = true,
          .shared = true,
          .shared_router = true},
+        {.rows = 150, /* blocks of rows, and experts of one row */
+         .width = 64,
+         .ffn = 96,
+         .shared_ffn = 160,
+         .n_experts = 60,
+         .n_active = 3,
+         .norm = true,
+         .shared = true,
+         .shared_router = true,
+         .q8 = true},
+        {.rows = 3,
+         .width = 96,
+         .ffn = 32,
+         .n_experts = 4,
+         .n_active = 2,
+         .norm = true,
+         .q8 = true},
+        {.rows = 300, .width = 64, .ffn = 64, .n_experts = 2, .n_active = 2, .q8 = true},
     };
     for (size_t t = 0; t < QN_COUNT(cases) * QN_COUNT(masks); t++) {
         moe_case c = cases[t / 2];
@@ -1173,7 +1180,7 @@ static void test_moe(void **state)
         double *want = take(n, sizeof *want);
         moe_want(&c, want);
         moe_run(&c, mask, 1, 0, c.rows, got);
-        assert_near(got, want, n, 3e-5, "moe");
+        assert_near(got, want, n, c.q8 ? 0.05 : 3e-5, "moe");
         moe_run(&c, mask, 3, 0, c.rows, again);
         assert_bits(got, again, n, "moe, 3 threads");
         moe_plain(&c, mask, again);

@@ -171,7 +171,7 @@ static double largest_difference(const logits *a, const logits *b)
 {
     double d = 0;
     for (size_t i = 0; i < N_TOKENS * a->n_vocab; i++)
-        d = fmax(d, fabs((double)a->p[i] - (double)b->p[i]));
+        d = worse_of(d, fabs((double)a->p[i] - (double)b->p[i]));
     return d;
 }
 

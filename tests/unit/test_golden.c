@@ -76,10 +76,10 @@ static bool on_logits(void *arg, size_t pos, const float *logits, size_t n_vocab
         c->logprob_sum += lp;
         const json_t *want = json_array_get(c->want_logprobs, pos);
         if (want)
-            c->worst_logprob = fmax(c->worst_logprob, fabs(lp - json_number_value(want)));
+            c->worst_logprob = worse_of(c->worst_logprob, fabs(lp - json_number_value(want)));
     } else {
         for (size_t i = 0; i < n_vocab; i++)
-            c->worst = fmax(c->worst, fabs((double)logits[i] - (double)c->want_last[i]));
+            c->worst = worse_of(c->worst, fabs((double)logits[i] - (double)c->want_last[i]));
     }
     return true;
 }
@@ -162,7 +162,7 @@ static bool on_hidden(void *arg, int layer, size_t pos, const float *hidden, siz
     const float *all = t->data, *want = all + pos * width;
     double scale = 0;
     for (size_t i = 0; i < t->bytes / sizeof *all; i++)
-        scale = fmax(scale, fabs((double)all[i]));
+        scale = worse_of(scale, fabs((double)all[i]));
     for (size_t i = 0; i < width; i++)
         if (!(fabs((double)hidden[i] - (double)want[i]) <= c->tolerance * scale))
             fail_msg("%s: %s, token %zu, element %zu is %g, want %g", c->m->name, name, pos, i,

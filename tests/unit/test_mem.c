@@ -4,6 +4,7 @@
 
 #include "base/mem.h"
 #include <string.h>
+#include <sys/mman.h>
 
 static void test_alignment_and_tags(void **state)
 {
@@ -16,7 +17,7 @@ static void test_alignment_and_tags(void **state)
             size_t before = qn_mem_live(tag);
             unsigned char *p = zeroed ? qn_calloc(sizes[i], 1, tag) : qn_alloc(sizes[i], tag);
             assert_non_null(p);
-            assert_int_equal((uintptr_t)p % (sizes[i] >= 4u << 20 ? 2u << 20 : 64), 0);
+            assert_int_equal((uintptr_t)p % 64, 0);
             assert_int_equal(qn_mem_live(tag), before + sizes[i]);
             for (size_t k = 0; zeroed && k < sizes[i]; k += 61)
                 assert_int_equal(p[k], 0);
@@ -29,14 +30,62 @@ static void test_alignment_and_tags(void **state)
         assert_true(strlen(qn_mem_tag_name((qn_mem_tag)t)) > 0);
 }
 
+/* Bytes of [p, p + n) that are resident. */
+static size_t resident(const unsigned char *p, size_t n)
+{
+    static unsigned char map[(8u << 20) / 4096 + 2];
+    uintptr_t begin = (uintptr_t)p & ~(uintptr_t)4095;
+    size_t pages = ((uintptr_t)p + n - begin + 4095) / 4096, sum = 0;
+    assert_true(pages <= sizeof map);
+    assert_int_equal(mincore((void *)begin, pages * 4096, map), 0);
+    for (size_t i = 0; i < pages; i++)
+        sum += (map[i] & 1u) * 4096;
+    return sum;
+}
+
+/* Large blocks of a model's tags: side by side, zero when asked for, gone when freed. */
+static void test_regions(void **state)
+{
+    (void)state;
+    enum { N = 8, BYTES = 3 << 20 };
+    unsigned char *p[N];
+    for (size_t i = 0; i < N; i++) {
+        p[i] = qn_calloc(BYTES, 1, QN_MEM_WEIGHTS);
+        assert_non_null(p[i]);
+        assert_int_equal((uintptr_t)p[i] % 64, 0);
+        if (i > 0)
+            assert_ptr_equal(p[i], p[i - 1] + BYTES + 64);
+        memset(p[i], 0x5a, BYTES);
+    }
+    assert_true(resident(p[3], BYTES) >= BYTES);
+    qn_free(p[3]);
+    assert_true(resident(p[3], BYTES) <= 2u << 20); /* at most what its neighbours' pages hold */
+    for (size_t k = 0; k < BYTES; k += 4093)
+        assert_int_equal(p[2][k] + p[4][k], 0x5a + 0x5a);
+    qn_free(p[N - 1]); /* the last one's addresses are used again, and zero again */
+    unsigned char *again = qn_calloc(BYTES, 1, QN_MEM_WEIGHTS);
+    assert_ptr_equal(again, p[N - 1]);
+    for (size_t k = 0; k < BYTES; k++)
+        assert_int_equal(again[k], 0);
+    unsigned char *huge = qn_alloc(300u << 20, QN_MEM_WEIGHTS); /* more than a region */
+    assert_non_null(huge);
+    huge[0] = huge[(300u << 20) - 1] = 1;
+    qn_free(huge);
+    for (size_t i = 0; i < N; i++)
+        if (i != 3)
+            qn_free(p[i]);
+    assert_int_equal(qn_mem_live(QN_MEM_WEIGHTS), 0);
+}
+
 static void test_overflow(void **state)
 {
     (void)state;
     size_t before = qn_mem_live(QN_MEM_MISC);
     static const size_t half = (size_t)1 << 63;
-    assert_null(qn_alloc(SIZE_MAX, QN_MEM_MISC));
-    assert_null(qn_alloc(SIZE_MAX - 64, QN_MEM_MISC));
-    assert_null(qn_alloc(SIZE_MAX - (2u << 20), QN_MEM_MISC));
+    for (size_t less = 0; less <= 4u << 20; less = less ? less * 2 : 1) {
+        assert_null(qn_alloc(SIZE_MAX - less, QN_MEM_MISC));
+        assert_null(qn_alloc(SIZE_MAX - less, QN_MEM_KV));
+    }
     assert_null(qn_alloc_array(half, 2, QN_MEM_MISC));
     assert_null(qn_alloc_array(half + 1, 2, QN_MEM_MISC)); /* wraps to 2 */
     assert_null(qn_calloc(half + 1, 2, QN_MEM_MISC));
@@ -138,6 +187,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_alignment_and_tags),
+        cmocka_unit_test(test_regions),
         cmocka_unit_test(test_overflow),
         cmocka_unit_test(test_realloc_and_copies),
         cmocka_unit_test(test_grow),

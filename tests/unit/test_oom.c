@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  * test_oom.c - every allocation of loading a model and of answering a request fails once: an error
- * each time, no crash, no leak. Then: a warm step allocates nothing. malloc and calloc are wrapped
- * by the linker (CMakeLists.txt). */
+ * each time, no crash, no leak. Then: a warm step allocates nothing. malloc, calloc and mmap are
+ * wrapped by the linker (CMakeLists.txt). */
 #include "golden.h"
 
 #include "engine/engine.h"
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 void *__real_malloc(size_t n);
 void *__real_calloc(size_t n, size_t size);
+void *__real_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at);
 void *__wrap_malloc(size_t n);
 void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at);
 
 static atomic_long n_calls, fail_at; /* fail_at 0: never */
 
@@ -29,6 +32,12 @@ void *__wrap_malloc(size_t n)
 void *__wrap_calloc(size_t n, size_t size)
 {
     return fails() ? NULL : __real_calloc(n, size);
+}
+
+/* Memory only; files have their own errors. */
+void *__wrap_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at)
+{
+    return fd < 0 && fails() ? MAP_FAILED : __real_mmap(p, n, prot, flags, fd, at);
 }
 
 static size_t live(void)

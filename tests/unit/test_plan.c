@@ -480,7 +480,7 @@ static void test_same_numbers(void **state)
             compute(&fast, 64, b);
             for (size_t i = 0; i < n; i++) {
                 largest = fmax(largest, fabs((double)a[i]));
-                worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
+                worst = worse_of(worst, fabs((double)a[i] - (double)b[i]));
                 assert_true(isfinite(a[i]) && isfinite(b[i]));
             }
             if (!(largest > 0.1 && worst <= 1e-5 * largest))

@@ -33,7 +33,7 @@ static void check_type(qn_dtype type, const qn_tensor *raw, const qn_tensor *wan
         double most = 0, worst = 0;
         for (size_t i = 0; i < cols; i++) {
             most = fmax(most, fabs((double)b[i]));
-            worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
+            worst = worse_of(worst, fabs((double)a[i] - (double)b[i]));
         }
         if (!(worst <= 1e-6 * most))
             fail_msg("%s: block %zu: off by %g, largest value %g", d->name, r, worst, most);

@@ -20,12 +20,11 @@ static void cpu_close(qn_device *d)
     qn_team_free(d->team);
     qn_acts_free(d->acts);
     qn_acts_free(d->ffn_acts);
-    for (size_t i = 0; d->one_acts && i < d->have.n_one; i++)
-        qn_acts_free(d->one_acts[i]);
-    void *blocks[] = {d->one_acts,   d->norm,       d->tile,          d->logits,
-                      d->routing,    d->hidden,     d->entry_weights, d->shared_weights,
-                      d->moe_out,    d->entry_rows, d->expert_begin,  d->attn,
-                      d->attn_parts, d->attn_tiles};
+    qn_acts_free(d->shared_acts);
+    qn_acts_free(d->gathered);
+    void *blocks[] = {d->norm,          d->tile,           d->logits,     d->routing,
+                      d->entry_weights, d->shared_weights, d->entry_rows, d->expert_begin,
+                      d->groups,        d->attn,           d->attn_parts, d->attn_tiles};
     for (size_t i = 0; i < QN_COUNT(blocks); i++)
         qn_free(blocks[i]);
     qn_free(d);
@@ -43,13 +42,17 @@ static qn_status cpu_open(qn_device **out, const qn_device_config *cfg, qn_err *
     if (!d)
         return qn_fail_nomem(err, sizeof *d);
     d->cfg = *cfg;
-    qn_kernels_init(&d->k, qn_cpu_flags() & cfg->cpu_mask);
+    qn_status s = qn_kernels_choose(&d->k, qn_cpu_flags() & cfg->cpu_mask, err);
+    if (s != QN_OK) {
+        cpu_close(d);
+        return s;
+    }
     d->attn_tiles = qn_calloc((size_t)cfg->max_seqs + 1, sizeof *d->attn_tiles, QN_MEM_MISC);
     if (!d->attn_tiles) {
         cpu_close(d);
         return qn_fail_nomem(err, ((size_t)cfg->max_seqs + 1) * sizeof *d->attn_tiles);
     }
-    qn_status s = qn_team_new(&d->team, cfg->n_threads, err);
+    s = qn_team_new(&d->team, cfg->n_threads, err);
     if (s != QN_OK) {
         cpu_close(d);
         return s;
@@ -60,10 +63,13 @@ static qn_status cpu_open(qn_device **out, const qn_device_config *cfg, qn_err *
 
 static void cpu_describe(const qn_device *d, char *buf, size_t size)
 {
-    char flags[64];
+    char flags[64], out[64] = "";
+    if (d->k.n_left_out > 0)
+        (void)snprintf(out, sizeof out, " (%u kernels failed their test: not used)",
+                       d->k.n_left_out);
     (void)snprintf(
-        buf, size, "cpu: %d thread%s, %s%s", d->cfg.n_threads, d->cfg.n_threads == 1 ? "" : "s",
-        qn_cpu_flags_name(d->k.flags, flags, sizeof flags), d->cfg.exact ? ", exact" : "");
+        buf, size, "cpu: %d thread%s, %s%s%s", d->cfg.n_threads, d->cfg.n_threads == 1 ? "" : "s",
+        qn_cpu_flags_name(d->k.flags, flags, sizeof flags), out, d->cfg.exact ? ", exact" : "");
 }
 
 /* ---- buffers ---- */
@@ -116,13 +122,17 @@ static qn_status download(void *dst, const qn_buf *b, size_t offset, size_t byte
     return QN_OK;
 }
 
+static size_t kv_block_bytes(qn_dtype dtype, uint32_t n_kv_heads, uint32_t head_dim)
+{
+    return n_kv_heads * qn_kv_tile_bytes(qn_kv_type_of(dtype), head_dim);
+}
+
 /* ---- weights ---- */
 
-static qn_status weight_new(qn_dweight **out, qn_device *d, const qn_weight *w, bool for_embed,
+static qn_status weight_new(qn_dweight **out, qn_device *d, const qn_weight *w, bool rows_only,
                             qn_err *err)
 {
-    (void)for_embed; /* every layout gives its rows back */
-    return qn_dweight_new(out, d->team, w, d->cfg.exact, err);
+    return qn_dweight_new(out, d->team, w, d->cfg.exact || rows_only, err);
 }
 
 /* ---- scratch ---- */
@@ -165,29 +175,21 @@ static qn_status need(void *p_ptr, size_t have, size_t n, size_t copies, qn_err 
     return p ? QN_OK : qn_fail_nomem(err, bytes);
 }
 
-static qn_status need_acts(qn_acts **a, size_t have, size_t cols, size_t rows, const qn_device *d,
+/* Of a set of activations: what it is for, and how large. */
+typedef struct acts_size {
+    size_t rows, cols;
+    unsigned kinds;
+} acts_size;
+
+static qn_status need_acts(qn_acts **a, acts_size have, acts_size want, const qn_device *d,
                            qn_err *err)
 {
-    if (cols <= have && (*a || cols == 0))
+    bool fits = want.rows <= have.rows && want.cols <= have.cols && want.kinds == have.kinds;
+    if (want.cols == 0 || (*a && fits))
         return QN_OK;
     qn_acts_free(*a);
     *a = NULL;
-    return qn_acts_new(a, rows, cols, d->cfg.n_threads, err);
-}
-
-static qn_status need_one_acts(qn_device *d, const qn_cpu_sizes *want, qn_err *err)
-{
-    if (want->n_one > d->have.n_one) {
-        qn_acts **a = qn_realloc(d->one_acts, want->n_one * sizeof *a, QN_MEM_ACTIVATIONS);
-        if (!a)
-            return qn_fail_nomem(err, want->n_one * sizeof *a);
-        memset(a + d->have.n_one, 0, (want->n_one - d->have.n_one) * sizeof *a);
-        d->one_acts = a;
-        d->have.n_one = want->n_one;
-    }
-    for (size_t i = 0; i < d->have.n_one; i++)
-        QN_TRY(need_acts(&d->one_acts[i], d->have.one_cols, want->one_cols, 1, d, err));
-    return QN_OK;
+    return qn_acts_new(a, want.rows, want.cols, want.kinds, d->cfg.n_threads, err);
 }
 
 /* After a failure the device can only be closed. */
@@ -195,13 +197,19 @@ static qn_status prepare(qn_device *d, const qn_op *ops, size_t n_ops, qn_err *e
 {
     qn_cpu_sizes w = d->have;
     const qn_cpu_sizes h = d->have;
-    size_t threads = (size_t)d->cfg.n_threads, rows = d->cfg.max_rows;
+    size_t threads = (size_t)d->cfg.n_threads, rows = d->cfg.max_rows,
+           blocks = threads * QN_CPU_BLOCK_ROWS;
     for (size_t i = 0; i < n_ops; i++)
         op_sizes(d, &ops[i], &w);
     w.tile = QN_ROUND_UP(w.tile, 16);
-    QN_TRY(need_acts(&d->acts, h.act_cols, w.act_cols, rows, d, err));
-    QN_TRY(need_acts(&d->ffn_acts, h.ffn_cols, w.ffn_cols, rows, d, err));
-    QN_TRY(need_one_acts(d, &w, err));
+    QN_TRY(need_acts(&d->acts, (acts_size){rows, h.act_cols, h.act_kinds},
+                     (acts_size){rows, w.act_cols, w.act_kinds}, d, err));
+    QN_TRY(need_acts(&d->gathered, (acts_size){blocks, h.gather_cols, h.act_kinds},
+                     (acts_size){blocks, w.gather_cols, w.act_kinds}, d, err));
+    QN_TRY(need_acts(&d->ffn_acts, (acts_size){h.ffn_rows, h.ffn_cols, h.ffn_kinds},
+                     (acts_size){w.ffn_rows, w.ffn_cols, w.ffn_kinds}, d, err));
+    QN_TRY(need_acts(&d->shared_acts, (acts_size){rows, h.shared_cols, h.ffn_kinds},
+                     (acts_size){rows, w.shared_cols, w.ffn_kinds}, d, err));
     QN_TRY(need(&d->norm, h.norm, w.norm, 1, err));
     QN_TRY(need(&d->tile, h.tile, w.tile, threads, err));
     QN_TRY(need(&d->logits, h.logits, w.logits, 1, err));
@@ -209,9 +217,8 @@ static qn_status prepare(qn_device *d, const qn_op *ops, size_t n_ops, qn_err *e
     QN_TRY(need(&d->entry_rows, h.entries, w.entries, 1, err));
     QN_TRY(need(&d->entry_weights, h.entries, w.entries, 1, err));
     QN_TRY(need(&d->shared_weights, h.entries, w.entries, 1, err));
-    QN_TRY(need(&d->expert_begin, h.experts, w.experts, 1, err));
-    QN_TRY(need(&d->hidden, h.hidden, w.hidden, 1, err));
-    QN_TRY(need(&d->moe_out, h.moe_out, w.moe_out, 1, err));
+    QN_TRY(need(&d->expert_begin, h.expert_begin, w.expert_begin, 1, err));
+    QN_TRY(need(&d->groups, h.groups, w.groups, 1, err));
     QN_TRY(need(&d->attn, h.attn, w.attn, threads, err));
     QN_TRY(need(&d->attn_parts, h.attn_parts, w.attn_parts, 1, err));
     d->have = w;
@@ -291,15 +298,12 @@ static void q_scale(const qn_cpu_job *j, size_t begin, size_t end)
 static void store(const qn_cpu_job *j, qn_buf *cache, size_t row, const float *x)
 {
     const qn_kv_view *kv = j->op->kv;
-    size_t dim = kv->head_dim, block = j->batch->slots[row] / kv->block_size,
-           off = j->batch->slots[row] % kv->block_size;
-    for (size_t h = 0; h < kv->n_kv_heads; h++, x += dim) {
-        size_t at = ((block * kv->n_kv_heads + h) * kv->block_size + off) * dim;
-        if (kv->dtype == QN_F16)
-            j->d->k.to_f16(x, dim, (uint16_t *)(void *)cache->data + at);
-        else
-            memcpy((float *)(void *)cache->data + at, x, dim * sizeof *x);
-    }
+    qn_kv_type type = qn_kv_type_of(kv->dtype);
+    size_t dim = kv->head_dim, bytes = qn_kv_tile_bytes(type, dim);
+    size_t block = j->batch->slots[row] / QN_KV_BLOCK, at = j->batch->slots[row] % QN_KV_BLOCK;
+    for (size_t h = 0; h < kv->n_kv_heads; h++)
+        qn_kv_put(&j->d->k, type, x + h * dim, dim, at, cache == kv->v,
+                  cache->data + (block * kv->n_kv_heads + h) * bytes);
 }
 
 static void kv_store(const qn_cpu_job *j, size_t begin, size_t end)
@@ -414,6 +418,11 @@ static qn_status run(qn_device *d, const qn_op *op, const qn_batch *batch, qn_er
     return QN_OK;
 }
 
+static bool weight_is_integer(const qn_dweight *w)
+{
+    return qn_dweight_kind(w) == QN_MM_INT;
+}
+
 const qn_backend *qn_backend_cpu(void)
 {
     static const qn_backend backend = {
@@ -425,12 +434,15 @@ const qn_backend *qn_backend_cpu(void)
         .buf_free = buf_free,
         .upload = upload,
         .download = download,
+        .kv_block_bytes = kv_block_bytes,
         .weight_new = weight_new,
         .weight_free = qn_dweight_free,
         .weight_bytes = qn_dweight_bytes,
         .weight_is_borrowed = qn_dweight_is_borrowed,
+        .weight_is_integer = weight_is_integer,
         .prepare = prepare,
         .run = run,
+        .measure_roofs = qn_cpu_measure_roofs,
     };
     return &backend;
 }

@@ -68,7 +68,7 @@ static void quantise_avx2(const float *x, size_t n_blocks, int lanes, int lane, 
         __m128i t = _mm_max_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
         t = _mm_max_epi32(t, _mm_shuffle_epi32(t, 0x4e));
         t = _mm_max_epi32(t, _mm_shuffle_epi32(t, 0xb1));
-        uint32_t bits = (uint32_t)_mm_cvtsi128_si32t;
+        uint32_t bits = (uint32_t)_mm_cvtsi128_si32(t);
         float max = qn_bits_to_f32(bits), inv = 0, d = 0;
         if (bits >= 0x7f800000u) {
             d = NAN;
