@@ -180,41 +180,44 @@ INLINE int fold_steps(qn_pack_bits b, qn_pack_scales s)
     return b == QN_BITS_6 ? 2 : b == QN_BITS_5 || has_sub(s) ? 4 : 8;
 }
 
-INLINE bool has_offset(qn_pack_scales s)
+/* S and M, or D and N (pack.h), of 8 rows. */
+INLINE void scales_at(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
+                      size_t half, __m256 out[2])
 {
-    return s == QN_SCALES_DM || s == QN_SCALES_K || s == QN_SCALES_SM;
-}
-
-/* S, and M where the format stores one (pack.h), of 8 rows. */
-INLINE void scales_at(qn_pack_scales scales, const uint8_t *u, size_t b, size_t half, __m256 out[2])
-{
-    const __m256 sign = _mm256_set1_ps(-0.0f);
+    const __m256 minus = _mm256_set1_ps((float)-qn_bits_zero(bits)), sign = _mm256_set1_ps(-0.0f);
     const uint8_t *sc = u + 16 * b + 8 * half;
-    out[0] = half8(u + 16 * half);
-    out[1] = sign;
-    if (has_offset(scales))
+    __m256 d = half8(u + 16 * half), m;
+    switch (scales) {
+    case QN_SCALES_D:
+    case QN_SCALES_S:
+        out[0] = d;
+        out[1] = _mm256_mul_ps(minus, d);
+        return;
+    case QN_SCALES_DM:
+        out[0] = d;
         out[1] = half8(u + 32 + 16 * half);
-    if (scales == QN_SCALES_K) {
-        out[0] = _mm256_mul_ps(out[0], byte8(sc + 64));
-        out[1] = _mm256_mul_ps(out[1], byte8(sc + 64 + 128));
-    } else if (scales == QN_SCALES_KD) {
-        out[0] = _mm256_mul_ps(out[0], byte8(sc + 32));
+        return;
+    case QN_SCALES_SM:
+        out[0] = d;
+        out[1] = _mm256_xor_ps(sign, half8(u + 32 + 16 * half));
+        return;
+    case QN_SCALES_K:
+        m = half8(u + 32 + 16 * half);
+        out[0] = _mm256_mul_ps(d, byte8(sc + 64));
+        out[1] = _mm256_xor_ps(sign, _mm256_mul_ps(m, byte8(sc + 64 + 128)));
+        return;
+    case QN_SCALES_KD:
+        out[0] = _mm256_mul_ps(d, byte8(sc + 32));
+        out[1] = _mm256_mul_ps(minus, out[0]);
+        return;
     }
-    if (scales != QN_SCALES_DM)
-        out[1] = _mm256_xor_ps(sign, out[1]);
 }
 
-/* The float part of a block (pack.h) for 8 rows: sum is I, sm their scales, d and s those of the activations. */
-INLINE __m256 add_block(qn_pack_bits bits, qn_pack_scales scales, __m256i sum, const __m256 sm[2],
-                        __m256 d, __m256 s, __m256 f)
+/* f after one more block (pack.h), for 8 rows. */
+INLINE __m256 add_block(const __m256 sm[2], __m256i sum, __m256 d, __m256 s, __m256 f)
 {
-    __m256 i = _mm256_cvtepi32_ps(sum);
-    if (has_offset(scales))
-        return _mm256_fmadd_ps(sm[1], s, _mm256_fmadd_ps(sm[0], _mm256_mul_ps(d, i), f));
-    if (has_sub(scales))
-        return _mm256_fmadd_ps(sm[0], _mm256_mul_ps(d, i), f);
-    s = _mm256_mul_ps(_mm256_set1_ps((float)-qn_bits_zero(bits)), s);
-    return _mm256_fmadd_ps(sm[0], _mm256_fmadd_ps(d, i, s), f);
+    f = _mm256_fmadd_ps(sm[0], _mm256_mul_ps(d, _mm256_cvtepi32_ps(sum)), f);
+    return _mm256_fmadd_ps(sm[1], s, f);
 }
 
 /* Pairs (scale of columns 0..15, of 16..31) of 8 rows as int16; m: the pairs of the minima. */
@@ -233,13 +236,15 @@ INLINE __m256i sub_twice(__m256i pairs, int which)
     return _mm256_shuffle_epi8(pairs, which ? _mm256_add_epi8(mask, _mm256_set1_epi8(2)) : mask);
 }
 
-/* Pairs that meet the sums of 16 activations: minima, or what the zeros subtract. */
-INLINE __m256i offset_pairs(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
-                            size_t half)
+/* s of pack.h, or d * J where scales belong to 16 columns. h: their sums, d and s: of the activations. */
+INLINE __m256 offset_at(qn_pack_scales scales, const uint8_t *u, size_t b, size_t half,
+                        const int16_t h[2], __m256 d, __m256 s)
 {
-    bool has_m = scales == QN_SCALES_SM;
-    __m256i pairs = sub_pairs(scales, u, b, half, has_m);
-    return has_m ? pairs : _mm256_mullo_epi16(pairs, _mm256_set1_epi16((short)-qn_bits_zero(bits)));
+    if (!has_sub(scales))
+        return s;
+    __m256i m = sub_pairs(scales, u, b, half, scales == QN_SCALES_SM);
+    m = _mm256_madd_epi16(m, bcast4((const int8_t *)h));
+    return _mm256_mul_ps(d, _mm256_cvtepi32_ps(m));
 }
 
 /* ---- one row of activations ---- */
@@ -287,17 +292,10 @@ INLINE __m256 gemv_half(qn_pack_bits bits, qn_pack_scales scales, const uint8_t 
     if (has_sub(scales))
         pairs = sub_pairs(scales, u, b, half, false);
     __m256i sum = half_sum(bits, scales, q, a, pairs);
-    __m256 sm[2], d = _mm256_set1_ps(a->d), s = _mm256_set1_ps(a->s);
-    scales_at(scales, u, b, half, sm);
-    if (has_sub(scales)) {
-        __m256i m =
-            _mm256_madd_epi16(offset_pairs(bits, scales, u, b, half), bcast4((const int8_t *)a->h));
-        if (scales == QN_SCALES_SM)
-            s = _mm256_mul_ps(d, _mm256_cvtepi32_ps(m));
-        else
-            sum = _mm256_add_epi32(sum, m);
-    }
-    return add_block(bits, scales, sum, sm, d, s, f);
+    __m256 sm[2], d = _mm256_set1_ps(a->d);
+    scales_at(bits, scales, u, b, half, sm);
+    __m256 s = offset_at(scales, u, b, half, a->h, d, _mm256_set1_ps(a->s));
+    return add_block(sm, sum, d, s, f);
 }
 
 enum {
@@ -345,17 +343,92 @@ INLINE void gemv(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, siz
         gemv_panels(bits, scales, 1, w + half * bytes, 0, n_blocks, a, y + half * QN_PACK_ROWS, 0);
 }
 
-/* ---- many rows of activations ----
- * Slices of a panel's columns, small enough for the first-level cache, meet all tokens, 4 at a time; the sums wait in c. For few tokens
- * the weights are unpacked in registers each time; for many they are unpacked once, into scratch. Unpacked block, 32-byte vectors:
- *   quants [part][group 8][rows 8..15], then
- *   S[16], M[16]                                     float scales
- *   scales [columns 16..31][rows 8..15] twice each, pairs of offsets [rows 8..15]   integer scales of 16 columns */
 enum {
-    DIRECT_QUADS = 2,    /* tokens / 4 up to which nothing is unpacked to memory */
-    SLICE_BYTES = 16384, /* of weights, unpacked or not */
+    DIRECT_QUADS = 3,    /* tokens / 4 up to which nothing is unpacked to memory */
+    DIRECT_BYTES = 16384 /* of a panel, in the first-level cache */
 };
 
+/* ---- a few rows of activations: each tile of 4 tokens unpacks the weights in registers ---- */
+
+/* c[4][16] += 16 rows x 4 tokens of block b of unit u. The registers hold no float sums beside 8 int16 accumulators, so they stay in c. */
+INLINE void direct_block(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
+                         const qn_act4 *a, float *c)
+{
+    const size_t bytes = qn_bits_bytes(bits);
+    const uint8_t *q = u + qn_scales_bytes(scales) + 2 * b * bytes;
+    const int steps = fold_steps(bits, scales), n_parts = has_parts(bits) ? 2 : 1;
+    __m256i sum[8], acc[8];
+#pragma GCC unroll 16
+    for (int g = 0; g < 8 * n_parts; g++) {
+        const __m256i w0 = quant(bits, q, g % 8, g / 8), w1 = quant(bits, q + bytes, g % 8, g / 8);
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; t++) {
+            const __m256i x = bcast4(a->q[g % 8][t]);
+            const __m256i p0 = _mm256_maddubs_epi16(w0, x), p1 = _mm256_maddubs_epi16(w1, x);
+            acc[2 * t] = g % steps == 0 ? p0 : add16(acc[2 * t], p0);
+            acc[2 * t + 1] = g % steps == 0 ? p1 : add16(acc[2 * t + 1], p1);
+        }
+        if (g % 4 == 3) /* or gcc keeps loads for the second half, on the stack */
+            __asm__("" : "+r"(a), "+r"(q));
+        if ((g + 1) % steps != 0)
+            continue;
+#pragma GCC unroll 8
+        for (size_t i = 0; i < 8; i++) {
+            __m256i k = _mm256_set1_epi16(g < 8 ? 1 : 16);
+            if (has_sub(scales))
+                k = sub_twice(sub_pairs(scales, u, b, i & 1, false), g / 4);
+            __m256i x = _mm256_madd_epi16(acc[i], k);
+            sum[i] = g < steps ? x : _mm256_add_epi32(sum[i], x);
+        }
+    }
+#pragma GCC unroll 2
+    for (size_t half = 0; half < 2; half++) {
+        __m256 sm[2];
+        scales_at(bits, scales, u, b, half, sm);
+#pragma GCC unroll 4
+        for (size_t t = 0; t < 4; t++) {
+            float *f = c + QN_PACK_ROWS * t + 8 * half;
+            const __m256 d = _mm256_set1_ps(a->d[t]);
+            __m256 s = offset_at(scales, u, b, half, a->h[t], d, _mm256_set1_ps(a->s[t]));
+            _mm256_storeu_ps(f, add_block(sm, sum[2 * t + half], d, s, _mm256_loadu_ps(f)));
+        }
+    }
+}
+
+/* One tile over n units; `share` bytes a block from `next` on are fetched for later. */
+INLINE void direct_tile(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t n,
+                        const qn_act4 *a, float *c, const char *next, size_t share)
+{
+    for (; n > 0; n--, u += qn_unit_bytes(bits, scales))
+        for (size_t b = 0; b < qn_scales_blocks(scales); b++, a++, next += share) {
+            for (size_t line = 0; line < share; line += 64)
+                _mm_prefetch(next + line, _MM_HINT_T0);
+            direct_block(bits, scales, u, b, a, c);
+            __asm__("" : "+r"(c)); /* or gcc keeps its sums on the stack for the loop */
+        }
+}
+
+/* Slices of the panel that fit the first-level cache meet all tokens; meanwhile every tile fetches its share of the next slice. */
+INLINE void direct(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, size_t n_blocks,
+                   const qn_act4 *a, size_t n_quads, float *c)
+{
+    const size_t per = qn_scales_blocks(scales), unit = qn_unit_bytes(bits, scales),
+                 share = unit / per / n_quads, slice = DIRECT_BYTES / unit * per;
+    for (size_t b = 0; b < n_blocks; b += slice) {
+        const size_t n = QN_MIN(slice, n_blocks - b);
+        const char *next = (const char *)w + n / per * unit;
+        for (size_t t = 0; t < n_quads; t++, next += n * share)
+            direct_tile(bits, scales, w, n / per, a + t * n_blocks + b, c + t * 4 * QN_PACK_ROWS,
+                        next, share);
+        w += n / per * unit;
+    }
+}
+
+/* ---- many rows of activations ----
+ * A slice of a panel is unpacked once, then meets all tokens, 4 at a time; the tiles fetch the next slice. Unpacked block, 32-byte vectors:
+ *   quants [part][group 8][rows 8..15], then
+ *   S[16], M[16]                                     float scales
+ *   D[16], N[16], scales [columns 16..31][rows 8..15] twice each, pairs [rows 8..15]   integer scales of 16 columns */
 INLINE size_t unpacked_bytes(qn_pack_bits bits, qn_pack_scales scales)
 {
     return (has_parts(bits) ? 1024 : 512) + 128 + (has_sub(scales) ? 192 : 0);
@@ -376,159 +449,91 @@ INLINE void unpack(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, s
                 _mm256_store_si256((__m256i *)(out + 512 * part + 64 * g + 32 * half),
                                    quant(bits, q + (size_t)half * bytes, g, part));
         __m256 sm[2];
-        scales_at(scales, u, b, (size_t)half, sm);
+        scales_at(bits, scales, u, b, (size_t)half, sm);
         _mm256_store_ps((float *)(tail + 32 * half), sm[0]);
         _mm256_store_ps((float *)(tail + 64 + 32 * half), sm[1]);
         if (has_sub(scales)) {
             __m256i pairs = sub_pairs(scales, u, b, (size_t)half, false);
             _mm256_store_si256((__m256i *)(tail + 128 + 32 * half), sub_twice(pairs, 0));
             _mm256_store_si256((__m256i *)(tail + 192 + 32 * half), sub_twice(pairs, 1));
-            _mm256_store_si256((__m256i *)(tail + 256 + 32 * half),
-                               offset_pairs(bits, scales, u, b, (size_t)half));
+            if (scales == QN_SCALES_SM)
+                pairs = sub_pairs(scales, u, b, (size_t)half, true);
+            _mm256_store_si256((__m256i *)(tail + 256 + 32 * half), pairs);
         }
     }
 }
 
-/* A block of 16 rows: in its panel (unit u, block b), or unpacked at u. */
-typedef struct block {
-    bool is_packed;
-    const uint8_t *u;
-    size_t b;
-} block;
-
-INLINE __m256i block_quant(qn_pack_bits bits, qn_pack_scales scales, block w, int g, int half)
-{
-    const size_t bytes = qn_bits_bytes(bits);
-    if (!w.is_packed)
-        return load(w.u + 64 * g + 32 * half);
-    return quant(bits, w.u + qn_scales_bytes(scales) + (2 * w.b + (size_t)half) * bytes, g % 8,
-                 g / 8);
-}
-
-INLINE void block_scales(qn_pack_bits bits, qn_pack_scales scales, block w, int half, __m256 sm[2])
-{
-    const uint8_t *tail = w.u + (has_parts(bits) ? 1024 : 512) + 32 * half;
-    if (w.is_packed) {
-        scales_at(scales, w.u, w.b, (size_t)half, sm);
-    } else {
-        sm[0] = _mm256_load_ps((const float *)tail);
-        sm[1] = _mm256_load_ps((const float *)(tail + 64));
-    }
-}
-
-/* What vpmaddwd folds the chain that ends at step g with. */
-INLINE __m256i block_factor(qn_pack_bits bits, qn_pack_scales scales, block w, int g, int half)
-{
-    if (!has_sub(scales))
-        return _mm256_set1_epi16(g < 8 ? 1 : 16);
-    if (!w.is_packed)
-        return load(w.u + (has_parts(bits) ? 1024 : 512) + 128 + 64 * (g / 4) + 32 * half);
-    return sub_twice(sub_pairs(scales, w.u, w.b, (size_t)half, false), g / 4);
-}
-
-INLINE __m256i block_offset(qn_pack_bits bits, qn_pack_scales scales, block w, int half)
-{
-    if (!w.is_packed)
-        return load(w.u + (has_parts(bits) ? 1024 : 512) + 256 + 32 * half);
-    return offset_pairs(bits, scales, w.u, w.b, (size_t)half);
-}
-
-/* c[4][16] += 16 rows x 4 tokens of one block. 8 int16 accumulators, 2 weights, a broadcast and a product: the registers hold no more, so
- * the float sums stay in memory. */
-INLINE void tile_block(qn_pack_bits bits, qn_pack_scales scales, block w, const qn_act4 *a,
-                       float *c)
+/* c[4][16] += 16 rows x 4 tokens over n blocks. 8 int16 accumulators, 2 weights and a broadcast fit the 16 registers. */
+INLINE void tile(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *restrict w, size_t n,
+                 const qn_act4 *restrict a, float *restrict c)
 {
     const int steps = fold_steps(bits, scales), n_parts = has_parts(bits) ? 2 : 1;
-    __m256i sum[8], acc[8];
+    const __m256i one = _mm256_set1_epi16(1), sixteen = _mm256_set1_epi16(16);
+    __m256 f[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        f[i] = _mm256_loadu_ps(c + 8 * i);
+    for (; n > 0; n--, a++, w += unpacked_bytes(bits, scales)) {
+        const uint8_t *tail = w + 512 * n_parts;
+        __m256i sum[8], acc[8];
 #pragma GCC unroll 16
-    for (int g = 0; g < 8 * n_parts; g++) {
-        const __m256i w0 = block_quant(bits, scales, w, g, 0),
-                      w1 = block_quant(bits, scales, w, g, 1);
+        for (int g = 0; g < 8 * n_parts; g++) {
+            const __m256i w0 = load(w + 64 * g), w1 = load(w + 64 * g + 32);
 #pragma GCC unroll 4
-        for (int t = 0; t < 4; t++) {
-            const __m256i x = bcast4(a->q[g % 8][t]);
-            const __m256i p0 = _mm256_maddubs_epi16(w0, x), p1 = _mm256_maddubs_epi16(w1, x);
-            acc[2 * t] = g % steps == 0 ? p0 : add16(acc[2 * t], p0);
-            acc[2 * t + 1] = g % steps == 0 ? p1 : add16(acc[2 * t + 1], p1);
+            for (int t = 0; t < 4; t++) {
+                const __m256i x = bcast4(a->q[g % 8][t]);
+                const __m256i p0 = _mm256_maddubs_epi16(w0, x), p1 = _mm256_maddubs_epi16(w1, x);
+                acc[2 * t] = g % steps == 0 ? p0 : add16(acc[2 * t], p0);
+                acc[2 * t + 1] = g % steps == 0 ? p1 : add16(acc[2 * t + 1], p1);
+            }
+            if ((g + 1) % steps != 0)
+                continue;
+            const uint8_t *sub = tail + 128 + 64 * (g / 4 % 2);
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; i++) {
+                __m256i k = has_sub(scales) ? load(sub + 32 * (i & 1)) : g < 8 ? one : sixteen;
+                __m256i x = _mm256_madd_epi16(acc[i], k);
+                sum[i] = g < steps ? x : _mm256_add_epi32(sum[i], x);
+            }
         }
-        if (g % 4 == 3) /* or gcc keeps loads for the second half, on the stack */
-            __asm__("" : "+r"(a), "+r"(w.u));
-        if ((g + 1) % steps != 0)
-            continue;
 #pragma GCC unroll 8
         for (int i = 0; i < 8; i++) {
-            __m256i x = _mm256_madd_epi16(acc[i], block_factor(bits, scales, w, g, i & 1));
-            sum[i] = g < steps ? x : _mm256_add_epi32(sum[i], x);
+            const __m256 d = _mm256_set1_ps(a->d[i / 2]);
+            __m256 s = _mm256_set1_ps(a->s[i / 2]);
+            if (has_sub(scales))
+                s = _mm256_mul_ps(
+                    d, _mm256_cvtepi32_ps(_mm256_madd_epi16(load(tail + 256 + 32 * (i & 1)),
+                                                            bcast4((const int8_t *)a->h[i / 2]))));
+            f[i] = _mm256_fmadd_ps(_mm256_load_ps((const float *)(tail + 32 * (i & 1))),
+                                   _mm256_mul_ps(d, _mm256_cvtepi32_ps(sum[i])), f[i]);
+            f[i] =
+                _mm256_fmadd_ps(_mm256_load_ps((const float *)(tail + 64 + 32 * (i & 1))), s, f[i]);
         }
     }
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; half++) {
-        __m256 sm[2];
-        block_scales(bits, scales, w, half, sm);
-#pragma GCC unroll 4
-        for (int t = 0; t < 4; t++) {
-            const __m256 d = _mm256_set1_ps(a->d[t]);
-            __m256 s = _mm256_set1_ps(a->s[t]);
-            __m256i *i = &sum[2 * t + half];
-            if (has_sub(scales)) {
-                __m256i m = _mm256_madd_epi16(block_offset(bits, scales, w, half),
-                                              bcast4((const int8_t *)a->h[t]));
-                if (scales == QN_SCALES_SM)
-                    s = _mm256_mul_ps(d, _mm256_cvtepi32_ps(m));
-                else
-                    *i = _mm256_add_epi32(*i, m);
-            }
-            float *f = c + QN_PACK_ROWS * t + 8 * half;
-            _mm256_storeu_ps(f, add_block(bits, scales, *i, sm, d, s, _mm256_loadu_ps(f)));
-        }
-    }
-}
-
-/* What follows in memory is fetched while this slice is multiplied, a share by each tile: `share` bytes a block from `next`. */
-INLINE const char *prefetch_share(const char *next, size_t share)
-{
-    for (size_t line = 0; line < share; line += 64)
-        _mm_prefetch(next + line, _MM_HINT_T0);
-    return next + share;
-}
-
-INLINE void tile(qn_pack_bits bits, qn_pack_scales scales, block w, size_t n, const qn_act4 *a,
-                 float *c, const char *next, size_t share)
-{
-    const size_t per = qn_scales_blocks(scales);
-    for (size_t i = 0; i < n; i++, a++) {
-        next = prefetch_share(next, share);
-        tile_block(bits, scales, w, a, c);
-        __asm__("" : "+r"(c)); /* or gcc keeps its sums on the stack for the loop */
-        if (!w.is_packed)
-            w.u += unpacked_bytes(bits, scales);
-        else if (++w.b % per == 0)
-            w = (block){true, w.u + qn_unit_bytes(bits, scales), 0};
-    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        _mm256_storeu_ps(c + 8 * i, f[i]);
 }
 
 INLINE void gemm(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, size_t n_blocks,
                  const qn_act4 *a, size_t n_quads, float *c, uint8_t *scratch)
 {
-    const size_t per = qn_scales_blocks(scales), unit = qn_unit_bytes(bits, scales),
-                 bytes = unpacked_bytes(bits, scales), share = unit / per / n_quads;
-    const size_t slice = SLICE_BYTES / bytes / per * per;
-    const bool is_direct = n_quads <= DIRECT_QUADS;
+    const size_t per = qn_scales_blocks(scales), bytes = unpacked_bytes(bits, scales),
+                 unit = qn_unit_bytes(bits, scales), slice = QN_MM_SCRATCH / bytes / per * per;
     memset(c, 0, n_quads * 4 * QN_PACK_ROWS * sizeof *c);
+    if (n_quads <= DIRECT_QUADS) {
+        direct(bits, scales, w, n_blocks, a, n_quads, c);
+        return;
+    }
     for (size_t b = 0; b < n_blocks; b += slice) {
-        size_t n = QN_MIN(slice, n_blocks - b);
-        for (size_t i = 0; i < n && !is_direct; i++)
+        const size_t n = QN_MIN(slice, n_blocks - b), share = n / per * unit / n_quads;
+        for (size_t i = 0; i < n; i++)
             unpack(bits, scales, w + i / per * unit, i % per, scratch + i * bytes);
-        const uint8_t *from = w;
         w += n / per * unit;
         for (size_t t = 0; t < n_quads; t++) {
-            const qn_act4 *x = a + t * n_blocks + b;
-            const char *next = (const char *)w + t * n * share;
-            float *to = c + t * 4 * QN_PACK_ROWS;
-            if (is_direct)
-                tile(bits, scales, (block){true, from, 0}, n, x, to, next, share);
-            else
-                tile(bits, scales, (block){false, scratch, 0}, n, x, to, next, share);
+            for (size_t line = 0; line < share; line += 64)
+                _mm_prefetch((const char *)w + t * share + line, _MM_HINT_T1);
+            tile(bits, scales, scratch, n, a + t * n_blocks + b, c + t * 4 * QN_PACK_ROWS);
         }
     }
 }

@@ -60,10 +60,9 @@ static float half_at(const uint8_t *p, size_t i)
 /* One row of one block, unpacked. */
 typedef struct block_row {
     int16_t q[32];
-    qn_pack_scales scales;
-    int zero;
-    float s, m;       /* S, M of pack.h */
-    int sc[2], mn[2]; /* of 16 columns; mn: also -zero * sc */
+    bool has_sub; /* integer scales sc and m of 16 columns; else only s and m */
+    float s, m;   /* S, M or D, N of pack.h */
+    int sc[2], mn[2];
 } block_row;
 
 /* Column k of row r (of 8) in the quants of a block. */
@@ -98,34 +97,28 @@ static void read_block(const qn_pack_info *p, const uint8_t *u, size_t b, size_t
     const uint8_t *q = u + qn_scales_bytes(p->scales) + (b * 2 + row / 8) * bytes;
     for (size_t k = 0; k < 32; k++)
         out->q[k] = (int16_t)quant_at(p->bits, q, row % 8, k);
+    float d = half_at(u, row), zero = (float)qn_bits_zero(p->bits);
     const int8_t *sc = (const int8_t *)u;
-    out->scales = p->scales;
-    out->zero = qn_bits_zero(p->bits);
-    out->s = half_at(u, row);
-    switch (p->scales) {
-    case QN_SCALES_D:
-        break;
-    case QN_SCALES_DM:
+    out->has_sub = p->scales == QN_SCALES_S || p->scales == QN_SCALES_SM;
+    out->s = d;
+    out->m = -zero * d;
+    if (p->scales == QN_SCALES_DM) {
         out->m = half_at(u + 32, row);
-        break;
-    case QN_SCALES_K:
-        out->s *= (float)sc[64 + 16 * b + row];
+    } else if (p->scales == QN_SCALES_K) {
+        out->s = d * (float)sc[64 + 16 * b + row];
         out->m = -(half_at(u + 32, row) * (float)sc[64 + 128 + 16 * b + row]);
-        break;
-    case QN_SCALES_KD:
-        out->s *= (float)sc[32 + 16 * b + row];
-        break;
-    case QN_SCALES_S:
-    case QN_SCALES_SM: {
+    } else if (p->scales == QN_SCALES_KD) {
+        out->s = d * (float)sc[32 + 16 * b + row];
+        out->m = -zero * out->s;
+    } else if (out->has_sub) {
         bool has_m = p->scales == QN_SCALES_SM;
         if (has_m)
             out->m = -half_at(u + 32, row);
         sc += (has_m ? 64 : 32) + 32 * b + 2 * row;
         for (int i = 0; i < 2; i++) {
             out->sc[i] = sc[i];
-            out->mn[i] = has_m ? sc[256 + i] : -out->zero * sc[i];
+            out->mn[i] = has_m ? sc[256 + i] : sc[i];
         }
-    }
     }
 }
 
@@ -137,21 +130,12 @@ static float add_block(const block_row *w, float d, float s, const int16_t *h, c
     for (size_t g = 0; g < 8; g++, a += step)
         for (size_t j = 0; j < 4; j++)
             sum[g / 4] += w->q[4 * g + j] * a[j];
-    int all = sum[0] + sum[1], scaled = w->sc[0] * sum[0] + w->sc[1] * sum[1],
-        offset = w->mn[0] * h[0] + w->mn[1] * h[1];
-    switch (w->scales) {
-    case QN_SCALES_D:
-    case QN_SCALES_KD:
-        return fmaf(w->s, fmaf(d, (float)all, (float)-w->zero * s), f);
-    case QN_SCALES_DM:
-    case QN_SCALES_K:
-        return fmaf(w->m, s, fmaf(w->s, d * (float)all, f));
-    case QN_SCALES_S:
-        return fmaf(w->s, d * (float)(scaled + offset), f);
-    case QN_SCALES_SM:
-        return fmaf(w->m, d * (float)offset, fmaf(w->s, d * (float)scaled, f));
+    if (w->has_sub) {
+        f = fmaf(w->s, d * (float)(w->sc[0] * sum[0] + w->sc[1] * sum[1]), f);
+        return fmaf(w->m, d * (float)(w->mn[0] * h[0] + w->mn[1] * h[1]), f);
     }
-    return f;
+    f = fmaf(w->s, d * (float)(sum[0] + sum[1]), f);
+    return fmaf(w->m, s, f);
 }
 
 static void gemv_ref(qn_pack pack, const uint8_t *w, size_t n_panels, size_t n_blocks,
@@ -163,7 +147,7 @@ static void gemv_ref(qn_pack pack, const uint8_t *w, size_t n_panels, size_t n_b
         for (size_t r = 0; r < QN_PACK_ROWS; r++) {
             y[r] = 0;
             for (size_t b = 0; b < n_blocks; b++) {
-                block_row row = {0};
+                block_row row;
                 read_block(p, w + b / per * bytes, b % per, r, &row);
                 y[r] = add_block(&row, a[b].d, a[b].s, a[b].h, a[b].q[0], 4, y[r]);
             }
@@ -178,7 +162,7 @@ static void gemm_ref(qn_pack pack, const uint8_t *w, size_t n_blocks, const qn_a
     memset(c, 0, n_quads * 4 * QN_PACK_ROWS * sizeof *c);
     for (size_t b = 0; b < n_blocks; b++)
         for (size_t r = 0; r < QN_PACK_ROWS; r++) {
-            block_row row = {0};
+            block_row row;
             read_block(p, w + b / per * bytes, b % per, r, &row);
             for (size_t t = 0; t < 4 * n_quads; t++) {
                 const qn_act4 *x = a + t / 4 * n_blocks + b;

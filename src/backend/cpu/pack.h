@@ -23,10 +23,8 @@
  * Activations: blocks of 32 as int8 with one float scale: x = d * a. Four rows lie together (qn_act4) for products of many rows.
  *
  * The sum (matmul_ref.c): per element one chain f over the blocks in order; I = sum of q * a, an exact integer:
- *   D KD   f = fma(S, fma(d, I, -zero * s), f)                     S, M: the row's scale and offset, s = d * sum of a
- *   DM K   f = fma(S, d * I, f);  f = fma(M, s, f)
- *   S      I = sum of sc * (q - zero) * a:                   f = fma(S, d * I, f)
- *   SM     I = sum of sc * q * a, J = sum of m * a:          f = fma(S, d * I, f);  f = fma(M, d * J, f)
+ *   D DM K KD   f = fma(S, d * I, f);  f = fma(M, s, f)       S, M: the row's scale and offset, s = d * sum of a
+ *   S SM        I = sum of sc * q * a, J = sum of m * a (m = sc for S):  f = fma(D, d * I, f);  f = fma(N, d * J, f)
  *
  * Threads: any, pure. */
 #ifndef QN_BACKEND_CPU_PACK_H
