@@ -86,6 +86,11 @@ static bool same(test_case *c, size_t n)
     return ok;
 }
 
+static bool same_bytes(const void *a, const void *b, size_t n)
+{
+    return memcmp(a, b, n) == 0;
+}
+
 static bool good_quantise(const qn_kernels *k, const qn_kernels *ref, test_case *c)
 {
     for (size_t t = 0; t < TOKENS; t++) {
@@ -95,8 +100,7 @@ static bool good_quantise(const qn_kernels *k, const qn_kernels *ref, test_case 
     }
     ref->mm_quantise(c->x, BLOCKS, 1, 0, c->a1);
     k->mm_quantise(c->x, BLOCKS, 1, 0, c->a1_got);
-    return memcmp(c->a4, c->a4_got, sizeof c->a4) == 0 &&
-           memcmp(c->a1, c->a1_got, sizeof c->a1) == 0;
+    return same_bytes(c->a4, c->a4_got, sizeof c->a4) && same_bytes(c->a1, c->a1_got, sizeof c->a1);
 }
 
 /* 5 rows and 3 tokens of 35 columns: blocks of rows, of tokens and of columns, and what is left of each. */
