@@ -80,11 +80,15 @@ typedef struct qn_operand {
     size_t width;  /* floats in a row */
 } qn_operand;
 
-/* K and V of one layer: [n_blocks][n_kv_heads][block_size][head_dim], F16 or F32. */
+/* Positions of a block of the K/V cache: a tile of attention never crosses a block, and half a
+ * block is wasted for a sequence on average. */
+#define QN_KV_BLOCK 64u
+
+/* K and V of one layer: [n_blocks] blocks of kv_block_bytes each, whose inside is the device's. */
 typedef struct qn_kv_view {
     qn_buf *k, *v;
-    qn_dtype dtype;
-    uint32_t n_blocks, block_size, n_kv_heads, head_dim;
+    qn_dtype dtype; /* F32, F16 or I8 (with scales) */
+    uint32_t n_blocks, n_kv_heads, head_dim;
 } qn_kv_view;
 
 /* The experts of one layer. */
@@ -127,9 +131,9 @@ typedef struct qn_batch {
     const int32_t *positions; /* [n_rows] */
     const uint32_t
         *row_begin;        /* [n_seqs + 1]: rows of sequence s are row_begin[s] .. row_begin[s+1] */
-    const uint32_t *slots; /* [n_rows]: block_id * block_size + offset where this token's K/V go */
+    const uint32_t *slots; /* [n_rows]: block_id * QN_KV_BLOCK + offset where this token's K/V go */
     const uint32_t *block_tables; /* [n_seqs][max_blocks] block ids; position p is in
-                                   * block_tables[s][p / block_size] */
+                                   * block_tables[s][p / QN_KV_BLOCK] */
     uint32_t max_blocks;
     const uint32_t *logit_rows; /* [n_logit_rows], ascending */
     const float *rope; /* [n_rows][rope_dim]: cos of rope_dim/2 angles, then sin (attention factor
@@ -156,6 +160,9 @@ typedef struct qn_backend {
     void (*buf_free)(qn_buf *b);
     qn_status (*upload)(qn_buf *b, size_t offset, const void *src, size_t bytes, qn_err *err);
     qn_status (*download)(void *dst, const qn_buf *b, size_t offset, size_t bytes, qn_err *err);
+
+    /* Bytes of K, or of V, of one block of one layer. */
+    size_t (*kv_block_bytes)(qn_dtype dtype, uint32_t n_kv_heads, uint32_t head_dim);
 
     /* Takes a weight into the device's layout. The view's memory stays mapped while the weight
      * lives; a device may keep a borrow of it. rows_only: it is only looked up (EMBED), never

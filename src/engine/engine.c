@@ -346,7 +346,7 @@ static qn_status size_cache(qn_engine *e, qn_dtype kv_dtype, uint32_t *n_blocks,
     const qn_model_config *mc = &e->model->config;
     c->max_ctx = c->max_ctx ? c->max_ctx : (int)QN_MIN(mc->max_ctx, 32768u);
     qn_kv_shape shape = {mc->n_layers, mc->n_kv_heads, mc->head_dim, kv_dtype};
-    size_t one = qn_kv_block_bytes(&shape), total = qn_cpu_memory_bytes();
+    size_t one = qn_kv_block_bytes(e->model->backend, &shape), total = qn_cpu_memory_bytes();
     uint64_t used = qn_model_weight_bytes(e->model), want = (uint64_t)c->n_kv_blocks;
     if (!want) {
         uint64_t tokens = QN_MAX((uint64_t)c->max_ctx, (uint64_t)c->max_seqs * 1024);

@@ -2,29 +2,23 @@
  * kv_cache.c - allocation and copying of K/V blocks. */
 #include "model/kv_cache.h"
 
-static size_t one_block(const qn_kv_shape *s)
+size_t qn_kv_block_bytes(const qn_backend *b, const qn_kv_shape *s)
 {
-    size_t elem = s->dtype == QN_F32 ? 4 : 2;
-    return (size_t)s->n_kv_heads * QN_KV_BLOCK * s->head_dim * elem;
-}
-
-size_t qn_kv_block_bytes(const qn_kv_shape *s)
-{
-    return (size_t)2 * s->n_layers * one_block(s);
+    return 2 * s->n_layers * b->kv_block_bytes(s->dtype, s->n_kv_heads, s->head_dim);
 }
 
 qn_status qn_kv_cache_new(qn_kv_cache **out, const qn_backend *b, qn_device *d,
                           const qn_kv_shape *s, uint32_t n_blocks, qn_err *err)
 {
     *out = NULL;
-    size_t bytes;
-    if (!qn_mul_size(one_block(s), n_blocks, &bytes))
+    size_t one = b->kv_block_bytes(s->dtype, s->n_kv_heads, s->head_dim), bytes;
+    if (!qn_mul_size(one, n_blocks, &bytes))
         return qn_fail_nomem(err, SIZE_MAX);
     qn_kv_cache *c = qn_calloc(1, sizeof *c, QN_MEM_KV);
     if (!c)
         return qn_fail_nomem(err, sizeof *c);
     *c = (qn_kv_cache){
-        .backend = b, .n_layers = s->n_layers, .n_blocks = n_blocks, .block_bytes = one_block(s)};
+        .backend = b, .n_layers = s->n_layers, .n_blocks = n_blocks, .block_bytes = one};
     c->layers = qn_calloc(s->n_layers, sizeof *c->layers, QN_MEM_KV);
     c->staging = qn_alloc(c->block_bytes, QN_MEM_KV);
     qn_status st = c->layers && c->staging ? QN_OK : qn_fail_nomem(err, c->block_bytes);
@@ -32,7 +26,6 @@ qn_status qn_kv_cache_new(qn_kv_cache **out, const qn_backend *b, qn_device *d,
         qn_kv_view *v = &c->layers[i];
         *v = (qn_kv_view){.dtype = s->dtype,
                           .n_blocks = n_blocks,
-                          .block_size = QN_KV_BLOCK,
                           .n_kv_heads = s->n_kv_heads,
                           .head_dim = s->head_dim};
         st = b->buf_new(&v->k, d, bytes, QN_MEM_KV, err);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * kv_cache.h - the bytes of keys and values, paged.
  *
- *   layer l:  K [n_blocks][n_kv_heads][QN_KV_BLOCK][head_dim], V the same
+ *   layer l:  K [n_blocks] blocks of QN_KV_BLOCK positions, V the same; the inside of a block is the
+ *             device's (backend's kv_block_bytes)
  *
  * A sequence's position p lies in block block_table[p / QN_KV_BLOCK] at offset p % QN_KV_BLOCK.
  * Which block is whose is the block pool's business (sched/block_pool.h); here are only bytes.
@@ -10,10 +11,6 @@
 #define QN_MODEL_KV_CACHE_H
 
 #include "backend/ops.h"
-
-/* 64 tokens: an attention tile never crosses a block, and half a block is wasted for a sequence on
- * average. */
-#define QN_KV_BLOCK 64u
 
 typedef struct qn_kv_cache {
     const qn_backend *backend;
@@ -25,10 +22,11 @@ typedef struct qn_kv_cache {
 
 typedef struct qn_kv_shape {
     uint32_t n_layers, n_kv_heads, head_dim;
-    qn_dtype dtype; /* F16 or F32 */
+    qn_dtype dtype; /* F32, F16 or I8 */
 } qn_kv_shape;
 
-size_t qn_kv_block_bytes(const qn_kv_shape *s); /* K and V of all layers, one block */
+/* K and V of all layers, one block. */
+size_t qn_kv_block_bytes(const qn_backend *b, const qn_kv_shape *s);
 QN_MUST_USE qn_status qn_kv_cache_new(qn_kv_cache **out, const qn_backend *b, qn_device *d,
                                       const qn_kv_shape *s, uint32_t n_blocks, qn_err *err);
 void qn_kv_cache_free(qn_kv_cache *c);

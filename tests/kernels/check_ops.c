@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  * check_ops.c - checks of the kernels over rows (rows_*.c) and over a tile of keys (attention_*.c) against plain C.
  *
- *   rows    random lengths, also unaligned and in place: add, scale, add_scaled, to_f16 to the bit, the others within their bounds
- *   tile    keys transposed and values widened to the bit; scores, softmax and weighted sums within their bounds
+ *   rows    random lengths, also unaligned and in place: add, scale, add_scaled, to_f16, to_i16 to the bit, the others within
+ *           their bounds
+ *   tile    keys, values and queries as stored to the bit; scores, softmax and weighted sums within their bounds, int8 equal
  *   chains  a query's scores and sums are the same bits whatever other queries it is computed with */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "bounds.h"
 #include "checkkern.h"
+#include "tensor/fp.h"
 
 /* Largest |got - want| / bound, where the bound of element i is given. */
 typedef double (*bound_fn)(const void *arg, size_t i);
@@ -116,10 +119,16 @@ static void check_exact_rows(const ck_isa *isa)
     for (size_t i = 0; i < c.n; i++) /* all magnitudes that f16 has, and more */
         c.a[i] = ldexpf(c.a[i], (int)ck_below(50) - 30);
     uint16_t *h[2] = {ck_out(c.n * 2), ck_out(c.n * 2)};
+    float most = ck_below(2) ? 127.0f : QN_KV_STEPS;
     ck_ref->to_f16(c.a, c.n, h[0]);
     k->to_f16(c.a, c.n, h[1]);
     ck_result(memcmp(h[0], h[1], c.n * 2) == 0 && ck_guard_ok(h[1]), "to_f16, %s: row of %zu",
               isa->name, c.n);
+    int16_t *q[2] = {(int16_t *)h[0], (int16_t *)h[1]};
+    float step = ck_ref->to_i16(c.a, c.n, most, q[0]);
+    ck_result(k->to_i16(c.a, c.n, most, q[1]) == step && memcmp(q[0], q[1], c.n * 2) == 0 &&
+                  ck_guard_ok(q[1]),
+              "to_i16, %s: row of %zu", isa->name, c.n);
     ck_free(h[0]);
     ck_free(h[1]);
     row_free(&c);
@@ -165,34 +174,43 @@ static void check_bounded_rows(const ck_isa *isa)
 
 /* ---- a tile of keys ---- */
 
+static const char *const kv_names[QN_N_KV_TYPES] = {"F32", "F16", "int8"};
+
 typedef struct tile_case {
-    size_t n_q, n, dim, stride, column; /* keys [column, column + n) */
-    qn_dtype dtype;
-    void *src;
-    float *q, *kt[2], *v[2], *s[2], *o[2], scale[100]; /* 0: plain C, 1: the other */
+    qn_kv_type type;
+    size_t n_q, n, dim, width;
+    float *x[2];                        /* keys, values: [n][dim] */
+    void *tile[2];                      /* of them */
+    float *q, *s[2], *o[2], scale[100]; /* 0: plain C, 1: the other */
 } tile_case;
 
-static tile_case tile_new(void)
+static void tile_fill(const qn_kernels *k, const tile_case *c, bool is_value, void *tile)
 {
-    tile_case c = {.n_q = 1 + ck_below(20),
-                   .dim = 2 * (1 + ck_below(40)),
-                   .dtype = ck_below(2) ? QN_F16 : QN_F32};
-    c.n = 1 + ck_below(QN_ATTN_KEYS);
-    c.column = ck_below(QN_ATTN_KEYS - c.n + 1);
-    c.stride = QN_ROUND_UP(c.dim, (size_t)8);
-    float *x = normals(c.n * c.dim, 1);
-    c.src = x;
-    if (c.dtype == QN_F16) {
-        c.src = ck_in(c.n * c.dim * 2);
-        ck_ref->to_f16(x, c.n * c.dim, c.src);
-        ck_free(x);
-    }
-    c.q = normals(c.n_q * c.dim, 1);
+    for (size_t j = 0; j < c->n; j++)
+        qn_kv_put(k, c->type, c->x[is_value] + j * c->dim, c->dim, j, is_value, tile);
+}
+
+static tile_case tile_new(qn_kv_type type)
+{
+    tile_case c = {.type = type,
+                   .n_q = 1 + ck_below(20),
+                   .n = 1 + ck_below(QN_KV_TILE),
+                   .dim = 2 * (1 + ck_below(40))};
+    c.width = qn_kv_width(c.dim);
+    float *x = normals(c.n_q * c.dim, 1);
+    c.q = ck_in(c.n_q * c.width * sizeof(float));
+    memset(c.q, 0, c.n_q * c.width * sizeof(float));
+    for (size_t i = 0; i < c.n_q; i++)
+        qn_kv_query(ck_ref, type, x + i * c.dim, 0.3f, c.dim, c.q + i * c.width);
+    ck_free(x);
     for (int i = 0; i < 2; i++) {
-        c.kt[i] = ck_out(c.dim * QN_ATTN_STRIDE * sizeof(float));
-        c.v[i] = ck_out(QN_ATTN_KEYS * c.stride * sizeof(float));
-        c.s[i] = ck_out(c.n_q * QN_ATTN_KEYS * sizeof(float));
-        c.o[i] = ck_out(c.n_q * c.stride * sizeof(float));
+        size_t bytes = qn_kv_tile_bytes(type, c.dim);
+        c.x[i] = normals(c.n * c.dim, 1);
+        c.tile[i] = ck_in(bytes);
+        memset(c.tile[i], 0x3b, bytes); /* stale, finite */
+        tile_fill(ck_ref, &c, i, c.tile[i]);
+        c.s[i] = ck_out(c.n_q * QN_KV_TILE * sizeof(float));
+        c.o[i] = ck_out(c.n_q * c.width * sizeof(float));
     }
     return c;
 }
@@ -200,69 +218,69 @@ static tile_case tile_new(void)
 static void tile_result(const tile_case *c, const ck_isa *isa, const char *what, bool ok)
 {
     for (int i = 0; i < 2; i++)
-        ok = ok && ck_guard_ok(c->kt[i]) && ck_guard_ok(c->v[i]) && ck_guard_ok(c->s[i]) &&
-             ck_guard_ok(c->o[i]);
-    ck_result(ok, "%s, %s: %zu queries, %zu keys at %zu, head_dim %zu, %s", what, isa->name, c->n_q,
-              c->n, c->column, c->dim, c->dtype == QN_F16 ? "F16" : "F32");
+        ok = ok && ck_guard_ok(c->s[i]) && ck_guard_ok(c->o[i]);
+    ck_result(ok, "%s, %s: %zu queries, %zu keys, head_dim %zu, %s", what, isa->name, c->n_q, c->n,
+              c->dim, kv_names[c->type]);
 }
 
 static void tile_free(tile_case *c)
 {
-    ck_free(c->src);
     ck_free(c->q);
     for (int i = 0; i < 2; i++) {
-        ck_free(c->kt[i]);
-        ck_free(c->v[i]);
+        ck_free(c->x[i]);
+        ck_free(c->tile[i]);
         ck_free(c->s[i]);
         ck_free(c->o[i]);
     }
 }
 
-static void check_load(tile_case *c, const ck_isa *isa)
+/* Keys, values and queries as stored: to the bit. */
+static void check_put(tile_case *c, const ck_isa *isa)
 {
-    const qn_kernels *k[2] = {ck_ref, &isa->k};
+    size_t bytes = qn_kv_tile_bytes(c->type, c->dim);
+    float *q[2] = {ck_out(c->width * sizeof(float)), ck_out(c->width * sizeof(float))};
     bool ok = true;
     for (int i = 0; i < 2; i++) {
-        k[i]->attn_load_k(c->src, c->dtype, c->n, c->dim, c->kt[i] + c->column);
-        k[i]->attn_load_v(c->src, c->dtype, c->n, c->dim, c->stride, c->v[i]);
+        void *tile = ck_out(bytes);
+        memset(tile, 0x3b, bytes);
+        tile_fill(&isa->k, c, i, tile);
+        ok = ok && memcmp(tile, c->tile[i], bytes) == 0 && ck_guard_ok(tile);
+        ck_free(tile);
+        memset(q[i], 0, c->width * sizeof(float));
+        qn_kv_query(i ? &isa->k : ck_ref, c->type, c->x[0], 0.7f, c->dim, q[i]);
     }
-    for (size_t d = 0; d < c->dim; d++) {
-        size_t at = d * QN_ATTN_STRIDE + c->column;
-        ok = ok && memcmp(c->kt[0] + at, c->kt[1] + at, c->n * sizeof(float)) == 0;
-    }
-    for (size_t j = 0; j < c->n; j++)
-        ok = ok &&
-             memcmp(c->v[0] + j * c->stride, c->v[1] + j * c->stride, c->dim * sizeof(float)) == 0;
-    tile_result(c, isa, "keys and values", ok);
-    /* From here on the tile is whole: keys begin at column 0, nothing is NaN. */
-    for (int i = 0; i < 2; i++) {
-        memset(c->kt[i], 0, c->dim * QN_ATTN_STRIDE * sizeof(float));
-        memset(c->v[i], 0, QN_ATTN_KEYS * c->stride * sizeof(float));
-        ck_ref->attn_load_k(c->src, c->dtype, c->n, c->dim, c->kt[i]);
-        ck_ref->attn_load_v(c->src, c->dtype, c->n, c->dim, c->stride, c->v[i]);
-    }
+    ok = ok && memcmp(q[0], q[1], c->width * sizeof(float)) == 0 && ck_guard_ok(q[1]);
+    tile_result(c, isa, "keys, values and a query", ok);
+    ck_free(q[0]);
+    ck_free(q[1]);
+}
+
+static double element(const tile_case *c, bool is_value, size_t j, size_t d)
+{
+    size_t at = is_value ? qn_kv_at(c->type, QN_KV_TILE, j, d) : qn_kv_at(c->type, c->dim, d, j);
+    const void *t = c->tile[is_value];
+    return c->type == QN_KV_F32   ? ((const float *)t)[at]
+           : c->type == QN_KV_F16 ? qn_f16_to_f32(((const uint16_t *)t)[at])
+                                  : (double)qn_kv_scales(t, c->dim)[j] * ((const int8_t *)t)[at];
 }
 
 static void check_scores(tile_case *c, const ck_isa *isa)
 {
-    ck_ref->attn_scores(c->q, c->n_q, c->kt[0], c->n, c->dim, c->s[0]);
-    isa->k.attn_scores(c->q, c->n_q, c->kt[1], c->n, c->dim, c->s[1]);
+    ck_ref->kv[c->type].scores(c->q, c->n_q, c->tile[0], c->n, c->dim, c->s[0]);
+    isa->k.kv[c->type].scores(c->q, c->n_q, c->tile[0], c->n, c->dim, c->s[1]);
     bool ok = true;
     for (size_t i = 0; i < c->n_q; i++)
         for (size_t j = 0; j < c->n; j++) {
-            double sum = 0;
-            for (size_t d = 0; d < c->dim; d++)
-                sum += fabs((double)c->q[i * c->dim + d] * c->kt[0][d * QN_ATTN_STRIDE + j]);
-            double off =
-                fabs((double)c->s[0][i * QN_ATTN_KEYS + j] - c->s[1][i * QN_ATTN_KEYS + j]);
-            ok = ok && off <= BOUND_CHAIN(c->dim, sum);
+            double sum = 0, a = c->s[0][i * QN_KV_TILE + j], b = c->s[1][i * QN_KV_TILE + j];
+            for (size_t d = 0; d < c->dim && c->type != QN_KV_I8; d++)
+                sum += fabs((double)c->q[i * c->width + d] * element(c, false, j, d));
+            ok = ok && fabs(a - b) <= BOUND_CHAIN(c->dim, sum); /* int8: equal */
         }
     tile_result(c, isa, "scores", ok);
     size_t one = ck_below(c->n_q);
-    float *alone = ck_out(QN_ATTN_KEYS * sizeof(float));
-    isa->k.attn_scores(c->q + one * c->dim, 1, c->kt[1], c->n, c->dim, alone);
-    ok = memcmp(alone, c->s[1] + one * QN_ATTN_KEYS, c->n * sizeof(float)) == 0 &&
-         ck_guard_ok(alone);
+    float *alone = ck_out(QN_KV_TILE * sizeof(float));
+    isa->k.kv[c->type].scores(c->q + one * c->width, 1, c->tile[0], c->n, c->dim, alone);
+    ok = memcmp(alone, c->s[1] + one * QN_KV_TILE, c->n * sizeof(float)) == 0 && ck_guard_ok(alone);
     tile_result(c, isa, "scores of one query alone", ok);
     ck_free(alone);
 }
@@ -270,19 +288,19 @@ static void check_scores(tile_case *c, const ck_isa *isa)
 static void check_tile_softmax(tile_case *c, const ck_isa *isa)
 {
     bool ok = true;
-    memcpy(c->s[1], c->s[0], c->n_q * QN_ATTN_KEYS * sizeof(float));
+    memcpy(c->s[1], c->s[0], c->n_q * QN_KV_TILE * sizeof(float));
     for (size_t i = 0; i < c->n_q; i++) {
         size_t begin = ck_below(c->n), end = begin + 1 + ck_below(c->n - begin);
         float max[2], sum[2], scale[2],
-            *s[2] = {c->s[0] + i * QN_ATTN_KEYS, c->s[1] + i * QN_ATTN_KEYS};
+            *s[2] = {c->s[0] + i * QN_KV_TILE, c->s[1] + i * QN_KV_TILE};
         max[0] = max[1] = ck_below(3) ? ck_normal() * 5 : -INFINITY;
         sum[0] = sum[1] = max[0] == -INFINITY ? 0 : 2;
         scale[0] = ck_ref->attn_softmax(s[0], begin, end, &max[0], &sum[0]);
         scale[1] = isa->k.attn_softmax(s[1], begin, end, &max[1], &sum[1]);
         ok = ok && max[0] == max[1] &&
-             fabs((double)sum[0] - sum[1]) <= BOUND_SOFTMAX(QN_ATTN_KEYS * 8, (double)sum[0]);
+             fabs((double)sum[0] - sum[1]) <= BOUND_SOFTMAX(QN_KV_TILE * 8, (double)sum[0]);
         ok = ok && fabs((double)scale[0] - scale[1]) <= BOUND_TILE_SOFTMAX((double)scale[0]);
-        for (size_t j = 0; j < QN_ATTN_KEYS; j++) {
+        for (size_t j = 0; j < QN_KV_TILE; j++) {
             double p = s[0][j];
             ok = ok && fabs(p - s[1][j]) <= BOUND_TILE_SOFTMAX(p) &&
                  (j >= begin && j < end ? true : s[1][j] == 0);
@@ -294,31 +312,30 @@ static void check_tile_softmax(tile_case *c, const ck_isa *isa)
 
 static void check_weigh(tile_case *c, const ck_isa *isa)
 {
-    size_t all = c->n_q * c->stride;
-    float *start = normals(all, 1), *alone = ck_out(c->stride * sizeof(float));
-    for (int i = 0; i < 2; i++)
+    size_t all = c->n_q * c->width;
+    float *start = normals(all, 1), *alone = ck_out(c->width * sizeof(float));
+    for (int i = 0; i < 2; i++) {
         memcpy(c->o[i], start, all * sizeof(float));
-    ck_ref->attn_weigh(c->s[0], c->scale, c->n_q, c->v[0], c->n, c->stride, c->o[0]);
-    isa->k.attn_weigh(c->s[0], c->scale, c->n_q, c->v[1], c->n, c->stride, c->o[1]);
+        (i ? &isa->k : ck_ref)
+            ->kv[c->type]
+            .weigh(c->s[0], c->scale, c->n_q, c->tile[1], c->n, c->dim, c->o[i]);
+    }
     bool ok = true;
     for (size_t i = 0; i < c->n_q; i++)
         for (size_t d = 0; d < c->dim; d++) {
-            double sum = fabs((double)start[i * c->stride + d] * c->scale[i]);
-            for (size_t j = 0; j < c->n; j++)
-                sum += fabs((double)c->s[0][i * QN_ATTN_KEYS + j] * c->v[0][j * c->stride + d]);
-            double off = fabs((double)c->o[0][i * c->stride + d] - c->o[1][i * c->stride + d]);
-            ok = ok && off <= BOUND_CHAIN(c->n + 1, sum);
+            double sum = fabs((double)start[i * c->width + d] * c->scale[i]);
+            for (size_t j = 0; j < c->n && c->type != QN_KV_I8; j++)
+                sum += fabs((double)c->s[0][i * QN_KV_TILE + j] * element(c, true, j, d));
+            double off = fabs((double)c->o[0][i * c->width + d] - c->o[1][i * c->width + d]);
+            ok = ok && off <= (c->type == QN_KV_I8 ? 0 : BOUND_CHAIN(c->n + 1, sum));
         }
     tile_result(c, isa, "weighted sums", ok);
     /* alone, and over the whole tile: keys past n weigh 0 */
     size_t one = ck_below(c->n_q);
-    memcpy(alone, start + one * c->stride, c->stride * sizeof(float));
-    for (size_t j = c->n; j < QN_ATTN_KEYS; j++)
-        c->s[0][one * QN_ATTN_KEYS + j] = 0;
-    isa->k.attn_weigh(c->s[0] + one * QN_ATTN_KEYS, &c->scale[one], 1, c->v[1], QN_ATTN_KEYS,
-                      c->stride, alone);
-    ok =
-        memcmp(alone, c->o[1] + one * c->stride, c->dim * sizeof(float)) == 0 && ck_guard_ok(alone);
+    memcpy(alone, start + one * c->width, c->width * sizeof(float));
+    isa->k.kv[c->type].weigh(c->s[0] + one * QN_KV_TILE, &c->scale[one], 1, c->tile[1], QN_KV_TILE,
+                             c->dim, alone);
+    ok = memcmp(alone, c->o[1] + one * c->width, c->dim * sizeof(float)) == 0 && ck_guard_ok(alone);
     tile_result(c, isa, "weighted sums of one query alone", ok);
     ck_free(start);
     ck_free(alone);
@@ -328,25 +345,25 @@ static void check_weigh(tile_case *c, const ck_isa *isa)
 
 typedef struct ops_bench {
     const qn_kernels *k;
+    qn_kv_type type;
     size_t n_q, dim;
-    float *q, *kt, *v, *s, *o;
-    uint16_t *src;
+    float *q, *s, *o, *x;
+    void *tile[2];
     float scale[96];
 } ops_bench;
 
 static void bench_tile(void *arg, int thread, int n_threads)
 {
     ops_bench *b = arg;
+    const qn_kv_kernels *kv = &b->k->kv[b->type];
     (void)thread;
     (void)n_threads;
-    b->k->attn_load_k(b->src, QN_F16, QN_ATTN_KEYS, b->dim, b->kt);
-    b->k->attn_load_v(b->src, QN_F16, QN_ATTN_KEYS, b->dim, b->dim, b->v);
-    b->k->attn_scores(b->q, b->n_q, b->kt, QN_ATTN_KEYS, b->dim, b->s);
+    kv->scores(b->q, b->n_q, b->tile[0], QN_KV_TILE, b->dim, b->s);
     for (size_t i = 0; i < b->n_q; i++) {
         float max = 0, sum = 1;
-        b->scale[i] = b->k->attn_softmax(b->s + i * QN_ATTN_KEYS, 0, QN_ATTN_KEYS, &max, &sum);
+        b->scale[i] = b->k->attn_softmax(b->s + i * QN_KV_TILE, 0, QN_KV_TILE, &max, &sum);
     }
-    b->k->attn_weigh(b->s, b->scale, b->n_q, b->v, QN_ATTN_KEYS, b->dim, b->o);
+    kv->weigh(b->s, b->scale, b->n_q, b->tile[1], QN_KV_TILE, b->dim, b->o);
 }
 
 static void bench_silu(void *arg, int thread, int n_threads)
@@ -365,31 +382,43 @@ static void bench_rmsnorm(void *arg, int thread, int n_threads)
     b->k->rmsnorm(b->q, b->q, 96 * b->dim, 1e-6f, b->o);
 }
 
+static void bench_tiles(const ck_isa *isa, ops_bench *b)
+{
+    static const size_t queries[] = {48, 7, 6, 1};
+    for (b->type = QN_KV_F16; b->type <= QN_KV_I8; b->type++) {
+        for (int i = 0; i < 2; i++)
+            for (size_t j = 0; j < QN_KV_TILE; j++)
+                qn_kv_put(ck_ref, b->type, b->x + j * b->dim, b->dim, j, i, b->tile[i]);
+        for (size_t i = 0; i < 48; i++)
+            qn_kv_query(ck_ref, b->type, b->x + i * b->dim, 0.1f, b->dim, b->q + i * b->dim);
+        for (size_t i = 0; i < QN_COUNT(queries); i++) {
+            char name[64];
+            b->n_q = queries[i];
+            (void)snprintf(name, sizeof name, "attention tile, %zu quer%s, %s", b->n_q,
+                           b->n_q == 1 ? "y" : "ies", kv_names[b->type]);
+            ck_row(name, isa->name, 1, ck_time(1, bench_tile, b),
+                   4e-9 * (double)(b->n_q * QN_KV_TILE * b->dim),
+                   2e-9 * (double)qn_kv_tile_bytes(b->type, b->dim));
+        }
+    }
+}
+
 static void bench_ops(const ck_isa *isa)
 {
-    ops_bench b = {.k = &isa->k, .dim = 64};
-    float *x = normals(QN_ATTN_KEYS * b.dim, 1);
+    ops_bench b = {.k = &isa->k, .dim = 128};
+    b.x = normals(QN_KV_TILE * b.dim, 1);
     b.q = normals(96 * b.dim, 0.1f);
-    b.src = ck_in(QN_ATTN_KEYS * b.dim * 2);
-    ck_ref->to_f16(x, QN_ATTN_KEYS * b.dim, b.src);
-    b.kt = ck_in(b.dim * QN_ATTN_STRIDE * sizeof(float));
-    b.v = ck_in(QN_ATTN_KEYS * b.dim * sizeof(float));
-    b.s = ck_in(96 * QN_ATTN_KEYS * sizeof(float));
+    b.s = ck_in(96 * QN_KV_TILE * sizeof(float));
     b.o = ck_in(96 * b.dim * sizeof(float));
     memset(b.o, 0, 96 * b.dim * sizeof(float));
-    static const size_t queries[] = {96, 7, 1};
-    static const char *const names[] = {"attention tile, 96 queries", "attention tile, 7 queries",
-                                        "attention tile, 1 query"};
-    for (size_t i = 0; i < QN_COUNT(queries); i++) {
-        b.n_q = queries[i];
-        ck_row(names[i], isa->name, 1, ck_time(1, bench_tile, &b),
-               4e-9 * (double)(b.n_q * QN_ATTN_KEYS * b.dim), 0);
-    }
-    ck_row("silu_mul, 6144", isa->name, 1, ck_time(1, bench_silu, &b), 0,
+    for (int i = 0; i < 2; i++)
+        b.tile[i] = ck_in(qn_kv_tile_bytes(QN_KV_F32, b.dim));
+    bench_tiles(isa, &b);
+    ck_row("silu_mul, 12288", isa->name, 1, ck_time(1, bench_silu, &b), 0,
            3 * 4e-9 * 96 * (double)b.dim);
-    ck_row("rmsnorm, 6144", isa->name, 1, ck_time(1, bench_rmsnorm, &b), 0,
+    ck_row("rmsnorm, 12288", isa->name, 1, ck_time(1, bench_rmsnorm, &b), 0,
            3 * 4e-9 * 96 * (double)b.dim);
-    void *blocks[] = {x, b.q, b.src, b.kt, b.v, b.s, b.o};
+    void *blocks[] = {b.x, b.q, b.s, b.o, b.tile[0], b.tile[1]};
     for (size_t i = 0; i < QN_COUNT(blocks); i++)
         ck_free(blocks[i]);
 }
@@ -400,8 +429,8 @@ void check_ops(void)
         for (int round = 0; round < 60; round++) {
             check_exact_rows(&ck_isas[i]);
             check_bounded_rows(&ck_isas[i]);
-            tile_case c = tile_new();
-            check_load(&c, &ck_isas[i]);
+            tile_case c = tile_new((qn_kv_type)(round % QN_N_KV_TYPES));
+            check_put(&c, &ck_isas[i]);
             check_scores(&c, &ck_isas[i]);
             check_tile_softmax(&c, &ck_isas[i]);
             check_weigh(&c, &ck_isas[i]);

@@ -484,7 +484,7 @@ static void test_linear(void **state)
 
 /* Sequences and their cache; K and V of all positions are known in float32 (as the cache rounds them). */
 typedef struct attn_case {
-    size_t heads, kv_heads, dim, block, window;
+    size_t heads, kv_heads, dim, window;
     qn_dtype dtype;
     size_t n_seqs, len[MAX_SEQS];
     float *q[MAX_SEQS], *k[MAX_SEQS], *v[MAX_SEQS]; /* [len][heads * dim], [len][kv_heads * dim] */
@@ -554,8 +554,8 @@ static size_t attn_batch(attn_run *r, const attn_way *w, size_t *done, float *co
         for (size_t j = 0; j < m; j++, n++) {
             size_t p = done[i] + j;
             positions[n] = (int32_t)p;
-            slots[n] = r->tables[i * r->max_blocks + p / c->block] * (uint32_t)c->block +
-                       (uint32_t)(p % c->block);
+            slots[n] = r->tables[i * r->max_blocks + p / QN_KV_BLOCK] * QN_KV_BLOCK +
+                       (uint32_t)(p % QN_KV_BLOCK);
         }
     }
     begins[w->n] = (uint32_t)n;
@@ -592,10 +592,12 @@ static size_t attn_batch(attn_run *r, const attn_way *w, size_t *done, float *co
 static void attn_all(const attn_case *c, const attn_way *w, float *const out[MAX_SEQS])
 {
     attn_run r = {.c = c, .d = open_device(w->mask, w->threads)};
-    size_t done[MAX_SEQS] = {0}, used = 0, size = c->dtype == QN_F16 ? 2 : 4;
+    size_t done[MAX_SEQS] = {0}, used = 0;
+    size_t block =
+        qn_backend_cpu()->kv_block_bytes(c->dtype, (uint32_t)c->kv_heads, (uint32_t)c->dim);
     for (size_t i = 0; i < w->n; i++)
-        r.max_blocks = QN_MAX(r.max_blocks, QN_DIV_UP(c->len[w->first + i], c->block));
-    size_t n_blocks = w->n * r.max_blocks + 2, floats = n_blocks * c->kv_heads * c->block * c->dim;
+        r.max_blocks = QN_MAX(r.max_blocks, QN_DIV_UP(c->len[w->first + i], QN_KV_BLOCK));
+    size_t n_blocks = w->n * r.max_blocks + 2, bytes = n_blocks * block;
     r.tables = take(w->n * r.max_blocks, sizeof *r.tables);
     for (size_t i = 0; i < w->n * r.max_blocks; i++)
         r.tables[i] = (uint32_t)++used;
@@ -605,14 +607,13 @@ static void attn_all(const attn_case *c, const attn_way *w, float *const out[MAX
         r.tables[i - 1] = r.tables[j];
         r.tables[j] = t;
     }
-    uint16_t *stale = take(floats, size);
-    for (size_t i = 0; w->shuffle && i < floats * size / 2; i++)
+    uint16_t *stale = take(bytes, 1);
+    for (size_t i = 0; w->shuffle && i < bytes / 2; i++)
         stale[i] = (uint16_t)(random_u32() & 0xbbff); /* finite in both formats */
-    r.kv = (qn_kv_view){.k = new_buf(r.d, stale, floats * size),
-                        .v = new_buf(r.d, stale, floats * size),
+    r.kv = (qn_kv_view){.k = new_buf(r.d, stale, bytes),
+                        .v = new_buf(r.d, stale, bytes),
                         .dtype = c->dtype,
                         .n_blocks = (uint32_t)n_blocks,
-                        .block_size = (uint32_t)c->block,
                         .n_kv_heads = (uint32_t)c->kv_heads,
                         .head_dim = (uint32_t)c->dim};
     for (size_t i = 0; i < 4; i++)
@@ -657,45 +658,14 @@ static void test_attention(void **state)
 {
     (void)state;
     static const attn_case cases[] = {
-        {.heads = 4,
-         .kv_heads = 2,
-         .dim = 16,
-         .block = 16,
-         .dtype = QN_F16,
-         .n_seqs = 2,
-         .len = {70, 1}},
-        {.heads = 7,
-         .kv_heads = 1,
-         .dim = 64,
-         .block = 32,
-         .dtype = QN_F16,
-         .n_seqs = 1,
-         .len = {90}},
-        {.heads = 3,
-         .kv_heads = 3,
-         .dim = 20,
-         .block = 5,
-         .dtype = QN_F16,
-         .n_seqs = 3,
-         .len = {9, 64, 65}},
-        {.heads = 3,
-         .kv_heads = 3,
-         .dim = 2,
-         .block = 20,
-         .dtype = QN_F32,
-         .n_seqs = 2,
-         .len = {99, 30}},
-        {.heads = 10,
-         .kv_heads = 2,
-         .dim = 80,
-         .block = 64,
-         .dtype = QN_F32,
-         .n_seqs = 1,
-         .len = {70}},
+        {.heads = 4, .kv_heads = 2, .dim = 16, .dtype = QN_F16, .n_seqs = 2, .len = {70, 1}},
+        {.heads = 7, .kv_heads = 1, .dim = 64, .dtype = QN_F16, .n_seqs = 1, .len = {90}},
+        {.heads = 3, .kv_heads = 3, .dim = 20, .dtype = QN_F16, .n_seqs = 3, .len = {9, 64, 65}},
+        {.heads = 3, .kv_heads = 3, .dim = 2, .dtype = QN_F32, .n_seqs = 2, .len = {99, 30}},
+        {.heads = 10, .kv_heads = 2, .dim = 80, .dtype = QN_F32, .n_seqs = 1, .len = {70}},
         {.heads = 8,
          .kv_heads = 2,
          .dim = 128,
-         .block = 16,
          .window = 50,
          .dtype = QN_F16,
          .n_seqs = 1,
@@ -703,7 +673,6 @@ static void test_attention(void **state)
         {.heads = 2,
          .kv_heads = 1,
          .dim = 256,
-         .block = 128,
          .window = 1,
          .dtype = QN_F32,
          .n_seqs = 1,
@@ -711,22 +680,14 @@ static void test_attention(void **state)
         {.heads = 100,
          .kv_heads = 1,
          .dim = 12,
-         .block = 32,
          .window = 64,
          .dtype = QN_F16,
          .n_seqs = 1,
          .len = {80}},
+        {.heads = 1, .kv_heads = 1, .dim = 8, .dtype = QN_F16, .n_seqs = 1, .len = {1050}},
         {.heads = 1,
          .kv_heads = 1,
          .dim = 8,
-         .block = 32,
-         .dtype = QN_F16,
-         .n_seqs = 1,
-         .len = {1050}},
-        {.heads = 1,
-         .kv_heads = 1,
-         .dim = 8,
-         .block = 32,
          .window = 520,
          .dtype = QN_F16,
          .n_seqs = 1,
@@ -755,14 +716,12 @@ static void test_attention_bits(void **state)
         {.heads = 7,
          .kv_heads = 1,
          .dim = 32,
-         .block = 32,
          .dtype = QN_F16,
          .n_seqs = 7,
          .len = {70, 1, 33, 64, 40, 20, 65}},
         {.heads = 6,
          .kv_heads = 3,
          .dim = 20,
-         .block = 16,
          .window = 27,
          .dtype = QN_F32,
          .n_seqs = 7,
@@ -770,7 +729,6 @@ static void test_attention_bits(void **state)
         {.heads = 3,
          .kv_heads = 1,
          .dim = 6,
-         .block = 48,
          .window = 520,
          .dtype = QN_F16,
          .n_seqs = 2,
@@ -819,13 +777,12 @@ static void test_qkv_store(void **state)
     for (size_t t = 0; t < 8; t++) {
         bool norm = t & 1, scaled = t & 2;
         qn_dtype dtype = t & 4 ? QN_F32 : QN_F16;
-        size_t rows = 5, heads = 4, kvh = 2, dim = 24, rope = 16, block = 8,
-               width = (heads + 2 * kvh) * dim;
+        size_t rows = 5, heads = 4, kvh = 2, dim = 24, rope = 16, width = (heads + 2 * kvh) * dim;
         qn_device *d = open_device(masks[t % 2], 2);
         float *x = random_floats(rows * width, 2), *cs = random_floats(rows * rope, 1),
               *w[2] = {random_floats(dim, 1), random_floats(dim, 1)};
         float scales[5] = {1, 2, 3, 4, 5};
-        uint32_t slots[5] = {17, 3, 8, 31, 0};
+        uint32_t slots[5] = {170, 3, 64, 255, 0};
         double *want = take(rows * width, sizeof *want);
         for (size_t r = 0; r < rows; r++)
             for (size_t h = 0; h < heads + 2 * kvh; h++) {
@@ -842,12 +799,12 @@ static void test_qkv_store(void **state)
             }
         qn_buf *in = new_buf(d, x, rows * width * 4), *v0 = new_buf(d, w[0], dim * 4),
                *v1 = new_buf(d, w[1], dim * 4);
-        size_t n_blocks = 4, floats = n_blocks * kvh * block * dim, size = dtype == QN_F16 ? 2 : 4;
-        qn_kv_view kv = {.k = new_buf(d, NULL, floats * size),
-                         .v = new_buf(d, NULL, floats * size),
+        qn_kv_type type = qn_kv_type_of(dtype);
+        size_t n_blocks = 4, tile = qn_kv_tile_bytes(type, dim), bytes = n_blocks * kvh * tile;
+        qn_kv_view kv = {.k = new_buf(d, NULL, bytes),
+                         .v = new_buf(d, NULL, bytes),
                          .dtype = dtype,
                          .n_blocks = (uint32_t)n_blocks,
-                         .block_size = (uint32_t)block,
                          .n_kv_heads = (uint32_t)kvh,
                          .head_dim = (uint32_t)dim};
         qn_op op = {.kind = QN_OP_QKV_STORE,
@@ -870,19 +827,22 @@ static void test_qkv_store(void **state)
         for (size_t r = 0; r < rows; r++)
             assert_near(got + r * width, want + r * width, heads * dim, 1e-6, "q");
         for (size_t i = 0; i < 2; i++) {
-            char *cache = take(floats, size);
+            char *cache = take(bytes, 1);
             qn_err err = {0};
-            ok(qn_backend_cpu()->download(cache, i ? kv.v : kv.k, 0, floats * size, &err), &err);
+            ok(qn_backend_cpu()->download(cache, i ? kv.v : kv.k, 0, bytes, &err), &err);
             for (size_t r = 0; r < rows; r++)
-                for (size_t h = 0; h < kvh; h++)
+                for (size_t h = 0; h < kvh; h++) {
+                    size_t slot = slots[r] % QN_KV_BLOCK;
+                    const void *at = cache + (slots[r] / QN_KV_BLOCK * kvh + h) * tile;
                     for (size_t j = 0; j < dim; j++) {
-                        size_t at =
-                            ((slots[r] / block * kvh + h) * block + slots[r] % block) * dim + j;
-                        float y = dtype == QN_F16 ? qn_f16_to_f32(((uint16_t *)(void *)cache)[at])
-                                                  : ((float *)(void *)cache)[at];
+                        size_t e =
+                            i ? qn_kv_at(type, QN_KV_TILE, slot, j) : qn_kv_at(type, dim, j, slot);
+                        float y = dtype == QN_F16 ? qn_f16_to_f32(((const uint16_t *)at)[e])
+                                                  : ((const float *)at)[e];
                         assert_near(&y, &want[r * width + (heads + i * kvh + h) * dim + j], 1,
                                     dtype == QN_F16 ? 5e-4 : 1e-6, "stored");
                     }
+                }
             qn_free(cache);
         }
         void *blocks[] = {x, cs, w[0], w[1], want, got};

@@ -3,15 +3,15 @@
  *
  *   queries of one sequence and kv head: row 0 head 0..G-1, row 1 head 0..G-1, ...  (G = n_heads / n_kv_heads)
  *   cut into groups of up to QUERIES; a decode row is one group of G
- *   keys: chunks of CHUNK positions [0,512) [512,1024) ...; a chunk is tiles of QN_ATTN_KEYS positions
+ *   keys: chunks of CHUNK positions [0,512) [512,1024) ...; a chunk is tiles of 64 positions, the
+ *   blocks of the cache (kv_tile.h)
  *
- * For each tile, K is widened and transposed and V widened once for all queries of the group: scores, running maximum and sum,
- * weighted sum (Milakov & Gimelshein 2018; Dao et al. 2022). Each chunk has its own maximum, sum and output; chunks are merged upwards
+ * For each tile and all queries of the group: scores, running maximum and sum, weighted sum (Milakov & Gimelshein 2018; Dao et al. 2022). Each chunk has its own maximum, sum and output; chunks are merged upwards
  * (flash decoding). If there are few groups, the threads share the chunks of each.
  *
  * Why any chunking, block order, neighbour or thread count gives a query the same bits:
- *  1. tiles and chunks begin at fixed positions, not where the query or its block begins;
- *  2. a score and an output element are one chain of FMAs over head_dim and over the tile's keys upwards (kernels.h);
+ *  1. tiles and chunks begin at fixed positions, not where the query begins;
+ *  2. a score and an output element are one chain over head_dim and over the tile's keys upwards (kernels.h);
  *  3. a masked key weighs exactly 0, and a tile that is masked as a whole is left out of maximum, sum and output;
  *  4. a chunk without a visible key is left out of the merge. */
 #include <math.h>
@@ -22,13 +22,16 @@
 #define QUERIES                                                                                    \
     48            /* 8 register blocks; 48 x 64 scores, a tile of K and of V stay in the L2 cache */
 #define CHUNK 512 /* positions */
+_Static_assert(QN_KV_BLOCK == QN_KV_TILE, "a block of the cache is one tile of each head");
 
 typedef struct attn_job {
     const qn_cpu_job *job;
     const qn_operand *q;
     const qn_kv_view *kv;
+    qn_kv_type type;
+    size_t tile_bytes;
     size_t group;      /* query heads of a kv head */
-    size_t dim, width; /* head_dim; the same rounded up to 8 */
+    size_t dim, width; /* head_dim; the same rounded up to 16 */
     size_t n_groups,
         n_chunks; /* groups of queries; chunks of context, 1 if a thread does all of a group's */
     size_t next;  /* work counter */
@@ -40,8 +43,7 @@ typedef struct attn_group {
     size_t seq, head, first, n;      /* queries [first, first + n) in the picture above */
     size_t lo[QUERIES], hi[QUERIES]; /* visible positions [lo, hi), both ascending */
     size_t lo_min, hi_max;
-    float *q, *kt, *v,
-        *s; /* [QUERIES][dim], [dim][QN_ATTN_STRIDE], [QN_ATTN_KEYS][width], [QUERIES][QN_ATTN_KEYS] */
+    float *q, *s;        /* [QUERIES][width], [QUERIES][QN_KV_TILE] */
     float *part, *total; /* see part_floats */
 } attn_group;
 
@@ -53,14 +55,13 @@ static size_t part_floats(size_t n_q, size_t width)
 
 static size_t scratch_floats(size_t dim)
 {
-    size_t width = QN_ROUND_UP(dim, 8);
-    return QUERIES * dim + dim * QN_ATTN_STRIDE + QN_ATTN_KEYS * width + QUERIES * QN_ATTN_KEYS +
-           2 * part_floats(QUERIES, width);
+    size_t width = qn_kv_width(dim);
+    return QUERIES * (width + QN_KV_TILE) + 2 * part_floats(QUERIES, width);
 }
 
 void qn_cpu_attention_sizes(const qn_device *d, const qn_op *op, qn_cpu_sizes *s)
 {
-    size_t width = QN_ROUND_UP(op->head_dim, 8), chunks = QN_DIV_UP(d->cfg.max_ctx, CHUNK);
+    size_t width = qn_kv_width(op->head_dim), chunks = QN_DIV_UP(d->cfg.max_ctx, CHUNK);
     s->attn = QN_MAX(s->attn, QN_ROUND_UP(scratch_floats(op->head_dim), 16));
     s->attn_parts = QN_MAX(s->attn_parts, chunks * part_floats(op->n_heads, width));
 }
@@ -80,10 +81,8 @@ static void group_set(attn_group *g, const attn_job *a, size_t index, int thread
     g->first = index / n_kv * QUERIES;
     g->n = QN_MIN(n - g->first, QUERIES);
     g->q = m;
-    g->kt = g->q + QUERIES * a->dim;
-    g->v = g->kt + a->dim * QN_ATTN_STRIDE;
-    g->s = g->v + QN_ATTN_KEYS * a->width;
-    g->part = g->s + QUERIES * QN_ATTN_KEYS;
+    g->s = g->q + QUERIES * a->width;
+    g->part = g->s + QUERIES * QN_KV_TILE;
     g->total = g->part + part_floats(QUERIES, a->width);
     float scale = 1.0f / sqrtf((float)a->dim);
     for (size_t i = 0; i < g->n; i++) {
@@ -92,44 +91,35 @@ static void group_set(attn_group *g, const attn_job *a, size_t index, int thread
         g->hi[i] = (size_t)batch->positions[row] + 1;
         g->lo[i] = a->window && g->hi[i] > a->window ? g->hi[i] - a->window : 0;
         QN_ASSERT(i == 0 || g->hi[i] >= g->hi[i - 1]);
-        d->k.scale(qn_cpu_row(a->q, row) + head * a->dim, scale, a->dim, g->q + i * a->dim);
+        qn_kv_query(&d->k, a->type, qn_cpu_row(a->q, row) + head * a->dim, scale, a->dim,
+                    g->q + i * a->width);
     }
     QN_ASSERT(g->n > 0);
     g->lo_min = g->lo[0];
     g->hi_max = g->hi[g->n - 1];
 }
 
-/* K and V of positions [pos, pos + n), from however many blocks they lie in. */
-static void tile_load(const attn_job *a, const attn_group *g, size_t pos, size_t n)
+/* The group's tile of K or V that begins at position pos. */
+static const void *tile_at(const attn_job *a, const attn_group *g, const qn_buf *cache, size_t pos)
 {
-    const qn_kv_view *kv = a->kv;
-    const qn_kernels *k = &a->job->d->k;
     const qn_batch *batch = a->job->batch;
-    const uint32_t *table = batch->block_tables + g->seq * batch->max_blocks;
-    size_t bytes = a->dim * (kv->dtype == QN_F16 ? 2 : 4);
-    for (size_t j = 0; j < n;) {
-        size_t block = (pos + j) / kv->block_size, off = (pos + j) % kv->block_size;
-        size_t count = QN_MIN(kv->block_size - off, n - j);
-        size_t at =
-            ((table[block] * (size_t)kv->n_kv_heads + g->head) * kv->block_size + off) * bytes;
-        k->attn_load_k(kv->k->data + at, kv->dtype, count, a->dim, g->kt + j);
-        k->attn_load_v(kv->v->data + at, kv->dtype, count, a->dim, a->width, g->v + j * a->width);
-        j += count;
-    }
+    size_t block = batch->block_tables[g->seq * batch->max_blocks + pos / QN_KV_TILE];
+    return cache->data + (block * a->kv->n_kv_heads + g->head) * a->tile_bytes;
 }
 
 /* Attention of the group to the keys of one chunk. */
 static void chunk_run(const attn_job *a, const attn_group *g, size_t chunk, float *part)
 {
     const qn_kernels *k = &a->job->d->k;
+    const qn_kv_kernels *kv = &k->kv[a->type];
     float *max = part, *sum = max + g->n, *out = sum + g->n, scale[QUERIES];
-    size_t begin = QN_MAX(chunk * CHUNK, g->lo_min / QN_ATTN_KEYS * QN_ATTN_KEYS);
+    size_t begin = QN_MAX(chunk * CHUNK, g->lo_min / QN_KV_TILE * QN_KV_TILE);
     size_t end = QN_MIN((chunk + 1) * CHUNK, g->hi_max);
     for (size_t i = 0; i < g->n; i++)
         max[i] = -INFINITY;
     memset(sum, 0, g->n * (1 + a->width) * sizeof *sum);
-    for (size_t pos = begin; pos < end; pos += QN_ATTN_KEYS) {
-        size_t n = QN_MIN((size_t)QN_ATTN_KEYS, end - pos);
+    for (size_t pos = begin; pos < end; pos += QN_KV_TILE) {
+        size_t n = QN_MIN((size_t)QN_KV_TILE, end - pos);
         size_t first = 0, last = g->n; /* others see none of these keys */
         while (g->hi[first] <= pos)
             first++;
@@ -137,14 +127,15 @@ static void chunk_run(const attn_job *a, const attn_group *g, size_t chunk, floa
             last--;
         if (first >= last) /* positions with a gap wider than the window */
             continue;
-        tile_load(a, g, pos, n);
-        k->attn_scores(g->q + first * a->dim, last - first, g->kt, n, a->dim, g->s);
+        kv->scores(g->q + first * a->width, last - first, tile_at(a, g, a->kv->k, pos), n, a->dim,
+                   g->s);
         for (size_t i = first; i < last; i++) {
             size_t lo = g->lo[i] > pos ? g->lo[i] - pos : 0, hi = QN_MIN(g->hi[i] - pos, n);
-            float *s = g->s + (i - first) * QN_ATTN_KEYS;
+            float *s = g->s + (i - first) * QN_KV_TILE;
             scale[i - first] = k->attn_softmax(s, lo, hi, &max[i], &sum[i]);
         }
-        k->attn_weigh(g->s, scale, last - first, g->v, n, a->width, out + first * a->width);
+        kv->weigh(g->s, scale, last - first, tile_at(a, g, a->kv->v, pos), n, a->dim,
+                  out + first * a->width);
     }
 }
 
@@ -244,12 +235,15 @@ void qn_cpu_attention(const qn_cpu_job *job)
     qn_device *d = job->d;
     const qn_op *op = job->op;
     const qn_batch *batch = job->batch;
+    qn_kv_type type = qn_kv_type_of(op->kv->dtype);
     attn_job a = {.job = job,
                   .q = &op->in[0],
                   .kv = op->kv,
+                  .type = type,
+                  .tile_bytes = qn_kv_tile_bytes(type, op->head_dim),
                   .group = op->n_heads / op->n_kv_heads,
                   .dim = op->head_dim,
-                  .width = QN_ROUND_UP(op->head_dim, 8),
+                  .width = qn_kv_width(op->head_dim),
                   .n_chunks = 1,
                   .window = op->window};
     size_t most_rows = 0, ctx = 0;

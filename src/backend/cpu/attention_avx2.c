@@ -1,193 +1,175 @@
 /* SPDX-License-Identifier: Apache-2.0
- * attention_avx2.c - the kernels over a tile of keys for AVX2 + FMA + F16C. The algorithm is in attention.c.
+ * attention_avx2.c - the kernels over a tile of keys for AVX2 + FMA + F16C. kv_tile.h draws the tiles, the algorithm is in attention.c.
  *
- * Both products hold a block of accumulators in registers: 4 to 6 queries x 16 columns, or 1 to 3 queries x 32. A column is a key
- * (scores) or an element of the output (weigh). Each element is one chain of FMAs, whatever block it falls into.
+ * Scores and weighted sums are the same product: queries (or their weights) times panels of 16 columns, read front to back and
+ * converted in registers; a column is a key, or a dimension of the output. A block of accumulators holds 4 to 6 queries x 16 columns,
+ * 2 or 3 x 32, or 1 x 64, enough to hide the latency of an FMA. Each element is one chain, whatever block it falls into.
+ *
+ *   F32, F16   a row is 16 floats: one FMA a vector and query
+ *   int8       a pair of rows is 32 bytes, widened to int16: vpmaddwd with a pair of the query's int16, added up in int32, exact:
+ *              twice the products of an FMA
  * Threads: any, pure. */
 #include <immintrin.h>
+#include <math.h>
 #include <string.h>
 
 #include "backend/cpu/kernels.h"
+#include "tensor/fp.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* 8 x 8 floats: r[i] = column i of what were rows. */
-INLINE void transpose8(__m256 r[8])
-{
-    __m256 t[8], u[8];
-    for (int i = 0; i < 4; i++) {
-        t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
-    }
-    for (int i = 0; i < 2; i++) {
-        u[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
-        u[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
-        u[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
-        u[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
-    }
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
-        r[i + 4] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
-    }
-}
-
-/* 8 keys x 16 dimensions of F16: transposed as 16-bit numbers within each half, then widened. */
-INLINE void transpose_f16(const uint16_t *const row[8], size_t d, float *kt)
-{
-    __m256i r[8], t[8];
-    for (int i = 0; i < 8; i++)
-        r[i] = _mm256_loadu_si256((const __m256i *)(row[i] + d));
-    for (int i = 0; i < 4; i++) {
-        t[2 * i] = _mm256_unpacklo_epi16(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm256_unpackhi_epi16(r[2 * i], r[2 * i + 1]);
-    }
-    for (int i = 0; i < 2; i++) {
-        r[4 * i] = _mm256_unpacklo_epi32(t[4 * i], t[4 * i + 2]);
-        r[4 * i + 1] = _mm256_unpackhi_epi32(t[4 * i], t[4 * i + 2]);
-        r[4 * i + 2] = _mm256_unpacklo_epi32(t[4 * i + 1], t[4 * i + 3]);
-        r[4 * i + 3] = _mm256_unpackhi_epi32(t[4 * i + 1], t[4 * i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        t[2 * i] = _mm256_unpacklo_epi64(r[i], r[i + 4]);
-        t[2 * i + 1] = _mm256_unpackhi_epi64(r[i], r[i + 4]);
-    }
-    for (size_t i = 0; i < 8; i++) {
-        _mm256_storeu_ps(kt + (d + i) * QN_ATTN_STRIDE,
-                         _mm256_cvtph_ps(_mm256_castsi256_si128(t[i])));
-        _mm256_storeu_ps(kt + (d + 8 + i) * QN_ATTN_STRIDE,
-                         _mm256_cvtph_ps(_mm256_extracti128_si256(t[i], 1)));
-    }
-}
-
-/* Groups of 8 keys; the last one repeats its last key. */
-static void load_k_f16(const uint16_t *src, size_t n, size_t dim, float *kt)
-{
-    for (size_t j = 0; j < n; j += 8) {
-        const uint16_t *row[8];
-        size_t d = 0;
-        for (size_t i = 0; i < 8; i++)
-            row[i] = src + QN_MIN(j + i, n - 1) * dim;
-        for (; d + 16 <= dim; d += 16)
-            transpose_f16(row, d, kt + j);
-        for (; d < dim; d++)
-            for (size_t i = 0; i < 8; i++)
-                kt[d * QN_ATTN_STRIDE + j + i] = _cvtsh_ss(row[i][d]);
-    }
-}
-
-static void load_k_f32(const float *src, size_t n, size_t dim, float *kt)
-{
-    for (size_t j = 0; j < n; j += 8) {
-        const float *row[8];
-        size_t d = 0;
-        for (size_t i = 0; i < 8; i++)
-            row[i] = src + QN_MIN(j + i, n - 1) * dim;
-        for (; d + 8 <= dim; d += 8) {
-            __m256 r[8];
-            for (size_t i = 0; i < 8; i++)
-                r[i] = _mm256_loadu_ps(row[i] + d);
-            transpose8(r);
-            for (size_t i = 0; i < 8; i++)
-                _mm256_storeu_ps(kt + (d + i) * QN_ATTN_STRIDE + j, r[i]);
-        }
-        for (; d < dim; d++)
-            for (size_t i = 0; i < 8; i++)
-                kt[d * QN_ATTN_STRIDE + j + i] = row[i][d];
-    }
-}
-
-static void load_k(const void *src, qn_dtype type, size_t n, size_t dim, float *kt)
-{
-    if (type == QN_F16)
-        load_k_f16(src, n, dim, kt);
-    else
-        load_k_f32(src, n, dim, kt);
-}
-
-static void load_v(const void *src, qn_dtype type, size_t n, size_t dim, size_t stride, float *v)
-{
-    for (size_t j = 0; j < n; j++) {
-        float *to = v + j * stride;
-        if (type == QN_F32) {
-            memcpy(to, (const float *)src + j * dim, dim * sizeof *to);
-            continue;
-        }
-        const uint16_t *from = (const uint16_t *)src + j * dim;
-        size_t d = 0;
-        for (; d + 8 <= dim; d += 8)
-            _mm256_storeu_ps(to + d, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + d))));
-        for (; d < dim; d++)
-            to[d] = _cvtsh_ss(from[d]);
-    }
-}
-
 typedef struct product_args {
-    const float *a, *b;
-    size_t a_stride, b_stride, n; /* n: terms of a sum */
+    const float *a; /* [n_q][a_stride] */
+    size_t a_stride;
+    const char *b; /* panels */
+    size_t panel_bytes, n_panels;
+    size_t n; /* rows: terms of a sum (pairs of them, if int8) */
     float *out;
-    size_t out_stride, n_cols; /* columns: a multiple of 8 */
-    const float *scale;        /* of what is in out, for each query; NULL: overwrite */
+    size_t out_stride;
+    const float *scale;     /* of what is in out, for each query; NULL: overwrite */
+    const float *step;      /* int8: of the sum, for each query */
+    const float *col_scale; /* int8 scores: of the columns */
 } product_args;
 
-/* Columns [c, c + 8 n_v) for n_q queries; both are constants where this is inlined. */
-INLINE void block(const product_args *p, size_t c, int n_q, int n_v)
+INLINE __m256 column8(const char *b, qn_kv_type t, size_t i)
 {
-    const float *a = p->a, *b = p->b + c;
-    size_t a_stride = p->a_stride, b_stride = p->b_stride, n = p->n;
-    float *out = p->out + c;
-    __m256 acc[6][4];
+    return t == QN_KV_F16 ? _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)b + i))
+                          : _mm256_loadu_ps((const float *)(const void *)b + 8 * i);
+}
+
+/* Columns of n_p panels from panel c for n_q queries; t, n_q, n_p are constants where this is inlined. */
+INLINE void block_float(const product_args *p, qn_kv_type t, size_t c, int n_q, int n_p)
+{
+    const float *a = p->a;
+    const char *b = p->b + c * p->panel_bytes;
+    size_t a_stride = p->a_stride, panel_bytes = p->panel_bytes, n = p->n;
+    float *out = p->out + c * QN_KV_PANEL;
+    __m256 acc[6][8];
     for (int i = 0; i < n_q; i++)
-        for (int v = 0; v < n_v; v++)
+        for (int v = 0; v < 2 * n_p; v++)
             acc[i][v] =
                 p->scale ? _mm256_mul_ps(_mm256_loadu_ps(out + (size_t)i * p->out_stride + 8 * v),
                                          _mm256_broadcast_ss(p->scale + i))
                          : _mm256_setzero_ps();
-    for (size_t t = 0; t < n; t++, a++, b += b_stride) {
-        __m256 col[4];
-        for (int v = 0; v < n_v; v++)
-            col[v] = _mm256_loadu_ps(b + 8 * v);
-        for (int i = 0; i < n_q; i++) {
-            __m256 x = _mm256_broadcast_ss(a + (size_t)i * a_stride);
-            for (int v = 0; v < n_v; v++)
-                acc[i][v] = _mm256_fmadd_ps(x, col[v], acc[i][v]);
+    for (size_t r = 0; r < n; r++, a++, b += t == QN_KV_F16 ? 32 : 64)
+        for (int k = 0; k < n_p; k++) {
+            __m256 col[2];
+            for (size_t v = 0; v < 2; v++)
+                col[v] = column8(b + (size_t)k * panel_bytes, t, v);
+            for (int i = 0; i < n_q; i++) {
+                __m256 x = _mm256_broadcast_ss(a + (size_t)i * a_stride);
+                acc[i][2 * k] = _mm256_fmadd_ps(x, col[0], acc[i][2 * k]);
+                acc[i][2 * k + 1] = _mm256_fmadd_ps(x, col[1], acc[i][2 * k + 1]);
+            }
         }
-    }
     for (int i = 0; i < n_q; i++)
-        for (int v = 0; v < n_v; v++)
+        for (int v = 0; v < 2 * n_p; v++)
             _mm256_storeu_ps(out + (size_t)i * p->out_stride + 8 * v, acc[i][v]);
 }
 
-INLINE void strip(const product_args *p, int n_q)
+/* Sums of one panel into the output. */
+static void finish_int(const product_args *p, size_t c, size_t n_q, const int32_t sums[6][16])
 {
-    size_t c = 0;
-    if (n_q <= 3)
-        for (; c + 32 <= p->n_cols; c += 32)
-            block(p, c, n_q, 4);
-    for (; c + 16 <= p->n_cols; c += 16)
-        block(p, c, n_q, 2);
-    if (c < p->n_cols)
-        block(p, c, n_q, 1);
+    for (size_t i = 0; i < n_q; i++)
+        for (size_t v = 0; v < 16; v += 8) {
+            size_t at = c * QN_KV_PANEL + v;
+            float *out = p->out + i * p->out_stride + at;
+            __m256 f = _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)(sums[i] + v)));
+            __m256 step = _mm256_broadcast_ss(p->step + i);
+            if (p->col_scale)
+                f = _mm256_mul_ps(_mm256_mul_ps(step, _mm256_loadu_ps(p->col_scale + at)), f);
+            else
+                f = _mm256_fmadd_ps(
+                    step, f,
+                    _mm256_mul_ps(_mm256_loadu_ps(out), _mm256_broadcast_ss(p->scale + i)));
+            _mm256_storeu_ps(out, f);
+        }
 }
 
-#define STRIP(n_q)                                                                                 \
-    static void strip##n_q(const product_args *p)                                                  \
-    {                                                                                              \
-        strip(p, n_q);                                                                             \
-    }
-STRIP(1)
-STRIP(2)
-STRIP(3)
-STRIP(4)
-STRIP(5)
-STRIP(6)
-
-/* Groups of 6, but 7, 8 and 9 as 4 + 3, 4 + 4, 5 + 4: one or two queries alone wait for each FMA. */
-static void product(product_args p, size_t n_q)
+/* Two int16 for every column. */
+INLINE __m256i pair(const float *p)
 {
-    static void (*const strips[7])(const product_args *) = {NULL,   strip1, strip2, strip3,
-                                                            strip4, strip5, strip6};
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return _mm256_set1_epi32(v);
+}
+
+INLINE void block_int(const product_args *p, size_t c, int n_q)
+{
+    const float *a = p->a; /* pairs of int16 */
+    const char *b = p->b + c * p->panel_bytes;
+    size_t a_stride = p->a_stride, n = p->n;
+    __m256i acc[6][2];
+    for (int i = 0; i < n_q; i++)
+        acc[i][0] = acc[i][1] = _mm256_setzero_si256();
+    for (size_t r = 0; r < n; r++, a++, b += 32) {
+        __m256i col[2];
+        for (int v = 0; v < 2; v++)
+            col[v] = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)b + v));
+        for (int i = 0; i < n_q; i++) {
+            __m256i x = pair(a + (size_t)i * a_stride);
+            for (int v = 0; v < 2; v++) {
+                acc[i][v] = _mm256_add_epi32(acc[i][v], _mm256_madd_epi16(x, col[v]));
+                __asm__("" : "+x"(acc[i][v])); /* one product at a time: no spills */
+            }
+        }
+    }
+    int32_t
+        sums[6]
+            [16]; /* not straight into the output: the accumulators would leave their registers */
+    for (int i = 0; i < n_q; i++)
+        for (int v = 0; v < 2; v++)
+            _mm256_storeu_si256((__m256i *)(sums[i] + 8 * v), acc[i][v]);
+    finish_int(p, c, (size_t)n_q, sums);
+}
+
+INLINE void strip(const product_args *p, qn_kv_type t, int n_q)
+{
+    size_t c = 0, wide = n_q == 1 ? 4 : n_q <= 3 ? 2 : 1;
+    if (t == QN_KV_I8) {
+        for (; c < p->n_panels; c++)
+            block_int(p, c, n_q);
+        return;
+    }
+    for (; c + wide <= p->n_panels; c += wide)
+        block_float(p, t, c, n_q, n_q == 1 ? 4 : n_q <= 3 ? 2 : 1);
+    for (; c < p->n_panels; c++)
+        block_float(p, t, c, n_q, 1);
+}
+
+#define STRIP(type, name, n_q)                                                                     \
+    static void strip_##name##n_q(const product_args *p)                                           \
+    {                                                                                              \
+        strip(p, type, n_q);                                                                       \
+    }
+#define STRIPS(type, name)                                                                         \
+    STRIP(type, name, 1)                                                                           \
+    STRIP(type, name, 2)                                                                           \
+    STRIP(type, name, 3)                                                                           \
+    STRIP(type, name, 4)                                                                           \
+    STRIP(type, name, 5)                                                                           \
+    STRIP(type, name, 6)                                                                           \
+    static void (*const strips_##name[7])(const product_args *) = {NULL,                           \
+                                                                   strip_##name##1,                \
+                                                                   strip_##name##2,                \
+                                                                   strip_##name##3,                \
+                                                                   strip_##name##4,                \
+                                                                   strip_##name##5,                \
+                                                                   strip_##name##6};
+STRIPS(QN_KV_F32, f32)
+STRIPS(QN_KV_F16, f16)
+STRIPS(QN_KV_I8, i8)
+
+/* Queries of the next strip: groups of 6, but 7, 8 and 9 as 4 + 3, 4 + 4, 5 + 4: one or two alone wait for each FMA. */
+static size_t strip_size(size_t n_q)
+{
+    return n_q > 9 || n_q == 6 ? 6 : n_q > 6 ? (n_q + 1) / 2 : n_q;
+}
+
+INLINE void product(product_args p, void (*const strips[7])(const product_args *), size_t n_q)
+{
     while (n_q > 0) {
-        size_t g = n_q > 9 || n_q == 6 ? 6 : n_q > 6 ? (n_q + 1) / 2 : n_q;
+        size_t g = strip_size(n_q);
         strips[g](&p);
         p.a += g * p.a_stride;
         p.out += g * p.out_stride;
@@ -196,38 +178,130 @@ static void product(product_args p, size_t n_q)
     }
 }
 
-static void scores(const float *q, size_t n_q, const float *kt, size_t n, size_t dim, float *s)
+INLINE product_args scores_args(const float *q, const void *tile, size_t n, size_t dim,
+                                size_t element, float *s)
 {
-    product_args p = {.a = q,
-                      .a_stride = dim,
-                      .b = kt,
-                      .b_stride = QN_ATTN_STRIDE,
-                      .n = dim,
-                      .out = s,
-                      .out_stride = QN_ATTN_KEYS,
-                      .n_cols = QN_ROUND_UP(n, 16)};
-    product(p, n_q);
+    return (product_args){.a = q,
+                          .a_stride = qn_kv_width(dim),
+                          .b = tile,
+                          .panel_bytes = dim * QN_KV_PANEL * element,
+                          .n_panels = QN_DIV_UP(n, (size_t)QN_KV_PANEL),
+                          .n = dim,
+                          .out = s,
+                          .out_stride = QN_KV_TILE};
 }
 
-static void weigh(const float *p, const float *scale, size_t n_q, const float *v, size_t n,
-                  size_t stride, float *o)
+INLINE product_args weigh_args(const float *p, const float *scale, const void *tile, size_t n,
+                               size_t dim, size_t element, float *o)
 {
-    product_args args = {.a = p,
-                         .a_stride = QN_ATTN_KEYS,
-                         .b = v,
-                         .b_stride = stride,
-                         .n = n,
-                         .out = o,
-                         .out_stride = stride,
-                         .n_cols = stride,
-                         .scale = scale};
-    product(args, n_q);
+    return (product_args){.a = p,
+                          .a_stride = QN_KV_TILE,
+                          .b = tile,
+                          .panel_bytes = QN_KV_TILE * QN_KV_PANEL * element,
+                          .n_panels = qn_kv_width(dim) / QN_KV_PANEL,
+                          .n = n,
+                          .out = o,
+                          .out_stride = qn_kv_width(dim),
+                          .scale = scale};
+}
+
+static void scores_f32(const float *q, size_t n_q, const void *tile, size_t n, size_t dim, float *s)
+{
+    product(scores_args(q, tile, n, dim, 4, s), strips_f32, n_q);
+}
+
+static void weigh_f32(const float *p, const float *scale, size_t n_q, const void *tile, size_t n,
+                      size_t dim, float *o)
+{
+    product(weigh_args(p, scale, tile, n, dim, 4, o), strips_f32, n_q);
+}
+
+static void scores_f16(const float *q, size_t n_q, const void *tile, size_t n, size_t dim, float *s)
+{
+    product(scores_args(q, tile, n, dim, 2, s), strips_f16, n_q);
+}
+
+static void weigh_f16(const float *p, const float *scale, size_t n_q, const void *tile, size_t n,
+                      size_t dim, float *o)
+{
+    product(weigh_args(p, scale, tile, n, dim, 2, o), strips_f16, n_q);
+}
+
+static void scores_i8(const float *q, size_t n_q, const void *tile, size_t n, size_t dim, float *s)
+{
+    product_args p = scores_args(q, tile, n, dim, 1, s);
+    float step[6];
+    p.n = dim / 2;
+    p.step = step;
+    p.col_scale = qn_kv_scales(tile, dim);
+    while (n_q > 0) {
+        size_t g = strip_size(n_q);
+        for (size_t i = 0; i < g; i++)
+            step[i] = p.a[i * p.a_stride + p.a_stride / 2];
+        strips_i8[g](&p);
+        p.a += g * p.a_stride;
+        p.out += g * p.out_stride;
+        n_q -= g;
+    }
+}
+
+/* p_j times the scale of v_j, as int16 (to_i16): a row of the tile in registers. Returns the step. */
+static float int_weights(const float *p, const float *v_scale, int16_t *w)
+{
+    enum { N = QN_KV_TILE / 8 };
+    const __m256i abs = _mm256_set1_epi32(0x7fffffff);
+    __m256 v[N];
+    __m256i top = _mm256_setzero_si256();
+    for (size_t i = 0; i < N; i++) {
+        __m256 x = _mm256_loadu_ps(p + 8 * i);
+        v[i] = _mm256_mul_ps(x, _mm256_loadu_ps(v_scale + 8 * i));
+        v[i] = _mm256_and_ps(v[i], _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_NEQ_UQ));
+        top = _mm256_max_epi32(top, _mm256_and_si256(_mm256_castps_si256(v[i]), abs));
+    }
+    __m128i t = _mm_max_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
+    t = _mm_max_epi32(t, _mm_shuffle_epi32(t, 0x4e));
+    t = _mm_max_epi32(t, _mm_shuffle_epi32(t, 0xb1));
+    uint32_t bits = (uint32_t)_mm_cvtsi128_si32(t);
+    float max = qn_bits_to_f32(bits);
+    if (bits >= 0x7f800000u || max < 0x1p-100f) {
+        memset(w, 0, QN_KV_TILE * sizeof *w);
+        return bits >= 0x7f800000u ? NAN : 0.0f;
+    }
+    __m256 inv = _mm256_set1_ps(QN_KV_STEPS / max);
+    for (size_t i = 0; i < N; i += 2) {
+        __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inv));
+        __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(v[i + 1], inv));
+        _mm256_storeu_si256((__m256i *)(void *)(w + 8 * i),
+                            _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8));
+    }
+    return max / QN_KV_STEPS;
+}
+
+static void weigh_i8(const float *p, const float *scale, size_t n_q, const void *tile, size_t n,
+                     size_t dim, float *o)
+{
+    const float *v_scale = qn_kv_scales(tile, dim);
+    product_args args = weigh_args(NULL, scale, tile, n, dim, 1, o);
+    float w[6][QN_KV_TILE / 2], step[6]; /* w: pairs of int16 */
+    args.a = w[0];
+    args.a_stride = QN_KV_TILE / 2;
+    args.n = QN_DIV_UP(n, (size_t)2);
+    args.step = step;
+    while (n_q > 0) {
+        size_t g = strip_size(n_q);
+        for (size_t i = 0; i < g; i++)
+            step[i] = int_weights(p + i * QN_KV_TILE, v_scale, (int16_t *)(void *)w[i]);
+        strips_i8[g](&args);
+        p += g * QN_KV_TILE;
+        args.out += g * args.out_stride;
+        args.scale += g;
+        n_q -= g;
+    }
 }
 
 void qn_attention_init_avx2(qn_kernels *k)
 {
-    k->attn_load_k = load_k;
-    k->attn_load_v = load_v;
-    k->attn_scores = scores;
-    k->attn_weigh = weigh;
+    k->kv[QN_KV_F32] = (qn_kv_kernels){scores_f32, weigh_f32};
+    k->kv[QN_KV_F16] = (qn_kv_kernels){scores_f16, weigh_f16};
+    k->kv[QN_KV_I8] = (qn_kv_kernels){scores_i8, weigh_i8};
 }

@@ -123,6 +123,11 @@ static qn_status download(void *dst, const qn_buf *b, size_t offset, size_t byte
     return QN_OK;
 }
 
+static size_t kv_block_bytes(qn_dtype dtype, uint32_t n_kv_heads, uint32_t head_dim)
+{
+    return n_kv_heads * qn_kv_tile_bytes(qn_kv_type_of(dtype), head_dim);
+}
+
 /* ---- weights ---- */
 
 static qn_status weight_new(qn_dweight **out, qn_device *d, const qn_weight *w, bool rows_only,
@@ -297,15 +302,12 @@ static void q_scale(const qn_cpu_job *j, size_t begin, size_t end)
 static void store(const qn_cpu_job *j, qn_buf *cache, size_t row, const float *x)
 {
     const qn_kv_view *kv = j->op->kv;
-    size_t dim = kv->head_dim, block = j->batch->slots[row] / kv->block_size,
-           off = j->batch->slots[row] % kv->block_size;
-    for (size_t h = 0; h < kv->n_kv_heads; h++, x += dim) {
-        size_t at = ((block * kv->n_kv_heads + h) * kv->block_size + off) * dim;
-        if (kv->dtype == QN_F16)
-            j->d->k.to_f16(x, dim, (uint16_t *)(void *)cache->data + at);
-        else
-            memcpy((float *)(void *)cache->data + at, x, dim * sizeof *x);
-    }
+    qn_kv_type type = qn_kv_type_of(kv->dtype);
+    size_t dim = kv->head_dim, bytes = qn_kv_tile_bytes(type, dim);
+    size_t block = j->batch->slots[row] / QN_KV_BLOCK, at = j->batch->slots[row] % QN_KV_BLOCK;
+    for (size_t h = 0; h < kv->n_kv_heads; h++)
+        qn_kv_put(&j->d->k, type, x + h * dim, dim, at, cache == kv->v,
+                  cache->data + (block * kv->n_kv_heads + h) * bytes);
 }
 
 static void kv_store(const qn_cpu_job *j, size_t begin, size_t end)
@@ -436,6 +438,7 @@ const qn_backend *qn_backend_cpu(void)
         .buf_free = buf_free,
         .upload = upload,
         .download = download,
+        .kv_block_bytes = kv_block_bytes,
         .weight_new = weight_new,
         .weight_free = qn_dweight_free,
         .weight_bytes = qn_dweight_bytes,

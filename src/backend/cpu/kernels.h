@@ -4,6 +4,7 @@
 #ifndef QN_BACKEND_CPU_KERNELS_H
 #define QN_BACKEND_CPU_KERNELS_H
 
+#include "backend/cpu/kv_tile.h"
 #include "backend/cpu/pack.h"
 #include "base/base.h"
 #include "tensor/dtype.h"
@@ -17,8 +18,16 @@ typedef struct qn_mm_f32 {
     size_t y_stride;
 } qn_mm_f32;
 
-#define QN_ATTN_KEYS   64 /* keys of a tile, which begins at a multiple of this position */
-#define QN_ATTN_STRIDE 72 /* of the transposed keys: room for a group of 8 begun at any column */
+/* Attention to one tile of the K/V cache (kv_tile.h), of n_q queries. Rows of queries and of outputs are `width` floats apart, rows of
+ * scores QN_KV_TILE. Each result is one chain over d, or over j, upwards, whatever n_q is. */
+typedef struct qn_kv_kernels {
+    /* s[i][j] = q_i · k_j; j may run past n, within the tile. q: qn_kv_query */
+    void (*scores)(const float *q, size_t n_q, const void *tile, size_t n, size_t dim, float *s);
+    /* o[i][d] = o * scale_i + sum over j < n of p[i][j] * v_j[d]; p beyond n is 0. int8: p_j * scale of v_j are rounded to
+     * QN_KV_STEPS steps of the largest of them; a p_j of 0 leaves out whatever the tile holds. */
+    void (*weigh)(const float *p, const float *scale, size_t n_q, const void *tile, size_t n,
+                  size_t dim, float *o);
+} qn_kv_kernels;
 
 typedef struct qn_kernels {
     unsigned flags;      /* qn_cpu_flags() & mask */
@@ -54,21 +63,14 @@ typedef struct qn_kernels {
     void (*softmax)(float *x, size_t n);
     void (*to_f16)(const float *x, size_t n,
                    uint16_t *y); /* beyond the range: the largest number, never infinity */
-    /* ---- attention (attention_ref.c, attention_avx2.c): a tile of up to QN_ATTN_KEYS keys, see attention.c ---- */
-    /* kt[d * QN_ATTN_STRIDE + j] = key j of src [n][dim]; columns up to the next multiple of 8 may be written */
-    void (*attn_load_k)(const void *src, qn_dtype type, size_t n, size_t dim, float *kt);
-    /* v[j * stride + d] = value j of src [n][dim] */
-    void (*attn_load_v)(const void *src, qn_dtype type, size_t n, size_t dim, size_t stride,
-                        float *v);
-    /* s[i * QN_ATTN_KEYS + j] = q_i · k_j, summed over d upwards; j may run past n, within the tile */
-    void (*attn_scores)(const float *q, size_t n_q, const float *kt, size_t n, size_t dim,
-                        float *s);
-    /* One query's scores become p_j = exp(s_j - max), 0 outside [begin, end), begin < end; max and sum are carried on.
+    /* y = x / scale rounded to -most .. most; returns scale, |largest x| / most: 0, and y 0, if that x is below 2^-100; NaN, and y 0, if
+     * it is not finite */
+    float (*to_i16)(const float *x, size_t n, float most, int16_t *y);
+    /* ---- attention (attention_ref.c, attention_avx2.c) ---- */
+    qn_kv_kernels kv[QN_N_KV_TYPES];
+    /* One query's scores s[QN_KV_TILE] become p_j = exp(s_j - max), 0 outside [begin, end), begin < end; max and sum are carried on.
      * Returns what the output so far must be multiplied by. */
     float (*attn_softmax)(float *s, size_t begin, size_t end, float *max, float *sum);
-    /* o[i * stride + d] = o * scale_i + sum over j < n, upwards, of p[i * QN_ATTN_KEYS + j] * v[j * stride + d]; stride % 8 == 0 */
-    void (*attn_weigh)(const float *p, const float *scale, size_t n_q, const float *v, size_t n,
-                       size_t stride, float *o);
     /* ---- roofs (roofs_ref.c, roofs_<set>.c): as much as a core can do, see roofs.c ---- */
     void (*roof_read)(const void *p, size_t bytes); /* 64-byte aligned, a multiple of 4096 */
     double (*roof_int8)(size_t n); /* n rounds of 8-bit multiply-add; returns operations done */
@@ -78,6 +80,13 @@ typedef struct qn_kernels {
 
 /* The kernels of these sets, untested: for tests. */
 void qn_kernels_init(qn_kernels *k, unsigned cpu_flags);
+/* kv_tile.c: x[dim] becomes key or value `at` of a tile. */
+void qn_kv_put(const qn_kernels *k, qn_kv_type t, const float *x, size_t dim, size_t at,
+               bool is_value, void *tile);
+/* A query of `scores`, width floats: x * scale; for int8 as int16[dim], and its scale in q[width / 2]. */
+#define QN_KV_STEPS 16383.0f /* 256 * 127 * 16383 < 2^31 */
+void qn_kv_query(const qn_kernels *k, qn_kv_type t, const float *x, float scale, size_t dim,
+                 float *q);
 /* The kernels of these sets that do as plain C does (kernels.c). */
 QN_MUST_USE qn_status qn_kernels_choose(qn_kernels *k, unsigned cpu_flags, qn_err *err);
 /* Puts safe's kernels in the place of products of k that differ from plain C, and adds their number to n_left_out. */
@@ -88,6 +97,7 @@ void qn_matmul_init_avx512(qn_kernels *k);
 void qn_matmul_init_neon(qn_kernels *k);
 void qn_matmul_init_i8mm(qn_kernels *k);
 void qn_rows_init_ref(qn_kernels *k);
+float qn_to_i16_ref(const float *x, size_t n, float most, int16_t *y); /* for attention_ref.c */
 void qn_rows_init_avx2(qn_kernels *k);
 void qn_rows_init_neon(qn_kernels *k);
 void qn_attention_init_ref(qn_kernels *k);

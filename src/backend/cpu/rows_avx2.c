@@ -5,8 +5,10 @@
  * Threads: any, pure. Source of the polynomial of exp8: Cephes, expf.c. */
 #include <immintrin.h>
 #include <math.h>
+#include <string.h>
 
 #include "backend/cpu/kernels.h"
+#include "tensor/fp.h"
 
 static const int32_t tail_masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
 
@@ -225,6 +227,44 @@ static void to_f16(const float *x, size_t n, uint16_t *y)
     }
 }
 
+/* The largest |x|, as bits: they order as |x| does, with infinity and NaN on top. */
+static uint32_t top_bits(const float *x, size_t n)
+{
+    const __m256i abs = _mm256_set1_epi32(0x7fffffff);
+    __m256i top = _mm256_setzero_si256();
+    for (size_t i = 0; i < n; i += 8) {
+        __m256 v =
+            i + 8 <= n ? _mm256_loadu_ps(x + i) : _mm256_maskload_ps(x + i, tail_mask(n - i));
+        top = _mm256_max_epi32(top, _mm256_and_si256(_mm256_castps_si256(v), abs));
+    }
+    __m128i t = _mm_max_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
+    t = _mm_max_epi32(t, _mm_shuffle_epi32(t, 0x4e));
+    t = _mm_max_epi32(t, _mm_shuffle_epi32(t, 0xb1));
+    return (uint32_t)_mm_cvtsi128_si32(t);
+}
+
+static float to_i16(const float *x, size_t n, float most, int16_t *y)
+{
+    uint32_t top = top_bits(x, n);
+    float max = qn_bits_to_f32(top);
+    if (top >= 0x7f800000u || max < 0x1p-100f) {
+        memset(y, 0, n * sizeof *y);
+        return top >= 0x7f800000u ? NAN : 0.0f;
+    }
+    __m256 inv = _mm256_set1_ps(most / max);
+    int16_t last[8];
+    for (size_t i = 0; i < n; i += 8) {
+        bool whole = i + 8 <= n;
+        __m256 v = whole ? _mm256_loadu_ps(x + i) : _mm256_maskload_ps(x + i, tail_mask(n - i));
+        __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(v, inv));
+        __m128i h = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+        _mm_storeu_si128((__m128i *)(whole ? y + i : last), h);
+        for (size_t j = 0; !whole && i + j < n; j++)
+            y[i + j] = last[j];
+    }
+    return max / most;
+}
+
 /* e^x for -86 <= x <= 0, and at least e^-86 below: the same polynomial, with n in the low bits of x log2 e + 1.5 * 2^23, from where
  * a shift brings it to the exponent of the result. e^0 is 1. */
 static inline __m256 exp8_negative(__m256 x)
@@ -251,10 +291,10 @@ static inline __m256 range_mask(size_t i, size_t begin, size_t end)
  * masked keys add 0 and change nothing. */
 static float attn_softmax(float *s, size_t begin, size_t end, float *max, float *sum)
 {
-    enum { N = QN_ATTN_KEYS / 8 };
+    enum { N = QN_KV_TILE / 8 };
     const __m256 none = _mm256_set1_ps(-INFINITY);
     __m256 v[N], vm = _mm256_set1_ps(*max), vs = _mm256_setzero_ps();
-    bool whole = begin == 0 && end == QN_ATTN_KEYS;
+    bool whole = begin == 0 && end == QN_KV_TILE;
     for (size_t i = 0; i < N; i++) {
         v[i] = _mm256_loadu_ps(s + 8 * i);
         if (!whole)
@@ -289,5 +329,6 @@ void qn_rows_init_avx2(qn_kernels *k)
     k->rope_adjacent = rope_adjacent;
     k->softmax = softmax;
     k->to_f16 = to_f16;
+    k->to_i16 = to_i16;
     k->attn_softmax = attn_softmax;
 }

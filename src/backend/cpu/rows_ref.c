@@ -84,6 +84,24 @@ static void to_f16(const float *x, size_t n, uint16_t *y)
     }
 }
 
+float qn_to_i16_ref(const float *x, size_t n, float most, int16_t *y)
+{
+    /* The bits of |x| order as |x| does, with infinity and NaN on top. */
+    uint32_t top = 0;
+    for (size_t i = 0; i < n; i++)
+        top = QN_MAX(top, qn_f32_to_bits(x[i]) & 0x7fffffffu);
+    float max = qn_bits_to_f32(top), inv = 0, scale = 0;
+    if (top >= 0x7f800000u) {
+        scale = NAN;
+    } else if (max >= 0x1p-100f) {
+        inv = most / max;
+        scale = max / most;
+    }
+    for (size_t i = 0; i < n; i++)
+        y[i] = inv > 0 ? (int16_t)lrintf(x[i] * inv) : 0;
+    return scale;
+}
+
 void qn_rows_init_ref(qn_kernels *k)
 {
     k->add = add;
@@ -95,4 +113,5 @@ void qn_rows_init_ref(qn_kernels *k)
     k->rope_adjacent = rope_adjacent;
     k->softmax = softmax;
     k->to_f16 = to_f16;
+    k->to_i16 = qn_to_i16_ref;
 }
