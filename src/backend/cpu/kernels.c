@@ -33,6 +33,7 @@ void qn_kernels_init(qn_kernels *k, unsigned cpu_flags)
     if (cpu_flags & QN_CPU_NEON) {
         qn_matmul_init_neon(k);
         qn_rows_init_neon(k);
+        qn_attention_init_neon(k);
         qn_roofs_init_neon(k);
     }
     if (cpu_flags & QN_CPU_I8MM) {
