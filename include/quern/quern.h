@@ -79,12 +79,16 @@ typedef enum qn_rope_scaling {
 } qn_rope_scaling;
 
 typedef struct qn_config {
-    const char *model;  /* a GGUF file (the first of a split set), or a Hugging Face folder */
-    const char *device; /* "cpu"; NULL: the same */
+    /* a GGUF file (the first of a split set), a packed file, or a Hugging Face folder */
+    const char *model;
+    const char *device;        /* "cpu"; NULL: the same */
     const char *chat_template; /* a Jinja file to use instead of the model's; NULL: the model's */
     int n_threads;             /* 0: what affinity and cgroup quota allow */
     unsigned cpu_mask;         /* instruction sets allowed; 0: the plain C kernels; default: all */
     bool exact;                /* float32 activations and K/V, no fused operations */
+    /* weights stay in the mapped file, whose pages processes share (a packed file, or formats that
+     * need no packing); slower by what huge pages give */
+    bool mmap;
     int max_ctx;  /* tokens of one sequence, may pass the model's; 0: the model's, at most 32768 */
     int max_seqs; /* sequences computed together; more wait. 0: 16 */
     int max_batch_tokens; /* tokens of one step, prompts and answers together; 0: 512 */

@@ -13,10 +13,12 @@
 
 static const qn_opt config_opts[] = {
     {"model", 'm', QN_OPT_STR, offsetof(qn_config, model), "MODEL",
-     .help = "a GGUF file (the first of a split set), a Hugging Face folder, or OWNER/NAME[:FILE] "
-             "got with quern pull"},
+     .help = "a GGUF file (the first of a split set), a packed file, a Hugging Face folder, or "
+             "OWNER/NAME[:FILE] got with quern pull"},
     {"threads", 't', QN_OPT_INT, offsetof(qn_config, n_threads), "N", 0, QN_LIMIT_THREADS,
      "0: what this process may use", "worker threads"},
+    {"mmap", 0, QN_OPT_FLAG, offsetof(qn_config, mmap),
+     .help = "weights stay in the file's pages, shared between processes; wants a packed file"},
     {"exact", 0, QN_OPT_FLAG, offsetof(qn_config, exact),
      .help = "the plain plan: float32 activations, weights expanded exactly; slower"},
     {"cpu-mask", 0, QN_OPT_UINT, offsetof(qn_config, cpu_mask), "MASK", .def = "all",

@@ -135,6 +135,11 @@ static qn_status weight_new(qn_dweight **out, qn_device *d, const qn_weight *w, 
     return qn_dweight_new(out, d->team, w, d->cfg.exact || rows_only, err);
 }
 
+static void weight_pack(qn_device *d, const qn_weight *w, uint32_t form, void *out)
+{
+    qn_dweight_pack(d->team, w, (qn_pack)form, out);
+}
+
 /* ---- scratch ---- */
 
 static void op_sizes(const qn_device *d, const qn_op *op, qn_cpu_sizes *s)
@@ -436,6 +441,9 @@ const qn_backend *qn_backend_cpu(void)
         .download = download,
         .kv_block_bytes = kv_block_bytes,
         .weight_new = weight_new,
+        .layout = QN_PACK_LAYOUT,
+        .weight_form = qn_dweight_form,
+        .weight_pack = weight_pack,
         .weight_free = qn_dweight_free,
         .weight_bytes = qn_dweight_bytes,
         .weight_is_borrowed = qn_dweight_is_borrowed,

@@ -23,25 +23,83 @@ enum {
 struct qn_dweight {
     qn_mm_kind kind;
     qn_pack pack;
-    qn_weight view;  /* as stored; memory borrowed */
-    uint8_t *panels; /* integer: own */
+    qn_weight view;        /* as stored; memory borrowed */
+    const uint8_t *panels; /* integer: own, or of a packed file */
+    uint8_t *own;
     size_t panel_bytes;
 };
 
 /* ---- weights ---- */
 
-static size_t n_panels(const qn_dweight *w)
+static size_t n_panels(const qn_weight *w)
 {
-    return QN_DIV_UP(w->view.rows, (size_t)QN_PACK_ROWS);
+    return QN_DIV_UP(w->rows, (size_t)QN_PACK_ROWS);
 }
+
+typedef struct pack_job {
+    const qn_weight *w;
+    qn_pack pack;
+    size_t panel_bytes;
+    uint8_t *out;
+} pack_job;
 
 static void pack_panels(void *arg, int thread, int n_threads)
 {
-    const qn_dweight *w = arg;
+    const pack_job *j = arg;
     size_t begin, end;
-    qn_team_split(n_panels(w), 1, thread, n_threads, &begin, &end);
+    qn_team_split(n_panels(j->w), 1, thread, n_threads, &begin, &end);
     for (size_t i = begin; i < end; i++)
-        qn_pack_panel(&w->view, w->pack, i, w->panels + i * w->panel_bytes);
+        qn_pack_panel(j->w, j->pack, i, j->out + i * j->panel_bytes);
+}
+
+bool qn_dweight_form(const qn_weight *w, uint32_t *form, size_t *bytes)
+{
+    qn_pack p;
+    if (!qn_pack_choose(w, &p))
+        return false;
+    *form = (uint32_t)p;
+    *bytes = n_panels(w) * qn_pack_panel_bytes(p, w->cols);
+    return true;
+}
+
+void qn_dweight_pack(qn_team *team, const qn_weight *w, qn_pack pack, void *out)
+{
+    pack_job j = {w, pack, qn_pack_panel_bytes(pack, w->cols), out};
+    if (team)
+        qn_team_run(team, pack_panels, &j);
+    else
+        pack_panels(&j, 0, 1);
+}
+
+/* Panels from a packed file: any bytes will do, as many as the kernels read. */
+static qn_status take_packed(qn_dweight *d, qn_err *err)
+{
+    const qn_weight *w = &d->view;
+    size_t unit, want = 0;
+    if (w->packed_form < QN_N_PACKS) {
+        d->pack = (qn_pack)w->packed_form;
+        unit = 32 * qn_scales_blocks(qn_packs[d->pack].scales);
+        d->panel_bytes = w->cols % unit ? 0 : qn_pack_panel_bytes(d->pack, w->cols);
+        want = n_panels(w) * d->panel_bytes;
+    }
+    if (!want || want != w->packed_bytes)
+        return qn_fail(err, QN_E_FORMAT, "packed matrix [%zu, %zu] of form %u: %zu bytes, want %zu",
+                       w->rows, w->cols, w->packed_form, w->packed_bytes, want);
+    d->kind = QN_MM_INT;
+    d->panels = w->packed;
+    return QN_OK;
+}
+
+static qn_status make_panels(qn_dweight *d, qn_team *team, qn_err *err)
+{
+    d->kind = QN_MM_INT;
+    d->panel_bytes = qn_pack_panel_bytes(d->pack, d->view.cols);
+    d->own = qn_alloc_array(n_panels(&d->view), d->panel_bytes, QN_MEM_WEIGHTS);
+    if (!d->own)
+        return qn_fail_nomem(err, qn_dweight_bytes(d));
+    d->panels = d->own;
+    qn_dweight_pack(team, &d->view, d->pack, d->own);
+    return QN_OK;
 }
 
 qn_status qn_dweight_new(qn_dweight **out, qn_team *team, const qn_weight *w, bool exact,
@@ -52,19 +110,14 @@ qn_status qn_dweight_new(qn_dweight **out, qn_team *team, const qn_weight *w, bo
     if (!d)
         return qn_fail_nomem(err, sizeof *d);
     d->view = *w;
-    if (!exact && qn_pack_choose(w, &d->pack)) {
-        d->kind = QN_MM_INT;
-        d->panel_bytes = qn_pack_panel_bytes(d->pack, w->cols);
-        d->panels = qn_alloc_array(n_panels(d), d->panel_bytes, QN_MEM_WEIGHTS);
-        if (!d->panels) {
-            qn_status s = qn_fail_nomem(err, qn_dweight_bytes(d));
-            qn_free(d);
-            return s;
-        }
-        if (team)
-            qn_team_run(team, pack_panels, d);
-        else
-            pack_panels(d, 0, 1);
+    qn_status s = QN_OK;
+    if (!exact && w->packed)
+        s = take_packed(d, err);
+    else if (!exact && qn_pack_choose(w, &d->pack))
+        s = make_panels(d, team, err);
+    if (s != QN_OK) {
+        qn_dweight_free(d);
+        return s;
     }
     *out = d;
     return QN_OK;
@@ -74,7 +127,7 @@ void qn_dweight_free(qn_dweight *w)
 {
     if (!w)
         return;
-    qn_free(w->panels);
+    qn_free(w->own);
     qn_free(w);
 }
 
@@ -97,12 +150,12 @@ size_t qn_dweight_bytes(const qn_dweight *w)
 {
     if (w->kind == QN_MM_F32)
         return qn_weight_bytes(&w->view);
-    return n_panels(w) * w->panel_bytes;
+    return n_panels(&w->view) * w->panel_bytes;
 }
 
 bool qn_dweight_is_borrowed(const qn_dweight *w)
 {
-    return w->kind == QN_MM_F32;
+    return !w->own;
 }
 
 size_t qn_dweight_row_step(const qn_dweight *w)

@@ -30,6 +30,9 @@ typedef struct qn_acts {
 /* Packs on all workers of team (NULL: alone), outside of any run of it. exact: float32 arithmetic whatever the format. */
 QN_MUST_USE qn_status qn_dweight_new(qn_dweight **out, qn_team *team, const qn_weight *w,
                                      bool exact, qn_err *err);
+/* Panels of w: whether it has them; all of them into out, 64-byte aligned. */
+bool qn_dweight_form(const qn_weight *w, uint32_t *form, size_t *bytes);
+void qn_dweight_pack(qn_team *team, const qn_weight *w, qn_pack pack, void *out);
 void qn_dweight_free(qn_dweight *w);
 qn_mm_kind qn_dweight_kind(const qn_dweight *w);
 size_t qn_dweight_rows(const qn_dweight *w);
