@@ -86,14 +86,28 @@ typedef enum qn_kv_cache_dtype {
     QN_KV_CACHE_INT8
 } qn_kv_cache_dtype;
 
+/* Tokens guessed ahead and verified several in one step: the answers are the same to the bit. */
+typedef enum qn_speculation {
+    QN_SPEC_AUTO, /* as far as measured times and successes say that it gains */
+    QN_SPEC_OFF,
+    QN_SPEC_NGRAM /* always: what followed where the text last went alike (prompt lookup) */
+} qn_speculation;
+
 typedef struct qn_config {
-    const char *model;  /* a GGUF file (the first of a split set), or a Hugging Face folder */
-    const char *device; /* "cpu"; NULL: the same */
+    /* a GGUF file (the first of a split set), a packed file, or a Hugging Face folder */
+    const char *model;
+    const char *device;        /* "cpu"; NULL: the same */
     const char *chat_template; /* a Jinja file to use instead of the model's; NULL: the model's */
-    int n_threads;             /* 0: what affinity and cgroup quota allow */
-    unsigned cpu_mask;         /* instruction sets allowed; 0: the plain C kernels; default: all */
-    bool exact;                /* float32 activations and K/V, no fused operations */
+    /* 0: as many as affinity, physical cores and cgroup quota allow when the engine is opened, and
+     * fewer while the quota is lowered or other programs leave less */
+    int n_threads;
+    unsigned cpu_mask; /* instruction sets allowed; 0: the plain C kernels; default: all */
+    bool exact;        /* float32 activations and K/V, no fused operations */
     qn_kv_cache_dtype kv_cache_dtype;
+    bool plain_plan;   /* one operation for each formula, also without exact: to compare with */
+    /* weights stay in the mapped file, whose pages processes share (a packed file, or formats that
+     * need no packing); slower by what huge pages give */
+    bool mmap;
     int max_ctx;  /* tokens of one sequence, may pass the model's; 0: the model's, at most 32768 */
     int max_seqs; /* sequences computed together; more wait. 0: 16 */
     int max_batch_tokens; /* tokens of one step, prompts and answers together; 0: 512 */
@@ -101,6 +115,8 @@ typedef struct qn_config {
      * max_seqs, within half of the memory that the weights leave (max_ctx shrinks with it) */
     int n_kv_blocks;
     qn_rope_scaling rope_scaling;
+    qn_speculation speculation;
+    int max_draft; /* tokens guessed ahead in one step; 0: 16, at most 63 */
     /* Called by qn_engine_open: what is being done, and how much of it (0 to 1). NULL: silent. */
     void (*progress)(void *arg, const char *what, double done);
     void *progress_arg;
@@ -220,10 +236,11 @@ typedef struct qn_event {
     qn_finish finish; /* set on the last TOKEN event of each candidate */
     float score;      /* with finish: sum of logprobs; with beam search its score */
     /* DONE: */
-    int n_prompt_tokens, n_output_tokens; /* of all candidates together */
-    double queue_ms;                      /* from submit until the engine took it up */
-    double prefill_ms;                    /* from there until the first token */
-    double decode_ms;                     /* from there until the end */
+    int n_prompt_tokens, n_output_tokens;  /* of all candidates together */
+    int n_draft_tokens, n_accepted_tokens; /* guessed ahead; those of them that came true */
+    double queue_ms;                       /* from submit until the engine took it up */
+    double prefill_ms;                     /* from there until the first token */
+    double decode_ms;                      /* from there until the end */
 } qn_event;
 
 /* Waits for the next event. A request that failed gives its error once, after the events before it.
@@ -295,6 +312,7 @@ typedef struct qn_op_info {
     char name[48];      /* "linear+norm+silu_mul" */
     const char *format; /* of its first matrix: "Q4_0"; "" if it has none; static */
     int layer;          /* -1: outside the layers */
+    int n_in, n_out;    /* columns of that matrix; rows of all its matrices together. Or 0 */
     /* memory that it alone holds; what several use is the first one's */
     uint64_t weight_bytes, kv_bytes;
 } qn_op_info;

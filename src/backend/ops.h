@@ -143,6 +143,7 @@ typedef struct qn_batch {
 
 typedef struct qn_device_config {
     int n_threads;
+    bool follow; /* fewer than n_threads work while the machine leaves no more to this process */
     unsigned cpu_mask;
     bool exact; /* no activation is rounded below float32 and weights are expanded as
                  * qn_weight_decode says */
@@ -169,6 +170,12 @@ typedef struct qn_backend {
      * multiplied. */
     qn_status (*weight_new)(qn_dweight **out, qn_device *d, const qn_weight *w, bool rows_only,
                             qn_err *err);
+    /* The device's layout outside of it (packed files): its version, so that the bytes of another
+     * are refused; whether the weight would be kept in it, and then its form and size; the bytes.
+     * weight_new takes them again from w->packed, without a copy. */
+    uint32_t layout;
+    bool (*weight_form)(const qn_weight *w, uint32_t *form, size_t *bytes);
+    void (*weight_pack)(qn_device *d, const qn_weight *w, uint32_t form, void *out);
     void (*weight_free)(qn_dweight *w);
     size_t (*weight_bytes)(const qn_dweight *w);     /* bytes read by one pass over it */
     bool (*weight_is_borrowed)(const qn_dweight *w); /* true: no copy was made */

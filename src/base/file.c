@@ -3,6 +3,7 @@
 #include "base/file.h"
 
 #include "base/mem.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -124,6 +125,7 @@ qn_status qn_file_map(qn_file **out, const char *path, qn_err *err)
     }
     f->path = name;
     f->size = (size_t)st.st_size;
+    f->fd = fd;
     if (f->size) {
         void *p = mmap(NULL, f->size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (p == MAP_FAILED) {
@@ -136,7 +138,6 @@ qn_status qn_file_map(qn_file **out, const char *path, qn_err *err)
         f->data = p;
         guard_add(f);
     }
-    (void)close(fd);
     *out = f;
     return QN_OK;
 }
@@ -149,8 +150,39 @@ void qn_file_unmap(qn_file *f)
         guard_remove(f);
         (void)munmap((void *)(uintptr_t)f->data, f->size);
     }
+    (void)close(f->fd);
     qn_free(f->path);
     qn_free(f);
+}
+
+qn_status qn_file_pread(const qn_file *f, size_t at, void *dst, size_t n, qn_err *err)
+{
+    char *p = dst;
+    while (n > 0) {
+        ssize_t k = pread(f->fd, p, n, (off_t)at);
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k < 0)
+            return fail_errno(err, f->path, "cannot read");
+        if (k == 0)
+            return qn_fail(err, QN_E_FORMAT, "%s: ends at byte %zu, %zu more wanted", f->path, at,
+                           n);
+        p += k;
+        at += (size_t)k;
+        n -= (size_t)k;
+    }
+    return QN_OK;
+}
+
+void qn_file_drop(const qn_file *f, const void *p, size_t n)
+{
+    size_t at = (size_t)((uintptr_t)p - (uintptr_t)f->data);
+    if (!f->data || at >= f->size)
+        return;
+    size_t begin = QN_ROUND_UP(at, (size_t)4096),
+           end = (at + QN_MIN(n, f->size - at)) & ~(size_t)4095;
+    if (begin < end)
+        (void)madvise((void *)(uintptr_t)(f->data + begin), end - begin, MADV_DONTNEED);
 }
 
 qn_status qn_file_read(qn_str *out, const char *path, size_t max_bytes, qn_err *err)
@@ -180,37 +212,139 @@ qn_status qn_file_read(qn_str *out, const char *path, size_t max_bytes, qn_err *
     return s;
 }
 
-qn_status qn_file_write(const char *path, const void *p, size_t n, qn_err *err)
+size_t qn_file_peek(const char *path, char *buf, size_t size)
 {
-    qn_str tmp = {0};
-    qn_str_addf(&tmp, "%s.XXXXXX", path);
-    if (tmp.failed) {
-        qn_str_fini(&tmp);
+    int fd;
+    struct stat st;
+    size_t at = 0;
+    buf[0] = 0;
+    if (open_regular(&fd, &st, path, NULL) != QN_OK)
+        return 0;
+    while (at + 1 < size) {
+        ssize_t n = read(fd, buf + at, size - 1 - at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            break;
+        at += (size_t)n;
+    }
+    buf[at] = 0;
+    (void)close(fd);
+    return at;
+}
+
+struct qn_file_out {
+    int fd;
+    const char *path; /* the caller's, until commit */
+    qn_str tmp;
+    bool is_made;
+};
+
+qn_status qn_file_out_new(qn_file_out **out, const char *path, qn_err *err)
+{
+    *out = NULL;
+    qn_file_out *o = qn_calloc(1, sizeof *o, QN_MEM_MISC);
+    if (!o)
+        return qn_fail_nomem(err, sizeof *o);
+    o->fd = -1;
+    o->path = path;
+    qn_str_addf(&o->tmp, "%s.XXXXXX", path);
+    if (o->tmp.failed) {
+        qn_file_out_abandon(o);
         return qn_fail_nomem(err, strlen(path));
     }
-    qn_status s = QN_OK;
-    int fd = mkostemp(tmp.p, O_CLOEXEC);
-    if (fd < 0) {
-        s = fail_errno(err, path, "cannot write");
-        qn_str_fini(&tmp);
+    o->fd = mkostemp(o->tmp.p, O_CLOEXEC);
+    if (o->fd < 0) {
+        qn_status s = fail_errno(err, path, "cannot write");
+        qn_file_out_abandon(o);
         return s;
     }
+    o->is_made = true;
+    *out = o;
+    return QN_OK;
+}
+
+qn_status qn_file_out_put(qn_file_out *o, uint64_t at, const void *p, size_t n, qn_err *err)
+{
     const char *b = p;
-    for (size_t at = 0; at < n && s == QN_OK;) {
-        ssize_t k = write(fd, b + at, n - at);
+    while (n > 0) {
+        ssize_t k = pwrite(o->fd, b, n, (off_t)at);
         if (k < 0 && errno != EINTR)
-            s = fail_errno(err, path, "cannot write");
-        at += k > 0 ? (size_t)k : 0;
+            return fail_errno(err, o->path, "cannot write");
+        size_t done = k > 0 ? (size_t)k : 0;
+        b += done;
+        at += done;
+        n -= done;
     }
-    if (s == QN_OK && (fchmod(fd, 0644) != 0 || fsync(fd) != 0))
-        s = fail_errno(err, path, "cannot write");
-    if (close(fd) != 0 && s == QN_OK)
-        s = fail_errno(err, path, "cannot write");
-    if (s == QN_OK && rename(tmp.p, path) != 0)
-        s = fail_errno(err, path, "cannot rename into place");
-    if (s != QN_OK)
-        (void)unlink(tmp.p);
-    qn_str_fini(&tmp);
+    return QN_OK;
+}
+
+qn_status qn_file_out_commit(qn_file_out *o, qn_err *err)
+{
+    qn_status s = QN_OK;
+    if (fchmod(o->fd, 0644) != 0 || fsync(o->fd) != 0)
+        s = fail_errno(err, o->path, "cannot write");
+    if (close(o->fd) != 0 && s == QN_OK)
+        s = fail_errno(err, o->path, "cannot write");
+    o->fd = -1;
+    if (s == QN_OK && rename(o->tmp.p, o->path) != 0)
+        s = fail_errno(err, o->path, "cannot rename into place");
+    o->is_made = s != QN_OK;
+    qn_file_out_abandon(o);
+    return s;
+}
+
+void qn_file_out_abandon(qn_file_out *o)
+{
+    if (!o)
+        return;
+    if (o->fd >= 0)
+        (void)close(o->fd);
+    if (o->is_made)
+        (void)unlink(o->tmp.p);
+    qn_str_fini(&o->tmp);
+    qn_free(o);
+}
+
+qn_status qn_file_write(const char *path, const void *p, size_t n, qn_err *err)
+{
+    qn_file_out *o;
+    QN_TRY(qn_file_out_new(&o, path, err));
+    qn_status s = qn_file_out_put(o, 0, p, n, err);
+    if (s == QN_OK)
+        return qn_file_out_commit(o, err);
+    qn_file_out_abandon(o);
+    return s;
+}
+
+static qn_status drop_one(const char *path, qn_err *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    int e = fd < 0 ? errno : posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    if (fd >= 0)
+        (void)close(fd);
+    return e ? qn_fail(err, QN_E_IO, "%s: cannot drop its cached pages: %s", path, strerror(e))
+             : QN_OK;
+}
+
+qn_status qn_file_drop_cache(const char *path, qn_err *err)
+{
+    if (!qn_dir_exists(path))
+        return drop_one(path, err);
+    DIR *dir = opendir(path);
+    if (!dir)
+        return qn_fail(err, QN_E_IO, "%s: %s", path, strerror(errno));
+    qn_status s = QN_OK;
+    for (struct dirent *entry = readdir(dir); entry && s == QN_OK; entry = readdir(dir)) {
+        qn_str file = {0};
+        qn_str_addf(&file, "%s/%s", path, entry->d_name);
+        if (file.failed)
+            s = qn_fail_nomem(err, strlen(path));
+        else if (qn_file_exists(file.p))
+            s = drop_one(file.p, err);
+        qn_str_fini(&file);
+    }
+    (void)closedir(dir);
     return s;
 }
 

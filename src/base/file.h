@@ -15,16 +15,35 @@ typedef struct qn_file {
     char *path;
     const uint8_t *data; /* NULL when size is 0 */
     size_t size;
+    int fd;
 } qn_file;
 QN_MUST_USE qn_status qn_file_map(qn_file **out, const char *path, qn_err *err);
 void qn_file_unmap(qn_file *f); /* NULL allowed */
+/* Bytes [at, at + n) of the file, which must be there. Any thread. */
+QN_MUST_USE qn_status qn_file_pread(const qn_file *f, size_t at, void *dst, size_t n, qn_err *err);
+/* What of [p, p + n) is mapped need not stay resident: read again, it comes from the file. */
+void qn_file_drop(const qn_file *f, const void *p, size_t n);
 /* Installs a SIGBUS handler that writes one line naming the mapped file and exits with 74. Called
  * by the program. */
 void qn_file_guard(void);
 
 /* Whole file into *out (cleared first), at most max_bytes. */
 QN_MUST_USE qn_status qn_file_read(qn_str *out, const char *path, size_t max_bytes, qn_err *err);
-/* Temporary file beside it, fsync, rename. */
+/* Asks the system to forget the cached pages of a file, or of all files of a folder, so that the
+ * next reading comes from the disk. Pages that someone has mapped stay. */
+QN_MUST_USE qn_status qn_file_drop_cache(const char *path, qn_err *err);
+/* The beginning of a small file (of /proc, /sys): at most size - 1 bytes and a NUL. Allocates
+ * nothing. Returns the bytes read; 0 too when it cannot be read. */
+size_t qn_file_peek(const char *path, char *buf, size_t size);
+/* A file written piece by piece beside its path; commit: fsync and rename; abandon: nothing was
+ * there. Both free it. */
+typedef struct qn_file_out qn_file_out;
+QN_MUST_USE qn_status qn_file_out_new(qn_file_out **out, const char *path, qn_err *err);
+QN_MUST_USE qn_status qn_file_out_put(qn_file_out *o, uint64_t at, const void *p, size_t n,
+                                      qn_err *err);
+QN_MUST_USE qn_status qn_file_out_commit(qn_file_out *o, qn_err *err);
+void qn_file_out_abandon(qn_file_out *o); /* NULL allowed */
+/* The same for a whole file. */
 QN_MUST_USE qn_status qn_file_write(const char *path, const void *p, size_t n, qn_err *err);
 bool qn_file_exists(const char *path); /* a regular file */
 bool qn_dir_exists(const char *path);

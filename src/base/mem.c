@@ -217,6 +217,18 @@ char *qn_strdup(const char *s, qn_mem_tag tag)
     return qn_strndup(s, strlen(s), tag);
 }
 
+void *qn_zeros_map(size_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+void qn_zeros_unmap(void *p, size_t bytes)
+{
+    if (p)
+        (void)munmap(p, bytes);
+}
+
 size_t qn_mem_live(qn_mem_tag tag)
 {
     return atomic_load_explicit(&live[tag], memory_order_relaxed);

@@ -27,7 +27,10 @@ void *qn_realloc(void *p, size_t bytes, qn_mem_tag tag); /* p may be NULL; on NU
 void qn_free(void *p);                                   /* NULL allowed */
 char *qn_strdup(const char *s, qn_mem_tag tag);
 char *qn_strndup(const char *s, size_t n, qn_mem_tag tag); /* copies n bytes, adds NUL */
-size_t qn_mem_live(qn_mem_tag tag);                        /* bytes */
+/* Address space that reads as zeros and takes no memory; not to be written. NULL: none left. */
+void *qn_zeros_map(size_t bytes);
+void qn_zeros_unmap(void *p, size_t bytes); /* NULL allowed */
+size_t qn_mem_live(qn_mem_tag tag);         /* bytes */
 const char *qn_mem_tag_name(qn_mem_tag tag);
 
 /* Grows *p (elements of `size` bytes) so that at least `want` fit; *cap counts elements.

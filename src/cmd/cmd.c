@@ -13,17 +13,20 @@
 
 static const qn_opt config_opts[] = {
     {"model", 'm', QN_OPT_STR, offsetof(qn_config, model), "MODEL",
-     .help = "a GGUF file (the first of a split set), a Hugging Face folder, or OWNER/NAME[:FILE] "
-             "got with quern pull"},
+     .help = "a GGUF file (the first of a split set), a packed file, a Hugging Face folder, or "
+             "OWNER/NAME[:FILE] got with quern pull"},
     {"threads", 't', QN_OPT_INT, offsetof(qn_config, n_threads), "N", 0, QN_LIMIT_THREADS,
      "0: what this process may use", "worker threads"},
+    {"mmap", 0, QN_OPT_FLAG, offsetof(qn_config, mmap),
+     .help = "weights stay in the file's pages, shared between processes; wants a packed file"},
     {"exact", 0, QN_OPT_FLAG, offsetof(qn_config, exact),
      .help = "the plain plan: float32 activations, weights expanded exactly; slower"},
     {"kv-cache-dtype", 0, QN_OPT_ENUM, offsetof(qn_config, kv_cache_dtype), "auto|f32|f16|int8",
      .def = "auto",
      .help = "how keys and values are kept; auto: f16, f32 with --exact; int8 is half of f16"},
     {"cpu-mask", 0, QN_OPT_UINT, offsetof(qn_config, cpu_mask), "MASK", .def = "all",
-     .help = "instruction sets allowed: 1 AVX2, 2 AVX-512, 4 NEON; 0: the plain C kernels"},
+     .help = "instruction sets allowed: 1 AVX2 + 2 AVX-512 VNNI + 4 NEON + 8 i8mm; 0: the plain C "
+             "kernels"},
     {"device", 0, QN_OPT_STR, offsetof(qn_config, device), "DEVICE", .def = "cpu",
      .help = "where to compute"},
     {"max-ctx", 'c', QN_OPT_INT, offsetof(qn_config, max_ctx), "N", 0, QN_LIMIT_CONTEXT,
@@ -38,6 +41,7 @@ static const qn_opt config_opts[] = {
              "at all"},
 };
 const qn_opt_group cmd_config_group = {"Model", config_opts, QN_COUNT(config_opts)};
+const qn_opt_group cmd_engine_group = {"Model", config_opts + 1, QN_COUNT(config_opts) - 1};
 
 int cmd_parse(const qn_opts *o, void *dest, int argc, char **argv, qn_opts_found *found)
 {

@@ -396,8 +396,10 @@ static qn_status parse(parser *p)
         (void)qn_cursor_fail(c, QN_E_FORMAT,
                              "%" PRIu64 " tensors, the file has room for %zu (limit %d)", n_tensors,
                              qn_cursor_left(c) / MIN_TENSOR_BYTES, QN_LIMIT_GGUF_TENSORS);
-    if (c->status != QN_OK || !read_values(p, (size_t)n_values) || !read_alignment(p) ||
-        !read_tensors(p, (size_t)n_tensors))
+    if (c->status != QN_OK || !read_values(p, (size_t)n_values))
+        return c->status;
+    p->meta->bytes = (size_t)(c->p - c->start);
+    if (!read_alignment(p) || !read_tensors(p, (size_t)n_tensors))
         return c->status;
     qn_cursor_field(c, "padding before the tensor data");
     if (n_tensors && !qn_cursor_align(c, p->align))

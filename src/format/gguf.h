@@ -54,6 +54,7 @@ typedef struct qn_gguf_meta {
     uint32_t version;
     qn_gguf_value *values; /* in file order; keys and strings are views into the file */
     size_t n_values;
+    size_t bytes; /* of header and values, from the start of the file */
 } qn_gguf_meta;
 
 const qn_gguf_value *qn_gguf_find(const qn_gguf_meta *m, const char *key); /* NULL: not there */

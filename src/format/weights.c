@@ -4,6 +4,7 @@
 
 #include "format/gguf.h"
 #include "format/hf_folder.h"
+#include "format/qpk.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -81,7 +82,7 @@ qn_status qn_weights_add(qn_weights *w, const qn_tensor *tensors, size_t n, cons
     return QN_OK;
 }
 
-/* A file that is not a folder: GGUF by its first bytes. */
+/* A file that is not a folder: GGUF or packed, by its first bytes. */
 static qn_status open_file(qn_weights *w, qn_err *err)
 {
     const qn_file *f;
@@ -90,6 +91,8 @@ static qn_status open_file(qn_weights *w, qn_err *err)
         w->format = QN_FORMAT_GGUF;
         return qn_gguf_open(w, err);
     }
+    if (f->size >= 8 && memcmp(f->data, QN_QPK_MAGIC, 8) == 0)
+        return qn_qpk_open(w, err);
     const char *foreign = qn_foreign_file(f->data, f->size), *name = qn_base_name(w->path);
     if (foreign)
         return qn_fail(err, QN_E_UNSUPPORTED, "%s: is %s", name, foreign);
@@ -138,11 +141,28 @@ void qn_weights_free(qn_weights *w)
     qn_arena_fini(&w->arena);
     qn_arena_fini(&w->copies);
     qn_free(w->tensors);
+    qn_qpk_free(w->qpk);
     for (size_t i = 0; i < w->n_files; i++)
         qn_file_unmap(w->files[i]);
     qn_free(w->files);
     qn_free(w->path);
     qn_free(w);
+}
+
+void qn_weights_drop(const qn_weights *w, const void *p, size_t n)
+{
+    for (size_t i = 0; i < w->n_files; i++)
+        qn_file_drop(w->files[i], p, n);
+}
+
+qn_folder qn_weights_folder(const qn_weights *w)
+{
+    qn_folder f = {.path = w->path};
+    if (w->qpk) {
+        f.files = w->qpk->files;
+        f.n_files = w->qpk->n_files;
+    }
+    return f;
 }
 
 const qn_tensor *qn_weights_find(const qn_weights *w, const char *name)

@@ -20,6 +20,7 @@
 #include "base/json.h"
 #include "base/limits.h"
 #include "base/mem.h"
+#include "format/folder.h"
 #include "format/name_index.h"
 #include "tensor/dtype.h"
 
@@ -42,6 +43,7 @@ typedef struct qn_weights {
     struct qn_gguf_meta *gguf; /* GGUF: metadata of the first file (gguf.h); else NULL */
     json_t *config;            /* HF: config.json; else NULL */
     json_t *generation_config; /* HF: generation_config.json if there; else NULL */
+    struct qn_qpk *qpk;        /* a packed file's panels (qpk.h); else NULL */
     qn_file **files;
     size_t n_files, files_cap;
     qn_arena arena;  /* names, metadata */
@@ -49,10 +51,14 @@ typedef struct qn_weights {
     qn_name_index index;
 } qn_weights;
 
-/* path: a GGUF file (or the first of split files), or a folder with config.json. */
+/* path: a GGUF file (or the first of split files), a packed file, or a folder with config.json. */
 QN_MUST_USE qn_status qn_weights_open(qn_weights **out, const char *path, qn_err *err);
 void qn_weights_free(qn_weights *w);
 const qn_tensor *qn_weights_find(const qn_weights *w, const char *name); /* NULL: not there */
+
+/* Mapped bytes that will not be read again soon. */
+void qn_weights_drop(const qn_weights *w, const void *p, size_t n);
+qn_folder qn_weights_folder(const qn_weights *w); /* HF: the files beside the tensors */
 
 /* ---- for the readers of the formats ---- */
 

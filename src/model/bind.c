@@ -729,15 +729,17 @@ qn_status qn_bind(qn_model_weights **out, const qn_model_config *c, const qn_wei
     binder b = {.c = c, .w = w, .file = qn_base_name(w->path), .err = err};
     *out = NULL;
     b.m = qn_calloc(1, sizeof *b.m, QN_MEM_MISC);
-    b.used = qn_calloc(w->n_tensors + 1, 1, QN_MEM_MISC);
-    if (!b.m || !b.used) {
-        qn_free(b.m);
-        qn_free(b.used);
+    if (!b.m)
+        return qn_fail_nomem(err, sizeof *b.m);
+    qn_arena_init(&b.m->arena, 0, QN_MEM_MISC);
+    b.used = qn_arena_alloc(&b.m->arena, w->n_tensors + 1);
+    if (!b.used) {
+        qn_model_weights_free(b.m);
         return qn_fail_nomem(err, w->n_tensors);
     }
-    qn_arena_init(&b.m->arena, 0, QN_MEM_MISC);
+    memset(b.used, 0, w->n_tensors + 1);
+    b.m->is_used = b.used;
     qn_status st = bind_all(&b);
-    qn_free(b.used);
     if (st != QN_OK) {
         qn_model_weights_free(b.m);
         return st;

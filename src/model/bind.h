@@ -29,7 +29,8 @@ typedef struct qn_model_weights {
     /* tensors of the files that nothing asked for (vision, mtp and rotary buffers left out) */
     const char **unused;
     size_t n_unused;
-    qn_arena arena; /* holds all of the above */
+    const uint8_t *is_used; /* one a tensor of the files */
+    qn_arena arena;         /* holds all of the above */
 } qn_model_weights;
 
 QN_MUST_USE qn_status qn_bind(qn_model_weights **out, const qn_model_config *c, const qn_weights *w,

@@ -2,6 +2,8 @@
  * model.c - opens a model and binds its plan to a device. */
 #include "model/model.h"
 
+#include "model/native.h"
+
 #include <string.h>
 
 /* A matrix the device has taken, found again by its view: tied matrices and shared parts are taken
@@ -25,6 +27,20 @@ static void report(const opener *op, const char *what)
                         op->total > 0 ? QN_MIN(op->done / op->total, 1.0) : 0);
 }
 
+/* What is to stay mapped must need no panels of its own. */
+static qn_status check_mapped(const opener *op, const qn_weight *w, bool rows_only)
+{
+    uint32_t form;
+    size_t bytes;
+    if (!op->o->mapped || w->packed || rows_only || op->o->device.exact ||
+        !op->m->backend->weight_form(w, &form, &bytes))
+        return QN_OK;
+    return qn_fail(op->err, QN_E_ARG,
+                   "%s: --mmap wants weights as the kernels read them: run quern pack %s OUT.qpk "
+                   "and use that",
+                   qn_base_name(op->m->files->path), op->m->files->path);
+}
+
 static qn_status take_new(opener *op, qn_dweight **out, const qn_weight *view, bool rows_only)
 {
     qn_model *m = op->m;
@@ -33,7 +49,12 @@ static qn_status take_new(opener *op, qn_dweight **out, const qn_weight *view, b
         return QN_OK;
     if (!qn_grow(&m->taken, &m->taken_cap, m->n_taken + 1, sizeof *m->taken, QN_MEM_WEIGHTS))
         return qn_fail_nomem(op->err, sizeof *m->taken);
-    QN_TRY(m->backend->weight_new(out, m->device, view, rows_only, op->err));
+    qn_weight w;
+    QN_TRY(qn_native_view(&w, m->files, view, rows_only, op->o->device.exact, op->err));
+    QN_TRY(check_mapped(op, &w, rows_only));
+    QN_TRY(m->backend->weight_new(out, m->device, &w, rows_only, op->err));
+    if (!m->backend->weight_is_borrowed(*out))
+        qn_weights_drop(m->files, view->data, qn_weight_bytes(view));
     m->taken[m->n_taken++] = (struct qn_taken){.view = view, .w = *out};
     op->done += (double)qn_weight_bytes(view);
     report(op, "loading weights");
@@ -72,11 +93,16 @@ static qn_status take_vector(opener *op, const qn_buf **out, const qn_node *n, i
         qn_free(row);
         return qn_fail_nomem(op->err, width * sizeof *row);
     }
+    qn_status s = QN_OK;
     for (size_t i = 0; i < QN_PLAN_MAX_VEC_PARTS; at += sizes[i++])
-        if (part[i])
+        if (part[i]) {
+            qn_weight view;
+            s = s == QN_OK ? qn_native_view(&view, m->files, part[i], true, false, op->err) : s;
             qn_weight_decode(part[i], 0, 1, row + at);
+        }
     qn_buf *b = NULL;
-    qn_status s = m->backend->buf_new(&b, m->device, width * sizeof *row, QN_MEM_WEIGHTS, op->err);
+    if (s == QN_OK)
+        s = m->backend->buf_new(&b, m->device, width * sizeof *row, QN_MEM_WEIGHTS, op->err);
     if (s == QN_OK) {
         m->vectors[m->n_vectors++] = b;
         s = m->backend->upload(b, 0, row, width * sizeof *row, op->err);
@@ -188,6 +214,7 @@ static qn_status open_steps(opener *op, const char *path)
     QN_TRY(qn_plan_check(m->plan, op->err));
     qn_rope_init(&m->rope, &m->config, m->matrices->rope_freqs);
     QN_TRY(m->backend->open(&m->device, &op->o->device, op->err));
+    QN_TRY(qn_native_open(m->files, m->backend, op->o->device.n_threads, op->o->mapped, op->err));
     op->total = qn_plan_cost_of(m->plan, 1, 0, 1).matrix_bytes;
     report(op, "loading weights");
     return bind_ops(op);

@@ -34,6 +34,7 @@ typedef struct qn_model {
 typedef struct qn_model_options {
     qn_device_config device;
     uint32_t max_logit_rows;
+    bool mapped;     /* weights stay in the file's mapping, shared with other processes */
     bool plain_plan; /* one operation per formula: neither prune nor fuse */
     void (*progress)(void *arg, const char *what, double done);
     void *progress_arg;

@@ -45,6 +45,11 @@ typedef struct qn_weight {
     const float *nested_code, *nested_scale;
     float nested_offset;
     size_t nested_group;
+    /* the whole view in a device's layout, from a packed file: data may then read as zeros. NULL:
+     * none */
+    const void *packed;
+    uint32_t packed_form;
+    size_t packed_bytes;
 } qn_weight;
 
 /* out[n, cols] = rows [row, row + n) of w in float32. Cheapest for tiles of 8 or 16 rows. */

@@ -75,36 +75,36 @@ static qn_status from_config(qn_chat_template **out, const json_t *config, const
                        "chat_template", err);
 }
 
-static qn_status from_folder(qn_chat_template **out, const char *folder, qn_err *err)
+static qn_status from_folder(qn_chat_template **out, const qn_folder *files, qn_err *err)
 {
-    qn_str path = {0}, source = {0};
+    qn_str source = {0};
     json_t *config = NULL;
-    qn_status s = qn_path_join(&path, folder, "chat_template.jinja", err);
-    if (s == QN_OK && qn_file_exists(path.p)) {
-        s = qn_file_read(&source, path.p, QN_LIMIT_TEMPLATE_BYTES, err);
+    bool has_template = false, has_config = false;
+    qn_status s = qn_folder_has(files, "chat_template.jinja", &has_template, err);
+    if (s == QN_OK)
+        s = qn_folder_has(files, "tokenizer_config.json", &has_config, err);
+    if (s == QN_OK && has_template) {
+        s = qn_folder_read(&source, files, "chat_template.jinja", QN_LIMIT_TEMPLATE_BYTES, err);
         if (s == QN_OK)
             s = qn_chat_template_new(out, source.p ? source.p : "", source.n, "chat_template.jinja",
                                      err);
-    } else if (s == QN_OK) {
-        qn_str_clear(&path);
-        s = qn_path_join(&path, folder, "tokenizer_config.json", err);
-        if (s == QN_OK && qn_file_exists(path.p)) {
-            s = qn_json_load(&config, path.p, QN_LIMIT_CONFIG_BYTES, err);
-            if (s == QN_OK)
-                s = from_config(out, config, "tokenizer_config.json", err);
-        }
+    } else if (s == QN_OK && has_config) {
+        s = qn_folder_json(&config, files, "tokenizer_config.json", err);
+        if (s == QN_OK)
+            s = from_config(out, config, "tokenizer_config.json", err);
     }
     json_decref(config);
     qn_str_fini(&source);
-    qn_str_fini(&path);
     return s;
 }
 
 qn_status qn_chat_template_from_model(qn_chat_template **out, const qn_weights *w, qn_err *err)
 {
     *out = NULL;
-    if (w->format != QN_FORMAT_GGUF)
-        return from_folder(out, w->path, err);
+    if (w->format != QN_FORMAT_GGUF) {
+        qn_folder files = qn_weights_folder(w);
+        return from_folder(out, &files, err);
+    }
     qn_slice source = {0};
     QN_TRY(qn_gguf_str(w->gguf, w->path, "tokenizer.chat_template", &source, err));
     return source.n

@@ -312,7 +312,8 @@ qn_status qn_tokenizer_new(qn_tokenizer **out, const qn_weights *w, qn_err *err)
 {
     if (w->format == QN_FORMAT_GGUF)
         return qn_tokenizer_from_gguf(out, w->gguf, w->path, err);
-    return qn_tokenizer_from_folder(out, w->path, w->config, err);
+    qn_folder files = qn_weights_folder(w);
+    return qn_tokenizer_from_folder(out, &files, w->config, err);
 }
 
 void qn_tokenizer_free(qn_tokenizer *t)

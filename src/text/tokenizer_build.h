@@ -51,7 +51,7 @@ QN_MUST_USE qn_status qn_tokenizer_set_ranks(qn_tokenizer *t, qn_slice text, con
                                              qn_err *err);
 
 /* The readers' other sources: folders. */
-QN_MUST_USE qn_status qn_tokenizer_from_folder(qn_tokenizer **out, const char *path,
+QN_MUST_USE qn_status qn_tokenizer_from_folder(qn_tokenizer **out, const qn_folder *files,
                                                const json_t *config, qn_err *err);
 
 #endif

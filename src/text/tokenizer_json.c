@@ -308,21 +308,30 @@ static qn_status set_merge_list(qn_tokenizer *t, qn_slice text, const char *file
 }
 
 typedef struct folder {
-    qn_str json, vocab, merges, ranks, config; /* paths */
-    json_t *j;                                 /* of the file that is read */
-    json_t *tokenizer_config;                  /* NULL: none */
+    const qn_folder *files;
+    qn_str json, vocab, merges, ranks, config; /* paths, for messages */
+    bool has_json, has_vocab, has_merges, has_ranks;
+    json_t *j;                /* of the file that is read */
+    json_t *tokenizer_config; /* NULL: none */
     qn_str text;
 } folder;
 
-static qn_status folder_init(folder *f, const char *path, qn_err *err)
+static qn_status folder_init(folder *f, qn_err *err)
 {
+    const char *path = f->files->path;
+    bool has_config = false;
     QN_TRY(qn_path_join(&f->json, path, "tokenizer.json", err));
     QN_TRY(qn_path_join(&f->vocab, path, "vocab.json", err));
     QN_TRY(qn_path_join(&f->merges, path, "merges.txt", err));
     QN_TRY(qn_path_join(&f->ranks, path, "qwen.tiktoken", err));
     QN_TRY(qn_path_join(&f->config, path, "tokenizer_config.json", err));
-    if (qn_file_exists(f->config.p))
-        return qn_json_load(&f->tokenizer_config, f->config.p, QN_LIMIT_CONFIG_BYTES, err);
+    QN_TRY(qn_folder_has(f->files, "tokenizer.json", &f->has_json, err));
+    QN_TRY(qn_folder_has(f->files, "vocab.json", &f->has_vocab, err));
+    QN_TRY(qn_folder_has(f->files, "merges.txt", &f->has_merges, err));
+    QN_TRY(qn_folder_has(f->files, "qwen.tiktoken", &f->has_ranks, err));
+    QN_TRY(qn_folder_has(f->files, "tokenizer_config.json", &has_config, err));
+    if (has_config)
+        return qn_folder_json(&f->tokenizer_config, f->files, "tokenizer_config.json", err);
     return QN_OK;
 }
 
@@ -347,9 +356,9 @@ static qn_status read_lists(qn_tokenizer *t, folder *f, qn_err *err)
                        "%s: tokenizer_class: found '%.60s' without a tokenizer.json, want "
                        "Qwen2Tokenizer",
                        f->config.p, class);
-    QN_TRY(qn_json_load(&f->j, f->vocab.p, QN_LIMIT_CONFIG_BYTES, err));
+    QN_TRY(qn_folder_json(&f->j, f->files, "vocab.json", err));
     QN_TRY(set_vocab(t, f->j, f->vocab.p, err));
-    QN_TRY(qn_file_read(&f->text, f->merges.p, QN_LIMIT_CONFIG_BYTES, err));
+    QN_TRY(qn_folder_read(&f->text, f->files, "merges.txt", QN_LIMIT_CONFIG_BYTES, err));
     QN_TRY(set_merge_list(t, (qn_slice){f->text.p, f->text.n}, f->merges.p, err));
     return qn_tokenizer_finish(t, false, f->vocab.p, err);
 }
@@ -360,7 +369,7 @@ static qn_status read_ranks(qn_tokenizer *t, folder *f, qn_err *err)
 {
     static const char *const first[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
     enum { N_EXTRA = 205 };
-    QN_TRY(qn_file_read(&f->text, f->ranks.p, QN_LIMIT_CONFIG_BYTES, err));
+    QN_TRY(qn_folder_read(&f->text, f->files, "qwen.tiktoken", QN_LIMIT_CONFIG_BYTES, err));
     QN_TRY(qn_tokenizer_set_ranks(t, (qn_slice){f->text.p, f->text.n}, f->ranks.p, err));
     qn_added_token a = {.id = (int32_t)t->vocab.n, .special = true};
     if (!json_is_object(json_object_get(f->tokenizer_config, "added_tokens_decoder"))) {
@@ -376,11 +385,10 @@ static qn_status read_ranks(qn_tokenizer *t, folder *f, qn_err *err)
     return qn_tokenizer_finish(t, false, f->ranks.p, err);
 }
 
-static qn_status read_folder(qn_tokenizer **out, folder *f, const char *path, const json_t *config,
-                             qn_err *err)
+static qn_status read_folder(qn_tokenizer **out, folder *f, const json_t *config, qn_err *err)
 {
-    if (qn_file_exists(f->json.p)) {
-        QN_TRY(qn_json_load(&f->j, f->json.p, QN_LIMIT_CONFIG_BYTES, err));
+    if (f->has_json) {
+        QN_TRY(qn_folder_json(&f->j, f->files, "tokenizer.json", err));
         QN_TRY(qn_tokenizer_from_json(out, f->j, f->json.p, err));
         return apply_config(*out, f->tokenizer_config, f->config.p, err);
     }
@@ -391,26 +399,26 @@ static qn_status read_folder(qn_tokenizer **out, folder *f, const char *path, co
     QN_TRY(qn_json_str(config, "config.json", "model_type", &type, err));
     (*out)->nfc = true;
     (*out)->pretok.split = qn_starts_with(type, "qwen3_5") ? QN_SPLIT_QWEN35 : QN_SPLIT_QWEN2;
-    if (qn_file_exists(f->vocab.p) && qn_file_exists(f->merges.p))
+    if (f->has_vocab && f->has_merges)
         QN_TRY(read_lists(*out, f, err));
-    else if (qn_file_exists(f->ranks.p))
+    else if (f->has_ranks)
         QN_TRY(read_ranks(*out, f, err));
     else
         return qn_fail(err, QN_E_NOT_FOUND,
                        "%s: no tokenizer: want tokenizer.json, vocab.json and merges.txt, or "
                        "qwen.tiktoken",
-                       path);
+                       f->files->path);
     return apply_config(*out, f->tokenizer_config, f->config.p, err);
 }
 
-qn_status qn_tokenizer_from_folder(qn_tokenizer **out, const char *path, const json_t *config,
+qn_status qn_tokenizer_from_folder(qn_tokenizer **out, const qn_folder *files, const json_t *config,
                                    qn_err *err)
 {
-    folder f = {0};
+    folder f = {.files = files};
     qn_tokenizer *t = NULL;
-    qn_status s = folder_init(&f, path, err);
+    qn_status s = folder_init(&f, err);
     if (s == QN_OK)
-        s = read_folder(&t, &f, path, config, err);
+        s = read_folder(&t, &f, config, err);
     folder_fini(&f);
     if (s == QN_OK)
         *out = t;

@@ -310,7 +310,8 @@ static void test_folder(void **state)
 {
     (void)state;
     qn_tokenizer *t;
-    OK(qn_tokenizer_from_folder(&t, GOLDEN "models/qwen3-untied-f32", NULL, &err));
+    OK(qn_tokenizer_from_folder(&t, &(qn_folder){.path = GOLDEN "models/qwen3-untied-f32"}, NULL,
+                                &err));
     assert_int_equal(qn_tokenizer_n_tokens(t), 557);
     assert_int_equal(qn_tokenizer_eos(t), 533);
     assert_int_equal(qn_tokenizer_bos(t), -1);
@@ -351,7 +352,7 @@ static void test_lists(void **state)
     folder_write_json(&f, "tokenizer_config.json", config);
     folder_write(&f, "merges.txt", text.p, text.n);
     qn_tokenizer *t;
-    OK(qn_tokenizer_from_folder(&t, f.path, NULL, &err));
+    OK(qn_tokenizer_from_folder(&t, &(qn_folder){.path = f.path}, NULL, &err));
     assert_int_equal(qn_tokenizer_eos(t), 533);
     check_goldens(t, "mini-qwen3");
     qn_tokenizer_free(t);
@@ -363,7 +364,8 @@ static void test_lists(void **state)
 
     json_object_set_new(config, "tokenizer_class", json_string("XYZTokenizer"));
     folder_write_json(&f, "tokenizer_config.json", config);
-    assert_int_equal(qn_tokenizer_from_folder(&t, f.path, NULL, &err), QN_E_UNSUPPORTED);
+    assert_int_equal(qn_tokenizer_from_folder(&t, &(qn_folder){.path = f.path}, NULL, &err),
+                     QN_E_UNSUPPORTED);
     assert_non_null(strstr(err.msg, "tokenizer_class: found 'XYZTokenizer'"));
     folder_remove(&f);
     json_decref(config);
@@ -382,7 +384,7 @@ static void test_ranks(void **state)
     folder_make(&f);
     folder_write(&f, "qwen.tiktoken", ranks, strlen(ranks));
     qn_tokenizer *t;
-    OK(qn_tokenizer_from_folder(&t, f.path, NULL, &err));
+    OK(qn_tokenizer_from_folder(&t, &(qn_folder){.path = f.path}, NULL, &err));
     assert_int_equal(qn_tokenizer_n_tokens(t), 7 + 208);
     assert_int_equal(qn_tokenizer_find(t, QN_SLICE("<|extra_204|>")), 7 + 207);
     qn_ids ids = {0};
@@ -413,14 +415,16 @@ static void test_ranks(void **state)
         folder_write(&f, "qwen.tiktoken", bad[i].ranks, strlen(bad[i].ranks));
         /* its special tokens would make an empty file a vocabulary */
         folder_write(&f, "tokenizer_config.json", "{\"added_tokens_decoder\":{}}", 27);
-        assert_int_equal(qn_tokenizer_from_folder(&t, f.path, NULL, &err), QN_E_FORMAT);
+        assert_int_equal(qn_tokenizer_from_folder(&t, &(qn_folder){.path = f.path}, NULL, &err),
+                         QN_E_FORMAT);
         if (!strstr(err.msg, bad[i].want))
             print_error("%s\n", err.msg);
         assert_non_null(strstr(err.msg, bad[i].want));
     }
     folder_remove(&f);
     folder_make(&f);
-    assert_int_equal(qn_tokenizer_from_folder(&t, f.path, NULL, &err), QN_E_NOT_FOUND);
+    assert_int_equal(qn_tokenizer_from_folder(&t, &(qn_folder){.path = f.path}, NULL, &err),
+                     QN_E_NOT_FOUND);
     folder_remove(&f);
 }
 
@@ -434,7 +438,7 @@ static void test_qwen1(void **state)
     char dir[512];
     snprintf(dir, sizeof(dir), "%.*s", (int)(strrchr(path, '/') - path), path);
     qn_tokenizer *t;
-    OK(qn_tokenizer_from_folder(&t, dir, NULL, &err));
+    OK(qn_tokenizer_from_folder(&t, &(qn_folder){.path = dir}, NULL, &err));
     assert_int_equal(qn_tokenizer_find(t, QN_SLICE("<|im_end|>")), 151645);
     assert_int_equal(qn_tokenizer_find(t, QN_SLICE("<|extra_204|>")), 151850);
     qn_str text = {0};

@@ -18,17 +18,42 @@ static void cpu_close(qn_device *d)
     if (!d)
         return;
     qn_team_free(d->team);
+    qn_share_free(d->share);
     qn_acts_free(d->acts);
     qn_acts_free(d->ffn_acts);
-    for (size_t i = 0; d->one_acts && i < d->have.n_one; i++)
-        qn_acts_free(d->one_acts[i]);
-    void *blocks[] = {d->one_acts,   d->norm,       d->tile,          d->logits,
-                      d->routing,    d->hidden,     d->entry_weights, d->shared_weights,
-                      d->moe_out,    d->entry_rows, d->expert_begin,  d->attn,
-                      d->attn_parts, d->attn_tiles};
+    qn_acts_free(d->shared_acts);
+    qn_acts_free(d->gathered);
+    void *blocks[] = {d->norm,          d->tile,           d->logits,     d->routing,
+                      d->entry_weights, d->shared_weights, d->entry_rows, d->expert_begin,
+                      d->groups,        d->attn,           d->attn_parts, d->attn_tiles};
     for (size_t i = 0; i < QN_COUNT(blocks); i++)
         qn_free(blocks[i]);
     qn_free(d);
+}
+
+/* Each worker stays on one memory node, so that the weights it packs, and later reads, lie there. The
+ * caller's thread is not ours to bind. */
+static void bind(void *arg, int thread, int n_threads)
+{
+    const qn_topology *t = arg;
+    qn_cpuset all, node;
+    if (thread == 0)
+        return;
+    qn_cpuset_of_thread(&all);
+    qn_topology_place(t, &all, thread, n_threads, &node);
+    qn_cpuset_bind_thread(&node);
+}
+
+static qn_status open_team(qn_device *d, qn_err *err)
+{
+    QN_TRY(qn_team_new(&d->team, d->cfg.n_threads, err));
+    QN_TRY(qn_share_new(&d->share, "", err));
+    const qn_topology *t = qn_share_topology(d->share);
+    if (t->n_nodes > 1)
+        qn_team_run(d->team, bind, (void *)(uintptr_t)t);
+    if (d->cfg.follow)
+        qn_team_follow(d->team, d->share);
+    return QN_OK;
 }
 
 static qn_status cpu_open(qn_device **out, const qn_device_config *cfg, qn_err *err)
@@ -53,7 +78,7 @@ static qn_status cpu_open(qn_device **out, const qn_device_config *cfg, qn_err *
         cpu_close(d);
         return qn_fail_nomem(err, ((size_t)cfg->max_seqs + 1) * sizeof *d->attn_tiles);
     }
-    s = qn_team_new(&d->team, cfg->n_threads, err);
+    s = open_team(d, err);
     if (s != QN_OK) {
         cpu_close(d);
         return s;
@@ -136,6 +161,11 @@ static qn_status weight_new(qn_dweight **out, qn_device *d, const qn_weight *w, 
     return qn_dweight_new(out, d->team, w, d->cfg.exact || rows_only, err);
 }
 
+static void weight_pack(qn_device *d, const qn_weight *w, uint32_t form, void *out)
+{
+    qn_dweight_pack(d->team, w, (qn_pack)form, out);
+}
+
 /* ---- scratch ---- */
 
 static void op_sizes(const qn_device *d, const qn_op *op, qn_cpu_sizes *s)
@@ -176,29 +206,21 @@ static qn_status need(void *p_ptr, size_t have, size_t n, size_t copies, qn_err 
     return p ? QN_OK : qn_fail_nomem(err, bytes);
 }
 
-static qn_status need_acts(qn_acts **a, size_t have, size_t cols, size_t rows, const qn_device *d,
+/* Of a set of activations: what it is for, and how large. */
+typedef struct acts_size {
+    size_t rows, cols;
+    unsigned kinds;
+} acts_size;
+
+static qn_status need_acts(qn_acts **a, acts_size have, acts_size want, const qn_device *d,
                            qn_err *err)
 {
-    if (cols <= have && (*a || cols == 0))
+    bool fits = want.rows <= have.rows && want.cols <= have.cols && want.kinds == have.kinds;
+    if (want.cols == 0 || (*a && fits))
         return QN_OK;
     qn_acts_free(*a);
     *a = NULL;
-    return qn_acts_new(a, rows, cols, d->cfg.n_threads, err);
-}
-
-static qn_status need_one_acts(qn_device *d, const qn_cpu_sizes *want, qn_err *err)
-{
-    if (want->n_one > d->have.n_one) {
-        qn_acts **a = qn_realloc(d->one_acts, want->n_one * sizeof *a, QN_MEM_ACTIVATIONS);
-        if (!a)
-            return qn_fail_nomem(err, want->n_one * sizeof *a);
-        memset(a + d->have.n_one, 0, (want->n_one - d->have.n_one) * sizeof *a);
-        d->one_acts = a;
-        d->have.n_one = want->n_one;
-    }
-    for (size_t i = 0; i < d->have.n_one; i++)
-        QN_TRY(need_acts(&d->one_acts[i], d->have.one_cols, want->one_cols, 1, d, err));
-    return QN_OK;
+    return qn_acts_new(a, want.rows, want.cols, want.kinds, d->cfg.n_threads, err);
 }
 
 /* After a failure the device can only be closed. */
@@ -206,13 +228,19 @@ static qn_status prepare(qn_device *d, const qn_op *ops, size_t n_ops, qn_err *e
 {
     qn_cpu_sizes w = d->have;
     const qn_cpu_sizes h = d->have;
-    size_t threads = (size_t)d->cfg.n_threads, rows = d->cfg.max_rows;
+    size_t threads = (size_t)d->cfg.n_threads, rows = d->cfg.max_rows,
+           blocks = threads * QN_CPU_BLOCK_ROWS;
     for (size_t i = 0; i < n_ops; i++)
         op_sizes(d, &ops[i], &w);
     w.tile = QN_ROUND_UP(w.tile, 16);
-    QN_TRY(need_acts(&d->acts, h.act_cols, w.act_cols, rows, d, err));
-    QN_TRY(need_acts(&d->ffn_acts, h.ffn_cols, w.ffn_cols, rows, d, err));
-    QN_TRY(need_one_acts(d, &w, err));
+    QN_TRY(need_acts(&d->acts, (acts_size){rows, h.act_cols, h.act_kinds},
+                     (acts_size){rows, w.act_cols, w.act_kinds}, d, err));
+    QN_TRY(need_acts(&d->gathered, (acts_size){blocks, h.gather_cols, h.act_kinds},
+                     (acts_size){blocks, w.gather_cols, w.act_kinds}, d, err));
+    QN_TRY(need_acts(&d->ffn_acts, (acts_size){h.ffn_rows, h.ffn_cols, h.ffn_kinds},
+                     (acts_size){w.ffn_rows, w.ffn_cols, w.ffn_kinds}, d, err));
+    QN_TRY(need_acts(&d->shared_acts, (acts_size){rows, h.shared_cols, h.ffn_kinds},
+                     (acts_size){rows, w.shared_cols, w.ffn_kinds}, d, err));
     QN_TRY(need(&d->norm, h.norm, w.norm, 1, err));
     QN_TRY(need(&d->tile, h.tile, w.tile, threads, err));
     QN_TRY(need(&d->logits, h.logits, w.logits, 1, err));
@@ -220,9 +248,8 @@ static qn_status prepare(qn_device *d, const qn_op *ops, size_t n_ops, qn_err *e
     QN_TRY(need(&d->entry_rows, h.entries, w.entries, 1, err));
     QN_TRY(need(&d->entry_weights, h.entries, w.entries, 1, err));
     QN_TRY(need(&d->shared_weights, h.entries, w.entries, 1, err));
-    QN_TRY(need(&d->expert_begin, h.experts, w.experts, 1, err));
-    QN_TRY(need(&d->hidden, h.hidden, w.hidden, 1, err));
-    QN_TRY(need(&d->moe_out, h.moe_out, w.moe_out, 1, err));
+    QN_TRY(need(&d->expert_begin, h.expert_begin, w.expert_begin, 1, err));
+    QN_TRY(need(&d->groups, h.groups, w.groups, 1, err));
     QN_TRY(need(&d->attn, h.attn, w.attn, threads, err));
     QN_TRY(need(&d->attn_parts, h.attn_parts, w.attn_parts, 1, err));
     d->have = w;
@@ -452,6 +479,9 @@ const qn_backend *qn_backend_cpu(void)
         .download = download,
         .kv_block_bytes = kv_block_bytes,
         .weight_new = weight_new,
+        .layout = QN_PACK_LAYOUT,
+        .weight_form = qn_dweight_form,
+        .weight_pack = weight_pack,
         .weight_free = qn_dweight_free,
         .weight_bytes = qn_dweight_bytes,
         .weight_is_borrowed = qn_dweight_is_borrowed,

@@ -6,6 +6,8 @@
 #ifndef QN_BACKEND_CPU_CPU_DEVICE_H
 #define QN_BACKEND_CPU_CPU_DEVICE_H
 
+#include <stdatomic.h>
+
 #include "backend/cpu/matmul.h"
 
 struct qn_buf {
@@ -13,34 +15,41 @@ struct qn_buf {
     size_t bytes;
 };
 
-#define QN_CPU_TILE_COLS 128 /* of a product for max_rows rows, in a thread's tile */
+#define QN_CPU_BLOCK_ROWS 256 /* rows of an expert that one thread works on together */
+#define QN_CPU_TILE_COLS  128 /* of a product for max_rows rows, in a thread's tile */
 
 /* Sizes of the scratch, in elements. */
 typedef struct qn_cpu_sizes {
-    size_t act_cols; /* acts: columns of any product's input, all rows */
-    size_t ffn_cols; /* ffn_acts: columns of an expert's inner product, all rows */
-    size_t one_cols; /* one_acts: the same for one row; of n_one experts at a time */
-    size_t n_one;
-    size_t norm;       /* norm: normalised rows */
-    size_t tile;       /* tile: a thread's part of a product, before its epilogue */
-    size_t logits;     /* router probabilities of all rows */
-    size_t routing;    /* routing of all rows: ids and weights, as QN_OP_ROUTE writes them */
-    size_t entries;    /* tokens of all experts, grouped: row and weight of each */
-    size_t experts;    /* begin of each expert's entries */
-    size_t hidden;     /* inner rows of one expert for all tokens, or of all experts for one */
-    size_t moe_out;    /* sums over experts */
-    size_t attn;       /* a thread's tile of attention */
-    size_t attn_parts; /* results of chunks of context that other threads merge */
+    unsigned act_kinds; /* acts: arithmetics of the products */
+    size_t act_cols;    /* and columns of any product's input, all rows */
+    unsigned ffn_kinds; /* of the products of experts' hidden rows */
+    size_t ffn_cols;    /* ffn_acts: hidden rows of all experts */
+    size_t ffn_rows;
+    size_t shared_cols;  /* shared_acts: hidden rows of the shared expert */
+    size_t gather_cols;  /* gathered: for each thread a block of rows of one expert */
+    size_t norm;         /* norm: normalised rows */
+    size_t tile;         /* tile: a thread's part of a product, before its epilogue */
+    size_t logits;       /* router probabilities of all rows */
+    size_t routing;      /* routing of all rows: ids and weights, as QN_OP_ROUTE writes them */
+    size_t entries;      /* tokens of all experts, grouped: row and weight of each */
+    size_t expert_begin; /* begin of each expert's entries */
+    size_t groups;       /* experts with entries; in words of 4 bytes */
+    size_t attn;         /* a thread's tile of attention */
+    size_t attn_parts;   /* results of chunks of context that other threads merge */
 } qn_cpu_sizes;
 
 struct qn_device {
     qn_device_config cfg;
     qn_kernels k;
+    qn_share *share; /* what this process gets; the team may follow it */
     qn_team *team;
     qn_cpu_sizes have;
-    qn_acts *acts, *ffn_acts, **one_acts;
-    float *norm, *tile, *logits, *routing, *entry_weights, *shared_weights, *hidden, *moe_out;
+    qn_acts *acts, *ffn_acts, *shared_acts, *gathered;
+    float *norm, *tile, *logits, *routing, *entry_weights, *shared_weights;
     uint32_t *entry_rows, *expert_begin;
+    struct qn_cpu_group *groups; /* moe.c */
+    size_t n_groups, n_pieces;
+    atomic_size_t next_piece, next_range;
     float *attn, *attn_parts;
     uint32_t *attn_tiles; /* [max_seqs + 1] */
 };

@@ -18,6 +18,8 @@ static size_t op_outputs(const qn_op *op)
 void qn_cpu_linear_sizes(const qn_device *d, const qn_op *op, qn_cpu_sizes *s)
 {
     s->act_cols = QN_MAX(s->act_cols, op->in[0].width);
+    for (uint32_t i = 0; i < op->n_w; i++)
+        s->act_kinds |= qn_cpu_kind(op->w[i]);
     if (op->fuse & QN_FUSE_NORM)
         s->norm = QN_MAX(s->norm, d->cfg.max_rows * op->in[0].width);
     s->tile = QN_MAX(s->tile, QN_MAX((size_t)d->cfg.max_rows * QN_CPU_TILE_COLS, op_outputs(op)));

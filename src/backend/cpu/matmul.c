@@ -23,36 +23,83 @@ enum {
 struct qn_dweight {
     qn_mm_kind kind;
     qn_pack pack;
-    qn_weight view;  /* as stored; memory borrowed */
-    uint8_t *panels; /* integer: own */
+    qn_weight view;        /* as stored; memory borrowed */
+    const uint8_t *panels; /* integer: own, or of a packed file */
+    uint8_t *own;
     size_t panel_bytes;
-};
-
-struct qn_acts {
-    size_t max_rows, max_cols, max_pad;
-    int n_threads;
-    size_t rows, cols;
-    unsigned kinds;
-    float *f32;
-    void *i8;
-    uint8_t *scratch;
-    size_t scratch_bytes; /* of one thread */
 };
 
 /* ---- weights ---- */
 
-static size_t n_panels(const qn_dweight *w)
+static size_t n_panels(const qn_weight *w)
 {
-    return QN_DIV_UP(w->view.rows, (size_t)QN_PACK_ROWS);
+    return QN_DIV_UP(w->rows, (size_t)QN_PACK_ROWS);
 }
+
+typedef struct pack_job {
+    const qn_weight *w;
+    qn_pack pack;
+    size_t panel_bytes;
+    uint8_t *out;
+} pack_job;
 
 static void pack_panels(void *arg, int thread, int n_threads)
 {
-    const qn_dweight *w = arg;
+    const pack_job *j = arg;
     size_t begin, end;
-    qn_team_split(n_panels(w), 1, thread, n_threads, &begin, &end);
+    qn_team_split(n_panels(j->w), 1, thread, n_threads, &begin, &end);
     for (size_t i = begin; i < end; i++)
-        qn_pack_panel(&w->view, w->pack, i, w->panels + i * w->panel_bytes);
+        qn_pack_panel(j->w, j->pack, i, j->out + i * j->panel_bytes);
+}
+
+bool qn_dweight_form(const qn_weight *w, uint32_t *form, size_t *bytes)
+{
+    qn_pack p;
+    if (!qn_pack_choose(w, &p))
+        return false;
+    *form = (uint32_t)p;
+    *bytes = n_panels(w) * qn_pack_panel_bytes(p, w->cols);
+    return true;
+}
+
+void qn_dweight_pack(qn_team *team, const qn_weight *w, qn_pack pack, void *out)
+{
+    pack_job j = {w, pack, qn_pack_panel_bytes(pack, w->cols), out};
+    if (team)
+        qn_team_run(team, pack_panels, &j);
+    else
+        pack_panels(&j, 0, 1);
+}
+
+/* Panels from a packed file: any bytes will do, as many as the kernels read. */
+static qn_status take_packed(qn_dweight *d, qn_err *err)
+{
+    const qn_weight *w = &d->view;
+    size_t unit, want = 0;
+    if (w->packed_form < QN_N_PACKS) {
+        d->pack = (qn_pack)w->packed_form;
+        unit = 32 * qn_scales_blocks(qn_packs[d->pack].scales);
+        d->panel_bytes = w->cols % unit ? 0 : qn_pack_panel_bytes(d->pack, w->cols);
+        want = n_panels(w) * d->panel_bytes;
+    }
+    if (!want || want != w->packed_bytes)
+        return qn_fail(err, QN_E_FORMAT, "packed matrix [%zu, %zu] of form %u: %zu bytes, want %zu",
+                       w->rows, w->cols, w->packed_form, w->packed_bytes, want);
+    d->kind = QN_MM_INT;
+    d->panels = w->packed;
+    return QN_OK;
+}
+
+static qn_status make_panels(qn_dweight *d, qn_team *team, qn_err *err)
+{
+    d->kind = QN_MM_INT;
+    d->panel_bytes = qn_pack_panel_bytes(d->pack, d->view.cols);
+    d->own = qn_alloc_array(n_panels(&d->view), d->panel_bytes, QN_MEM_WEIGHTS);
+    if (!d->own)
+        return qn_fail_nomem(err, qn_dweight_bytes(d));
+    d->panels = d->own;
+    qn_dweight_pack(team, &d->view, d->pack, d->own);
+    return QN_OK;
 }
 
 qn_status qn_dweight_new(qn_dweight **out, qn_team *team, const qn_weight *w, bool exact,
@@ -63,19 +110,14 @@ qn_status qn_dweight_new(qn_dweight **out, qn_team *team, const qn_weight *w, bo
     if (!d)
         return qn_fail_nomem(err, sizeof *d);
     d->view = *w;
-    if (!exact && qn_pack_choose(w, &d->pack)) {
-        d->kind = QN_MM_INT;
-        d->panel_bytes = qn_pack_panel_bytes(d->pack, w->cols);
-        d->panels = qn_alloc_array(n_panels(d), d->panel_bytes, QN_MEM_WEIGHTS);
-        if (!d->panels) {
-            qn_status s = qn_fail_nomem(err, qn_dweight_bytes(d));
-            qn_free(d);
-            return s;
-        }
-        if (team)
-            qn_team_run(team, pack_panels, d);
-        else
-            pack_panels(d, 0, 1);
+    qn_status s = QN_OK;
+    if (!exact && w->packed)
+        s = take_packed(d, err);
+    else if (!exact && qn_pack_choose(w, &d->pack))
+        s = make_panels(d, team, err);
+    if (s != QN_OK) {
+        qn_dweight_free(d);
+        return s;
     }
     *out = d;
     return QN_OK;
@@ -85,7 +127,7 @@ void qn_dweight_free(qn_dweight *w)
 {
     if (!w)
         return;
-    qn_free(w->panels);
+    qn_free(w->own);
     qn_free(w);
 }
 
@@ -108,12 +150,12 @@ size_t qn_dweight_bytes(const qn_dweight *w)
 {
     if (w->kind == QN_MM_F32)
         return qn_weight_bytes(&w->view);
-    return n_panels(w) * w->panel_bytes;
+    return n_panels(&w->view) * w->panel_bytes;
 }
 
 bool qn_dweight_is_borrowed(const qn_dweight *w)
 {
-    return w->kind == QN_MM_F32;
+    return !w->own;
 }
 
 size_t qn_dweight_row_step(const qn_dweight *w)
@@ -134,7 +176,8 @@ static size_t padded(size_t cols)
     return QN_ROUND_UP(cols, (size_t)8);
 }
 
-qn_status qn_acts_new(qn_acts **out, size_t max_rows, size_t max_cols, int n_threads, qn_err *err)
+qn_status qn_acts_new(qn_acts **out, size_t max_rows, size_t max_cols, unsigned kinds,
+                      int n_threads, qn_err *err)
 {
     *out = NULL;
     qn_acts *a = qn_calloc(1, sizeof *a, QN_MEM_ACTIVATIONS);
@@ -147,16 +190,19 @@ qn_status qn_acts_new(qn_acts **out, size_t max_rows, size_t max_cols, int n_thr
         goto fail;
     a->max_rows = max_rows;
     a->max_cols = max_cols;
+    a->max_kinds = kinds;
     a->n_threads = n_threads;
+    n_f32 = kinds & 1u << QN_MM_F32 ? n_f32 : 0;
+    n_i8 = kinds & 1u << QN_MM_INT ? n_i8 : 0;
     /* One thread's scratch: decoded rows, or unpacked panel and the results of one mm_gemm. */
     tile = QN_MAX(tile, TILE_FLOATS * sizeof(float));
     a->scratch_bytes = QN_ROUND_UP(
         QN_MAX(tile, QN_MM_SCRATCH + CHUNK_QUADS * 4 * QN_PACK_ROWS * sizeof(float)), (size_t)64);
-    a->f32 = qn_alloc_array(n_f32, sizeof(float), QN_MEM_ACTIVATIONS);
-    a->i8 = qn_alloc_array(n_i8, sizeof(qn_act4), QN_MEM_ACTIVATIONS);
-    a->scratch = qn_alloc_array((size_t)n_threads, a->scratch_bytes, QN_MEM_ACTIVATIONS);
     bytes = n_f32 * sizeof(float) + n_i8 * sizeof(qn_act4) + (size_t)n_threads * a->scratch_bytes;
-    if (!a->f32 || !a->i8 || !a->scratch)
+    a->f32 = n_f32 ? qn_alloc_array(n_f32, sizeof(float), QN_MEM_ACTIVATIONS) : NULL;
+    a->i8 = n_i8 ? qn_alloc_array(n_i8, sizeof(qn_act4), QN_MEM_ACTIVATIONS) : NULL;
+    a->scratch = qn_alloc_array((size_t)n_threads, a->scratch_bytes, QN_MEM_ACTIVATIONS);
+    if ((n_f32 && !a->f32) || (n_i8 && !a->i8) || !a->scratch)
         goto fail;
     *out = a;
     return QN_OK;
@@ -177,31 +223,108 @@ void qn_acts_free(qn_acts *a)
 
 void qn_acts_begin(qn_acts *a, size_t rows, size_t cols, unsigned kinds)
 {
-    QN_ASSERT(rows <= a->max_rows && cols <= a->max_cols);
+    QN_ASSERT(rows <= a->max_rows && cols <= a->max_cols && (kinds & ~a->max_kinds) == 0);
     a->rows = rows;
     a->cols = cols;
     a->kinds = kinds;
+    a->lanes = rows == 1 ? 1 : 4;
     if (cols % 32 != 0) /* no weight of this width has panels */
         a->kinds &= ~(1u << QN_MM_INT);
+}
+
+/* The blocks of the 4 rows (or the one) that row r lies among. */
+static void *row_blocks(const qn_acts *a, size_t r)
+{
+    return (qn_act4 *)a->i8 + r / 4 * (a->cols / 32);
+}
+
+void qn_acts_put_columns(const qn_acts *a, const qn_kernels *k, size_t row, size_t begin,
+                         size_t end, const float *x)
+{
+    size_t pad = padded(a->cols), first = begin / 32, n_blocks = (end - begin) / 32;
+    if (a->kinds & 1u << QN_MM_F32) {
+        float *to = a->f32 + row * pad;
+        memcpy(to + begin, x, (end - begin) * sizeof *x);
+        if (end == a->cols)
+            memset(to + end, 0, (pad - end) * sizeof *x);
+    }
+    if (!(a->kinds & 1u << QN_MM_INT))
+        return;
+    if (a->lanes == 1) {
+        k->mm_quantise(x, n_blocks, 1, 0, (qn_act1 *)row_blocks(a, row) + first);
+        return;
+    }
+    qn_act4 *quad = (qn_act4 *)row_blocks(a, row) + first;
+    if (row % 4 == 0 && row + 4 > a->rows)
+        memset(quad, 0, n_blocks * sizeof *quad);
+    k->mm_quantise(x, n_blocks, 4, (int)(row % 4), quad);
 }
 
 void qn_acts_put(qn_acts *a, const qn_kernels *k, size_t begin, size_t end, const float *src,
                  size_t stride, const uint32_t *index)
 {
-    size_t n_blocks = a->cols / 32, pad = padded(a->cols);
-    int lanes = a->rows == 1 ? 1 : 4;
-    for (size_t r = begin; r < end; r++) {
-        const float *x = src + (index ? index[r] : r) * stride;
-        if (a->kinds & 1u << QN_MM_F32) {
-            memcpy(a->f32 + r * pad, x, a->cols * sizeof *x);
-            memset(a->f32 + r * pad + a->cols, 0, (pad - a->cols) * sizeof *x);
-        }
-        if (!(a->kinds & 1u << QN_MM_INT))
-            continue;
-        qn_act4 *quad = (qn_act4 *)a->i8 + r / 4 * n_blocks;
-        if (lanes == 4 && r % 4 == 0 && r + 4 > a->rows)
-            memset(quad, 0, n_blocks * sizeof *quad);
-        k->mm_quantise(x, n_blocks, lanes, (int)(r % 4), quad);
+    for (size_t r = begin; r < end; r++)
+        qn_acts_put_columns(a, k, r, 0, a->cols, src + (index ? index[r] : r) * stride);
+}
+
+qn_acts qn_acts_part(const qn_acts *a, size_t first, size_t rows)
+{
+    QN_ASSERT(first % QN_ACTS_ROW_STEP == 0 && first + rows <= a->max_rows);
+    qn_acts p = *a;
+    p.max_rows = p.rows = rows;
+    p.max_cols = a->cols;
+    if (a->kinds & 1u << QN_MM_F32)
+        p.f32 = a->f32 + first * padded(a->cols);
+    if (a->kinds & 1u << QN_MM_INT)
+        p.i8 = row_blocks(a, first);
+    return p;
+}
+
+static void copy_lane(const qn_act4 *from, size_t f, qn_act4 *to, size_t t)
+{
+    to->d[t] = from->d[f];
+    to->s[t] = from->s[f];
+    memcpy(to->h[t], from->h[f], sizeof to->h[t]);
+    for (size_t g = 0; g < 8; g++)
+        memcpy(to->q[g][t], from->q[g][f], sizeof to->q[g][t]);
+}
+
+static void copy_to_one(const qn_act4 *from, size_t f, qn_act1 *to)
+{
+    to->d = from->d[f];
+    to->s = from->s[f];
+    memcpy(to->h, from->h[f], sizeof to->h);
+    for (size_t g = 0; g < 8; g++)
+        memcpy(to->q[g], from->q[g][f], sizeof to->q[g]);
+}
+
+static void gather_int(const qn_acts *a, const qn_acts *src, size_t r, size_t from)
+{
+    size_t n = a->cols / 32;
+    const qn_act4 *in = row_blocks(src, from);
+    qn_act4 *out = row_blocks(a, r);
+    if (a->lanes == 4 && r % 4 == 0 && r + 4 > a->rows)
+        memset(out, 0, n * sizeof *out);
+    if (src->lanes == 1)
+        memcpy(out, in, n * sizeof(qn_act1));
+    for (size_t b = 0; b < n && src->lanes == 4; b++) {
+        if (a->lanes == 1)
+            copy_to_one(&in[b], from % 4, (qn_act1 *)out + b);
+        else
+            copy_lane(&in[b], from % 4, &out[b], r % 4);
+    }
+}
+
+void qn_acts_gather(const qn_acts *a, const qn_acts *src, const uint32_t *index)
+{
+    size_t pad = padded(a->cols);
+    QN_ASSERT(a->cols == src->cols && (a->kinds & ~src->kinds) == 0 &&
+              (src->lanes == 4 || a->lanes == 1));
+    for (size_t r = 0; r < a->rows; r++) {
+        if (a->kinds & 1u << QN_MM_F32)
+            memcpy(a->f32 + r * pad, src->f32 + index[r] * pad, pad * sizeof *a->f32);
+        if (a->kinds & 1u << QN_MM_INT)
+            gather_int(a, src, r, index[r]);
     }
 }
 
@@ -218,7 +341,7 @@ static void matmul_int(const qn_kernels *k, const qn_dweight *w, const qn_acts *
 {
     size_t n_blocks = a->cols / 32;
     const uint8_t *panel = w->panels + begin / QN_PACK_ROWS * w->panel_bytes;
-    if (a->rows == 1) {
+    if (a->lanes == 1) {
         size_t whole = (end - begin) / QN_PACK_ROWS;
         k->mm_gemv[w->pack](panel, whole, n_blocks, a->i8, y + begin);
         begin += whole * QN_PACK_ROWS;

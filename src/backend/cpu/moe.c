@@ -1,39 +1,68 @@
 /* SPDX-License-Identifier: Apache-2.0
  * moe.c - ROUTE, EXPERTS, SHARED_GATE and all of them in one (MOE) of the CPU device.
  *
- *   route    softmax(x·routerᵀ) over all experts in float32, the k largest, ties to the lower id
- *   group    counting sort of (row, weight) by expert; an expert's rows stay in order
- *   experts  for each: its rows -> gate, up, silu -> down -> out[row] += weight * result
+ *   route   softmax(x·routerᵀ) over all experts in float32, the k largest, ties to the lower id     | barrier
+ *   group   counting sort of (row, weight) by expert; an expert's rows stay in order                | barrier
+ *   inner   pieces of all experts' gate and up, taken by the threads one by one: the rows of the
+ *           piece's expert -> gate, up, silu -> its columns of the hidden rows, prepared for down   | barrier
+ *   outer   ranges of columns, taken one by one: sum over the experts of weight * (hidden · downᵀ), plus the residual
  *
- * Order of a row's sum: its experts by ascending id, then the shared expert; so a row gives the same bits alone and in a batch.
- * Many rows: the experts one after the other, each split over the team by outputs, three barriers each. One row: all its experts
- * form one list of outputs, two barriers in all. In both an element of out belongs to one thread at a time. */
+ * The rows of the input are prepared once; an expert's rows are gathered from them by each thread that works on it. The hidden rows
+ * of all experts stand in one set, each expert's from a multiple of 4.
+ *
+ * Order of a row's sum: its experts by ascending id, then the shared expert, then the residual; and an element of the output belongs
+ * to one thread. So a row gives the same bits alone and in a batch, whoever takes which piece. */
 #include <math.h>
 #include <string.h>
 
 #include "backend/cpu/cpu_device.h"
 
-typedef struct moe_job {
-    qn_cpu_job base;
-    const qn_experts *ex;
-    const float *x; /* rows the experts see: in[0], normalised for MOE */
-    size_t x_stride;
-    const float *routing; /* rows of n_active ids as int32 bits, n_active weights */
-    float *sum;           /* rows of sums over experts */
-    size_t width, sum_stride;
-} moe_job;
+enum {
+    BLOCK_ROWS = QN_CPU_BLOCK_ROWS,
+    TILE_FLOATS = 32 * 1024, /* of gate and up: stay in the second-level cache */
+    SUM_FLOATS = 64 * 1024,  /* of a range of columns of the output */
+    COLUMN_STEP = 32,        /* pieces of hidden rows: a block of the prepared form */
+    PIECES = 16              /* of a list, for each thread: the last ones end nearly together */
+};
 
 /* An expert and its entries. */
-typedef struct moe_expert {
+typedef struct qn_cpu_group {
     const qn_dweight *gate, *up, *down;
     const uint32_t *rows; /* NULL: all, in order */
     const float *weights;
     size_t n;
-} moe_expert;
+    size_t first_hidden;          /* row of the set of hidden rows */
+    size_t first_piece, n_pieces; /* of each block of rows */
+} group;
 
-static bool has_shared(const moe_job *m)
+typedef struct moe_job {
+    qn_cpu_job base;
+    const qn_experts *ex;
+    const float *routing; /* rows of n_active ids as int32 bits, n_active weights */
+} moe_job;
+
+static unsigned input_kinds(const qn_experts *ex)
 {
-    return m->base.op->kind == QN_OP_MOE && m->ex->shared_gate;
+    unsigned kinds = qn_cpu_kind(ex->router) | qn_cpu_kind(ex->shared_router) |
+                     qn_cpu_kind(ex->shared_gate) | qn_cpu_kind(ex->shared_up);
+    for (size_t e = 0; e < ex->n_experts && ex->gate; e++)
+        kinds |= qn_cpu_kind(ex->gate[e]) | qn_cpu_kind(ex->up[e]);
+    return kinds;
+}
+
+static unsigned hidden_kinds(const qn_experts *ex)
+{
+    unsigned kinds = qn_cpu_kind(ex->shared_down);
+    for (size_t e = 0; e < ex->n_experts && ex->down; e++)
+        kinds |= qn_cpu_kind(ex->down[e]);
+    return kinds;
+}
+
+/* Columns of the output in one range. */
+static size_t range_columns(const qn_device *d, size_t width, size_t rows)
+{
+    size_t fair = QN_DIV_UP(width, (size_t)d->cfg.n_threads * PIECES / 2), fit = SUM_FLOATS / rows;
+    return QN_ROUND_UP(QN_MAX(QN_MIN(fair, fit), (size_t)1), (size_t)QN_PACK_ROWS);
 }
 
 void qn_cpu_moe_sizes(const qn_device *d, const qn_op *op, qn_cpu_sizes *s)
@@ -43,21 +72,26 @@ void qn_cpu_moe_sizes(const qn_device *d, const qn_op *op, qn_cpu_sizes *s)
     s->act_cols = QN_MAX(s->act_cols, width);
     if (!ex) { /* SHARED_GATE */
         s->act_cols = QN_MAX(s->act_cols, op->in[1].width);
+        s->act_kinds |= op->n_w > 0 ? qn_cpu_kind(op->w[0]) : 0;
         s->entries = QN_MAX(s->entries, rows);
         return;
     }
-    size_t ffn = QN_MAX(ex->ffn_size, ex->shared_ffn_size);
+    size_t entries = rows * ex->n_active, n_groups = (size_t)ex->n_experts + 1;
+    s->act_kinds |= input_kinds(ex) | (op->n_w > 0 ? qn_cpu_kind(op->w[0]) : 0);
+    s->ffn_kinds |= hidden_kinds(ex);
     s->norm = QN_MAX(s->norm, rows * width);
-    s->tile = QN_MAX(s->tile, QN_MAX(rows * QN_CPU_TILE_COLS, 2 * QN_MAX(ffn, width)));
+    size_t sums = QN_MAX(rows * QN_PACK_ROWS, (size_t)SUM_FLOATS);
+    s->tile = QN_MAX(s->tile, sums + TILE_FLOATS);
     s->logits = QN_MAX(s->logits, rows * ex->n_experts);
     s->routing = QN_MAX(s->routing, rows * 2 * ex->n_active);
-    s->entries = QN_MAX(s->entries, rows * ex->n_active);
-    s->experts = QN_MAX(s->experts, (size_t)ex->n_experts + 1);
-    s->ffn_cols = QN_MAX(s->ffn_cols, ffn);
-    s->one_cols = QN_MAX(s->one_cols, ffn);
-    s->n_one = QN_MAX(s->n_one, (size_t)ex->n_active + 1);
-    s->hidden = QN_MAX(s->hidden, QN_MAX(rows, (size_t)ex->n_active + 1) * ffn);
-    s->moe_out = QN_MAX(s->moe_out, rows * width);
+    s->entries = QN_MAX(s->entries, entries);
+    s->groups = QN_MAX(s->groups, QN_DIV_UP(n_groups * sizeof(group), 4));
+    s->expert_begin = QN_MAX(s->expert_begin, n_groups);
+    s->gather_cols = QN_MAX(s->gather_cols, ex->gate ? width : 0);
+    s->ffn_cols = QN_MAX(s->ffn_cols, ex->ffn_size);
+    s->ffn_rows =
+        QN_MAX(s->ffn_rows, entries + (QN_ACTS_ROW_STEP - 1) * QN_MIN(entries, ex->n_experts));
+    s->shared_cols = QN_MAX(s->shared_cols, ex->shared_ffn_size);
 }
 
 /* ---- routing ---- */
@@ -95,12 +129,11 @@ static void route_products(const qn_cpu_job *job, const qn_dweight *router,
 }
 
 static void route_rows(const qn_cpu_job *job, const qn_dweight *router, float *routing,
-                       size_t stride, int thread, int n_threads)
+                       size_t stride, size_t begin, size_t end)
 {
     qn_device *d = job->d;
-    size_t b, e, n = qn_dweight_rows(router);
-    qn_team_split(job->n_rows, 1, thread, n_threads, &b, &e);
-    for (size_t r = b; r < e; r++) {
+    size_t n = qn_dweight_rows(router);
+    for (size_t r = begin; r < end; r++) {
         d->k.softmax(d->logits + r * n, n);
         top_k(d->logits + r * n, n, job->op->experts, routing + r * stride);
     }
@@ -110,10 +143,12 @@ static void route(void *arg, int thread, int n_threads)
 {
     const qn_cpu_job *job = arg;
     const qn_op *op = job->op;
+    size_t b, e;
     qn_cpu_prepare_rows(job, thread, n_threads);
     route_products(job, op->w[0], NULL, thread, n_threads);
     qn_team_barrier(job->d->team);
-    route_rows(job, op->w[0], qn_cpu_row(&op->out, 0), op->out.width, thread, n_threads);
+    qn_team_split(job->n_rows, 1, thread, n_threads, &b, &e);
+    route_rows(job, op->w[0], qn_cpu_row(&op->out, 0), op->out.width, b, e);
 }
 
 void qn_cpu_route(const qn_cpu_job *job)
@@ -127,7 +162,7 @@ static float sigmoid(float x)
     return 1.0f / (1.0f + expf(-x));
 }
 
-/* ---- experts ---- */
+/* ---- groups ---- */
 
 static int32_t routed_id(const moe_job *m, size_t row, size_t i)
 {
@@ -142,7 +177,7 @@ static float routed_weight(const moe_job *m, size_t row, size_t i)
 }
 
 /* Counting sort of all routed pairs by expert; rows stay ascending. */
-static void group_by_expert(const moe_job *m)
+static void sort_by_expert(const moe_job *m)
 {
     qn_device *d = m->base.d;
     const qn_experts *ex = m->ex;
@@ -164,178 +199,168 @@ static void group_by_expert(const moe_job *m)
     begin[0] = 0;
 }
 
-/* The next expert with entries at or after id `e`, the shared one last; returns its id, n_experts + 1: no more. */
-static size_t next_expert(const moe_job *m, size_t e, moe_expert *out)
+/* The experts that have entries by ascending id, then the shared one. */
+static void list_groups(const moe_job *m)
 {
-    const qn_device *d = m->base.d;
+    qn_device *d = m->base.d;
     const qn_experts *ex = m->ex;
-    for (; e < ex->n_experts; e++) {
-        uint32_t b = d->expert_begin[e], n = d->expert_begin[e + 1] - b;
-        if (n > 0) {
-            *out = (moe_expert){ex->gate[e],          ex->up[e], ex->down[e], d->entry_rows + b,
-                                d->entry_weights + b, n};
-            return e;
-        }
+    size_t n = 0, hidden = 0;
+    for (size_t e = 0; e < ex->n_experts; e++) {
+        uint32_t b = d->expert_begin[e], n_entries = d->expert_begin[e + 1] - b;
+        if (n_entries == 0)
+            continue;
+        d->groups[n++] = (group){.gate = ex->gate[e],
+                                 .up = ex->up[e],
+                                 .down = ex->down[e],
+                                 .rows = d->entry_rows + b,
+                                 .weights = d->entry_weights + b,
+                                 .n = n_entries,
+                                 .first_hidden = hidden};
+        hidden += QN_ROUND_UP(n_entries, (uint32_t)QN_ACTS_ROW_STEP);
     }
-    if (e > ex->n_experts || !has_shared(m))
-        return (size_t)ex->n_experts + 1;
-    *out = (moe_expert){ex->shared_gate,   ex->shared_up, ex->shared_down, NULL,
-                        d->shared_weights, m->base.n_rows};
-    return e;
+    if (m->base.op->kind == QN_OP_MOE && ex->shared_gate)
+        d->groups[n++] = (group){.gate = ex->shared_gate,
+                                 .up = ex->shared_up,
+                                 .down = ex->shared_down,
+                                 .weights = d->shared_weights,
+                                 .n = m->base.n_rows};
+    d->n_groups = n;
 }
 
-static void begin_inputs(const moe_job *m, const moe_expert *e)
+/* Of a group's inner products, in units of the work of 4 rows; reading or unpacking the weights is another one. */
+static size_t group_cost(const group *g)
 {
-    qn_acts_begin(m->base.d->acts, e->n, m->width, qn_cpu_kind(e->gate) | qn_cpu_kind(e->up));
+    return (1 + (g->n == 1 ? 0 : QN_DIV_UP(g->n, (size_t)4))) * qn_dweight_rows(g->gate);
 }
 
-/* sum[row] += weight * (hidden · downᵀ), outputs [b, e) */
-static void expert_down(const moe_job *m, const moe_expert *x, const qn_acts *hidden, size_t begin,
-                        size_t end, int thread)
+/* Pieces of about the same cost, no smaller than a PIECES-th of a thread's share. */
+static void cut_pieces(qn_device *d, int n_threads)
 {
-    const qn_device *d = m->base.d;
-    size_t cols = qn_cpu_tile_cols(d, qn_dweight_row_step(x->down), x->n);
-    float *tile = qn_cpu_tile(d, thread);
+    size_t total = 0, at = 0;
+    for (size_t i = 0; i < d->n_groups; i++)
+        total += group_cost(&d->groups[i]);
+    size_t share = QN_DIV_UP(total, (size_t)n_threads * PIECES);
+    for (size_t i = 0; i < d->n_groups; i++) {
+        group *g = &d->groups[i];
+        size_t blocks = QN_DIV_UP(g->n, (size_t)BLOCK_ROWS),
+               most = QN_DIV_UP(qn_dweight_rows(g->gate), (size_t)COLUMN_STEP);
+        g->first_piece = at;
+        g->n_pieces = QN_MIN(QN_MAX(group_cost(g) / blocks / share, (size_t)1), most);
+        at += g->n_pieces * blocks;
+    }
+    d->n_pieces = at;
+}
+
+/* One thread; after it, a barrier. */
+static void group_rows(const moe_job *m, int n_threads)
+{
+    qn_device *d = m->base.d;
+    const qn_experts *ex = m->ex;
+    sort_by_expert(m);
+    list_groups(m);
+    cut_pieces(d, n_threads);
+    qn_acts_begin(d->gathered, (size_t)n_threads * BLOCK_ROWS, m->base.op->in[0].width,
+                  d->gathered->max_kinds);
+    qn_acts_begin(d->ffn_acts, d->have.ffn_rows, ex->ffn_size, d->ffn_acts->max_kinds);
+    atomic_store(&d->next_piece, 0);
+    atomic_store(&d->next_range, 0);
+}
+
+/* ---- inner products ---- */
+
+/* The hidden rows of a group, as a set of its own. */
+static qn_acts hidden_rows(const qn_device *d, const group *g)
+{
+    qn_acts h = g->rows ? qn_acts_part(d->ffn_acts, g->first_hidden, g->n) : *d->shared_acts;
+    qn_acts_begin(&h, g->n, qn_dweight_cols(g->down), qn_cpu_kind(g->down));
+    return h;
+}
+
+/* Rows [first, first + n) of a group, as a set. */
+static qn_acts input_rows(const qn_device *d, const group *g, size_t first, size_t n, int thread)
+{
+    if (!g->rows || d->acts->rows == 1)
+        return qn_acts_part(d->acts, first, n);
+    qn_acts x = qn_acts_part(d->gathered, (size_t)thread * BLOCK_ROWS, n);
+    qn_acts_begin(&x, n, d->acts->cols, qn_cpu_kind(g->gate) | qn_cpu_kind(g->up));
+    qn_acts_gather(&x, d->acts, g->rows + first);
+    return x;
+}
+
+/* Columns [begin, end) of hidden rows [first, first + x->rows). */
+static void inner_piece(const qn_device *d, const group *g, const qn_acts *x, size_t first,
+                        size_t begin, size_t end, int thread)
+{
+    qn_acts h = hidden_rows(d, g);
+    size_t cols = QN_MAX(TILE_FLOATS / 2 / x->rows / COLUMN_STEP, (size_t)1) * COLUMN_STEP;
     for (size_t c = begin; c < end; c += cols) {
         size_t n = QN_MIN(cols, end - c);
-        qn_matmul(&d->k, x->down, hidden, c, c + n, qn_cpu_tile_at(tile, c), n, thread);
-        for (size_t i = 0; i < x->n; i++) {
-            size_t row = x->rows ? x->rows[i] : i;
-            d->k.add_scaled(tile + i * n, x->weights[i], n, m->sum + row * m->sum_stride + c);
+        float *a = qn_cpu_tile(d, thread), *b = a + x->rows * n;
+        qn_matmul(&d->k, g->gate, x, c, c + n, qn_cpu_tile_at(a, c), n, thread);
+        qn_matmul(&d->k, g->up, x, c, c + n, qn_cpu_tile_at(b, c), n, thread);
+        for (size_t r = 0; r < x->rows; r++, a += n, b += n) {
+            d->k.silu_mul(a, b, n, a);
+            qn_acts_put_columns(&h, &d->k, first + r, c, c + n, a);
         }
     }
 }
 
-static void expert_gated(const moe_job *m, const moe_expert *x, float *hidden, size_t begin,
-                         size_t end, int thread)
-{
-    const qn_device *d = m->base.d;
-    qn_cpu_gated g = {.acts = d->acts,
-                      .n_rows = x->n,
-                      .gate = x->gate,
-                      .up = x->up,
-                      .h = hidden,
-                      .stride = qn_dweight_rows(x->gate)};
-    qn_cpu_gated_run(d, &g, begin, end, thread);
-}
-
-static void experts_many(const moe_job *m, int thread, int n_threads)
+static void inner(const moe_job *m, int thread)
 {
     qn_device *d = m->base.d;
-    moe_expert x, next;
-    size_t b, e;
-    qn_team_split(m->base.n_rows, 1, thread, n_threads, &b, &e);
-    for (size_t r = b; r < e; r++)
-        memset(m->sum + r * m->sum_stride, 0, m->width * sizeof *m->sum);
-    if (thread == 0) {
-        group_by_expert(m);
-        next_expert(m, 0, &x);
-        begin_inputs(m, &x);
-    }
-    qn_team_barrier(d->team);
-    for (size_t id = next_expert(m, 0, &x); id <= m->ex->n_experts;
-         id = next_expert(m, id + 1, &x)) {
-        size_t ffn = qn_dweight_rows(x.gate);
-        qn_team_split(x.n, QN_ACTS_ROW_STEP, thread, n_threads, &b, &e);
-        if (b < e)
-            qn_acts_put(d->acts, &d->k, b, e, m->x, m->x_stride, x.rows);
-        qn_team_barrier(d->team);
-        /* The last expert's hidden rows are no longer read: everyone has passed a barrier since. */
-        if (thread == 0)
-            qn_acts_begin(d->ffn_acts, x.n, ffn, qn_cpu_kind(x.down));
-        qn_team_split(ffn, qn_cpu_gated_step(x.gate, x.up), thread, n_threads, &b, &e);
-        expert_gated(m, &x, d->hidden, b, e, thread);
-        qn_team_barrier(d->team);
-        if (thread == 0 && next_expert(m, id + 1, &next) <= m->ex->n_experts)
-            begin_inputs(m, &next);
-        qn_team_split(x.n, QN_ACTS_ROW_STEP, thread, n_threads, &b, &e);
-        if (b < e)
-            qn_acts_put(d->ffn_acts, &d->k, b, e, d->hidden, ffn, NULL);
-        qn_team_barrier(d->team);
-        qn_team_split(m->width, qn_dweight_row_step(x.down), thread, n_threads, &b, &e);
-        expert_down(m, &x, d->ffn_acts, b, e, thread);
-    }
-    qn_team_barrier(d->team);
-}
-
-/* ---- one row ---- */
-
-static unsigned all_kinds(const moe_job *m)
-{
-    unsigned kinds = 0;
-    for (size_t e = 0; e < m->ex->n_experts; e++)
-        kinds |= qn_cpu_kind(m->ex->gate[e]) | qn_cpu_kind(m->ex->up[e]);
-    if (m->base.op->kind == QN_OP_MOE)
-        kinds |= qn_cpu_kind(m->ex->router) | qn_cpu_kind(m->ex->shared_router) |
-                 qn_cpu_kind(m->ex->shared_gate) | qn_cpu_kind(m->ex->shared_up);
-    return kinds;
-}
-
-/* hidden = inner outputs of all experts, one after the other; the list is split over the team by bytes. */
-static void one_gated(const moe_job *m, int thread, int n_threads)
-{
-    moe_expert x;
-    size_t total = 0, before = 0, n_experts = m->ex->n_experts;
-    float *hidden = m->base.d->hidden;
-    for (size_t id = next_expert(m, 0, &x); id <= n_experts; id = next_expert(m, id + 1, &x))
-        total += qn_dweight_bytes(x.gate) + qn_dweight_bytes(x.up);
-    for (size_t id = next_expert(m, 0, &x); id <= n_experts; id = next_expert(m, id + 1, &x)) {
-        qn_cpu_span span = {.total = total,
-                            .before = before,
-                            .bytes = qn_dweight_bytes(x.gate) + qn_dweight_bytes(x.up),
-                            .rows = qn_dweight_rows(x.gate),
-                            .step = qn_cpu_gated_step(x.gate, x.up)};
-        expert_gated(m, &x, hidden, qn_cpu_border(&span, thread, n_threads),
-                     qn_cpu_border(&span, thread + 1, n_threads), thread);
-        before += span.bytes;
-        hidden += span.rows;
-    }
-}
-
-static void one_put_hidden(const moe_job *m, int thread, int n_threads)
-{
-    qn_device *d = m->base.d;
-    moe_expert x;
-    const float *hidden = d->hidden;
-    int i = 0;
-    for (size_t id = next_expert(m, 0, &x); id <= m->ex->n_experts;
-         id = next_expert(m, id + 1, &x)) {
-        size_t ffn = qn_dweight_rows(x.gate);
-        if (i % n_threads == thread) {
-            qn_acts_begin(d->one_acts[i], 1, ffn, qn_cpu_kind(x.down));
-            qn_acts_put(d->one_acts[i], &d->k, 0, 1, hidden, ffn, NULL);
+    const group *g = d->groups;
+    qn_acts x = {0};
+    size_t i, have = SIZE_MAX; /* what x holds */
+    while ((i = atomic_fetch_add(&d->next_piece, 1)) < d->n_pieces) {
+        while (g + 1 < d->groups + d->n_groups && g[1].first_piece <= i)
+            g++;
+        size_t block = (i - g->first_piece) / g->n_pieces, first = block * BLOCK_ROWS, b, e;
+        if (have != g->first_piece + block * g->n_pieces) {
+            x = input_rows(d, g, first, QN_MIN(g->n - first, (size_t)BLOCK_ROWS), thread);
+            have = g->first_piece + block * g->n_pieces;
         }
-        hidden += ffn;
-        i++;
+        qn_team_split(qn_dweight_rows(g->gate), COLUMN_STEP, (int)(i - have), (int)g->n_pieces, &b,
+                      &e);
+        inner_piece(d, g, &x, first, b, e, thread);
     }
 }
 
-static void one_down(const moe_job *m, int thread, int n_threads)
+/* ---- outer products ---- */
+
+/* sum[row][n] += weight * (hidden · downᵀ), outputs [begin, begin + n) */
+static void add_group(const qn_device *d, const group *g, size_t begin, size_t n, float *sum,
+                      float *tile, int thread)
 {
-    qn_device *d = m->base.d;
-    moe_expert x;
-    size_t b, e, step = 1, i = 0, n_experts = m->ex->n_experts;
-    for (size_t id = next_expert(m, 0, &x); id <= n_experts; id = next_expert(m, id + 1, &x))
-        step = QN_MAX(step, qn_dweight_row_step(x.down));
-    qn_team_split(m->width, step, thread, n_threads, &b, &e);
-    memset(m->sum + b, 0, (e - b) * sizeof *m->sum);
-    for (size_t id = next_expert(m, 0, &x); id <= n_experts; id = next_expert(m, id + 1, &x))
-        expert_down(m, &x, d->one_acts[i++], b, e, thread);
+    const qn_acts h = hidden_rows(d, g);
+    for (size_t first = 0; first < g->n; first += BLOCK_ROWS) {
+        qn_acts part = qn_acts_part(&h, first, QN_MIN(g->n - first, (size_t)BLOCK_ROWS));
+        qn_matmul(&d->k, g->down, &part, begin, begin + n, qn_cpu_tile_at(tile, begin), n, thread);
+        for (size_t i = 0; i < part.rows; i++) {
+            size_t row = g->rows ? g->rows[first + i] : first + i;
+            d->k.add_scaled(tile + i * n, g->weights[first + i], n, sum + row * n);
+        }
+    }
 }
 
-/* Row 0 is prepared in acts. */
-static void experts_one(const moe_job *m, int thread, int n_threads)
+static void outer(const moe_job *m, int thread)
 {
-    qn_team *team = m->base.d->team;
-    if (thread == 0)
-        group_by_expert(m);
-    qn_team_barrier(team);
-    one_gated(m, thread, n_threads);
-    qn_team_barrier(team);
-    one_put_hidden(m, thread, n_threads);
-    qn_team_barrier(team);
-    one_down(m, thread, n_threads);
-    qn_team_barrier(team);
+    qn_device *d = m->base.d;
+    const qn_op *op = m->base.op;
+    size_t rows = m->base.n_rows, width = op->out.width, cols = range_columns(d, width, rows), b;
+    float *sum = qn_cpu_tile(d, thread) + TILE_FLOATS;
+    while ((b = atomic_fetch_add(&d->next_range, 1) * cols) < width) {
+        size_t n = QN_MIN(cols, width - b);
+        memset(sum, 0, rows * n * sizeof *sum);
+        for (size_t i = 0; i < d->n_groups; i++)
+            add_group(d, &d->groups[i], b, n, sum, qn_cpu_tile(d, thread), thread);
+        for (size_t r = 0; r < rows; r++) {
+            float *out = qn_cpu_row(&op->out, r) + b;
+            if (op->kind == QN_OP_MOE)
+                d->k.add(qn_cpu_row(&op->in[1], r) + b, sum + r * n, n, out);
+            else
+                memcpy(out, sum + r * n, n * sizeof *out);
+        }
+    }
 }
 
 /* ---- the operations ---- */
@@ -343,27 +368,29 @@ static void experts_one(const moe_job *m, int thread, int n_threads)
 static void experts(void *arg, int thread, int n_threads)
 {
     const moe_job *m = arg;
-    if (m->base.n_rows > 1) {
-        experts_many(m, thread, n_threads);
-        return;
-    }
-    experts_one(m, thread, n_threads);
+    qn_cpu_prepare_rows(&m->base, thread, n_threads);
+    if (thread == 0)
+        group_rows(m, n_threads);
+    qn_team_barrier(m->base.d->team);
+    inner(m, thread);
+    qn_team_barrier(m->base.d->team);
+    outer(m, thread);
 }
 
 void qn_cpu_experts(const qn_cpu_job *job)
 {
     const qn_op *op = job->op;
-    moe_job m = {.base = *job,
-                 .ex = op->experts,
-                 .x = qn_cpu_row(&op->in[0], 0),
-                 .x_stride = op->in[0].width,
-                 .routing = qn_cpu_row(&op->in[1], 0),
-                 .sum = qn_cpu_row(&op->out, 0),
-                 .width = op->in[0].width,
-                 .sum_stride = op->out.width};
-    if (job->n_rows == 1)
-        qn_cpu_begin_rows(job, all_kinds(&m));
+    moe_job m = {.base = *job, .ex = op->experts, .routing = qn_cpu_row(&op->in[1], 0)};
+    qn_cpu_begin_rows(job, input_kinds(op->experts));
     qn_team_run(job->d->team, experts, &m);
+}
+
+/* Weights of the shared expert for this thread's rows. */
+static void shared_weights(const moe_job *m, size_t begin, size_t end)
+{
+    float *w = m->base.d->shared_weights;
+    for (size_t r = begin; r < end; r++)
+        w[r] = m->ex->shared_router ? sigmoid(w[r]) : 1.0f;
 }
 
 static void moe(void *arg, int thread, int n_threads)
@@ -375,36 +402,24 @@ static void moe(void *arg, int thread, int n_threads)
     qn_cpu_prepare_rows(job, thread, n_threads);
     route_products(job, m->ex->router, m->ex->shared_router, thread, n_threads);
     qn_team_barrier(d->team);
-    route_rows(job, m->ex->router, d->routing, 2 * (size_t)m->ex->n_active, thread, n_threads);
-    qn_team_split(job->n_rows, 1, thread, n_threads, &b, &e);
-    for (size_t r = b; r < e; r++)
-        d->shared_weights[r] = m->ex->shared_router ? sigmoid(d->shared_weights[r]) : 1.0f;
+    qn_team_split(job->n_rows, QN_ACTS_ROW_STEP, n_threads - 1 - thread, n_threads, &b, &e);
+    route_rows(job, m->ex->router, d->routing, 2 * (size_t)m->ex->n_active, b, e);
+    shared_weights(m, b, e);
+    if (job->n_rows > QN_ACTS_ROW_STEP) /* else worker 0 has done them all */
+        qn_team_barrier(d->team);
+    if (thread == 0)
+        group_rows(m, n_threads);
     qn_team_barrier(d->team);
-    if (job->n_rows > 1)
-        experts_many(m, thread, n_threads);
-    else
-        experts_one(m, thread, n_threads);
-    for (size_t r = b; r < e; r++)
-        d->k.add(qn_cpu_row(&job->op->in[1], r), m->sum + r * m->sum_stride, m->width,
-                 qn_cpu_row(&job->op->out, r));
+    inner(m, thread);
+    qn_team_barrier(d->team);
+    outer(m, thread);
 }
 
 void qn_cpu_moe(const qn_cpu_job *job)
 {
     qn_device *d = job->d;
-    const qn_op *op = job->op;
-    bool norm = op->fuse & QN_FUSE_NORM;
-    moe_job m = {.base = *job,
-                 .ex = op->experts,
-                 .x = norm ? d->norm : qn_cpu_row(&op->in[0], 0),
-                 .x_stride = op->in[0].width,
-                 .routing = d->routing,
-                 .sum = d->moe_out,
-                 .width = op->in[0].width,
-                 .sum_stride = op->in[0].width};
-    qn_cpu_begin_rows(job, job->n_rows == 1
-                               ? all_kinds(&m)
-                               : qn_cpu_kind(m.ex->router) | qn_cpu_kind(m.ex->shared_router));
+    moe_job m = {.base = *job, .ex = job->op->experts, .routing = d->routing};
+    qn_cpu_begin_rows(job, input_kinds(m.ex));
     qn_team_run(d->team, moe, &m);
 }
 

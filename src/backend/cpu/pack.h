@@ -32,6 +32,9 @@
 
 #include "tensor/weight.h"
 
+/* Of everything here; a change of any byte of a panel makes it another. */
+#define QN_PACK_LAYOUT 1u
+
 typedef enum qn_pack {
     QN_PACK_4_D,  /* Q4_0, GPTQ4 with zero = 8 */
     QN_PACK_4_DM, /* Q4_1, GPTQ4, AWQ4 */
