@@ -38,6 +38,7 @@ static const qn_opt config_opts[] = {
              "at all"},
 };
 const qn_opt_group cmd_config_group = {"Model", config_opts, QN_COUNT(config_opts)};
+const qn_opt_group cmd_engine_group = {"Model", config_opts + 1, QN_COUNT(config_opts) - 1};
 
 int cmd_parse(const qn_opts *o, void *dest, int argc, char **argv, qn_opts_found *found)
 {
