@@ -91,9 +91,11 @@ typedef struct qn_config {
     const char *model;
     const char *device;        /* "cpu"; NULL: the same */
     const char *chat_template; /* a Jinja file to use instead of the model's; NULL: the model's */
-    int n_threads;             /* 0: what affinity and cgroup quota allow */
-    unsigned cpu_mask;         /* instruction sets allowed; 0: the plain C kernels; default: all */
-    bool exact;                /* float32 activations and K/V, no fused operations */
+    /* 0: as many as affinity, physical cores and cgroup quota allow when the engine is opened, and
+     * fewer while the quota is lowered or other programs leave less */
+    int n_threads;
+    unsigned cpu_mask; /* instruction sets allowed; 0: the plain C kernels; default: all */
+    bool exact;        /* float32 activations and K/V, no fused operations */
     /* weights stay in the mapped file, whose pages processes share (a packed file, or formats that
      * need no packing); slower by what huge pages give */
     bool mmap;

@@ -431,6 +431,7 @@ static qn_status open_steps(qn_engine *e, qn_err *err)
     uint32_t n_blocks = 0;
     qn_model_options o = {
         .device = {.n_threads = c->n_threads,
+                   .follow = e->is_following,
                    .cpu_mask = c->cpu_mask,
                    .exact = c->exact,
                    .max_rows = (uint32_t)c->max_batch_tokens,
@@ -483,6 +484,7 @@ qn_status qn_engine_open(qn_engine **out, const qn_config *cfg, qn_err *err)
     if (!e)
         return qn_fail_nomem(err, sizeof *e);
     e->config = *cfg;
+    e->is_following = !cfg->n_threads;
     default_sizes(&e->config);
     (void)pthread_mutex_init(&e->lock, NULL);
     (void)pthread_mutex_init(&e->step_lock, NULL);

@@ -107,6 +107,7 @@ struct qn_request {
 
 struct qn_engine {
     qn_config config;
+    bool is_following; /* no number of threads was given: the machine's state decides */
     qn_model *model;
     qn_runner *runner;
     qn_tokenizer *tokenizer;
