@@ -78,14 +78,23 @@ typedef enum qn_rope_scaling {
     QN_ROPE_NEVER
 } qn_rope_scaling;
 
+/* Tokens guessed ahead and verified several in one step: the answers are the same to the bit. */
+typedef enum qn_speculation {
+    QN_SPEC_AUTO, /* as far as measured times and successes say that it gains */
+    QN_SPEC_OFF,
+    QN_SPEC_NGRAM /* always: what followed where the text last went alike (prompt lookup) */
+} qn_speculation;
+
 typedef struct qn_config {
     /* a GGUF file (the first of a split set), a packed file, or a Hugging Face folder */
     const char *model;
     const char *device;        /* "cpu"; NULL: the same */
     const char *chat_template; /* a Jinja file to use instead of the model's; NULL: the model's */
-    int n_threads;             /* 0: what affinity and cgroup quota allow */
-    unsigned cpu_mask;         /* instruction sets allowed; 0: the plain C kernels; default: all */
-    bool exact;                /* float32 activations and K/V, no fused operations */
+    /* 0: as many as affinity, physical cores and cgroup quota allow when the engine is opened, and
+     * fewer while the quota is lowered or other programs leave less */
+    int n_threads;
+    unsigned cpu_mask; /* instruction sets allowed; 0: the plain C kernels; default: all */
+    bool exact;        /* float32 activations and K/V, no fused operations */
     /* weights stay in the mapped file, whose pages processes share (a packed file, or formats that
      * need no packing); slower by what huge pages give */
     bool mmap;
@@ -99,6 +108,8 @@ typedef struct qn_config {
      * max_seqs, within half of the memory that the weights leave (max_ctx shrinks with it) */
     int n_kv_blocks;
     qn_rope_scaling rope_scaling;
+    qn_speculation speculation;
+    int max_draft; /* tokens guessed ahead in one step; 0: 16, at most 63 */
     /* Called by qn_engine_open: what is being done, and how much of it (0 to 1). NULL: silent. */
     void (*progress)(void *arg, const char *what, double done);
     void *progress_arg;
@@ -226,10 +237,11 @@ typedef struct qn_event {
     qn_finish finish; /* set on the last TOKEN event of each candidate */
     float score;      /* with finish: sum of logprobs; with beam search its score */
     /* DONE: */
-    int n_prompt_tokens, n_output_tokens; /* of all candidates together */
-    double queue_ms;                      /* from submit until the engine took it up */
-    double prefill_ms;                    /* from there until the first token */
-    double decode_ms;                     /* from there until the end */
+    int n_prompt_tokens, n_output_tokens;  /* of all candidates together */
+    int n_draft_tokens, n_accepted_tokens; /* guessed ahead; those of them that came true */
+    double queue_ms;                       /* from submit until the engine took it up */
+    double prefill_ms;                     /* from there until the first token */
+    double decode_ms;                      /* from there until the end */
 } qn_event;
 
 /* Waits for the next event. A request that failed gives its error once, after the events before it.

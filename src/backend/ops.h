@@ -158,6 +158,7 @@ typedef struct qn_batch {
 
 typedef struct qn_device_config {
     int n_threads;
+    bool follow; /* fewer than n_threads work while the machine leaves no more to this process */
     unsigned cpu_mask;
     bool exact; /* no activation is rounded below float32 and weights are expanded as
                  * qn_weight_decode says */

@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * cpu.c - instruction sets, usable processors, memory; cgroup v2 and v1 limits.
+ * cpu.c - instruction sets, usable processors, memory.
  * __builtin_cpu_supports checks XGETBV too, so a set the system does not save is not reported. */
 #include "base/cpu.h"
 
-#include "base/file.h"
-#include "base/str.h"
-#include <sched.h>
+#include "base/limits.h"
+#include "base/share.h"
 #include <stdio.h>
-#include <string.h>
 #include <unistd.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -57,51 +55,23 @@ const char *qn_cpu_flags_name(unsigned flags, char *buf, size_t size)
     return buf;
 }
 
-/* First two numbers of a small file ("max" reads as missing). Returns how many were read. */
-static int numbers(const char *path, uint64_t out[2])
-{
-    qn_str s = {0};
-    int n = 0;
-    if (qn_file_read(&s, path, 4096, NULL) == QN_OK && s.p) {
-        for (const char *p = s.p; n < 2;) {
-            size_t len = strcspn(p, " \n");
-            if (!qn_parse_u64(p, len, UINT64_MAX, &out[n]))
-                break;
-            n++;
-            p += len + strspn(p + len, " \n");
-            if (!*p)
-                break;
-        }
-    }
-    qn_str_fini(&s);
-    return n;
-}
-
 int qn_cpu_n_usable(void)
 {
-    int n = 1;
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0)
-        n = CPU_COUNT(&set);
-    uint64_t quota[2], period[2];
-    uint64_t cpus = 0;
-    if (numbers("/sys/fs/cgroup/cpu.max", quota) == 2 && quota[1])
-        cpus = quota[0] / quota[1];
-    else if (numbers("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", quota) >= 1 &&
-             numbers("/sys/fs/cgroup/cpu/cpu.cfs_period_us", period) >= 1 && period[0])
-        cpus = quota[0] / period[0];
-    else
-        return QN_MAX(n, 1);
-    return QN_MAX(1, cpus < (uint64_t)n ? (int)cpus : n);
+    qn_share *share;
+    qn_share_now now = {.n_workers = 1};
+    if (qn_share_new(&share, "", NULL) == QN_OK)
+        qn_share_read(share, 0, &now);
+    qn_share_free(share);
+    return QN_MIN(now.n_workers, QN_LIMIT_THREADS);
 }
 
 size_t qn_cpu_memory_bytes(void)
 {
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
     size_t bytes = pages > 0 && page > 0 ? (size_t)pages * (size_t)page : SIZE_MAX;
-    uint64_t v[2];
-    if (numbers("/sys/fs/cgroup/memory.max", v) >= 1 ||
-        numbers("/sys/fs/cgroup/memory/memory.limit_in_bytes", v) >= 1)
-        bytes = QN_MIN(bytes, (size_t)v[0]);
-    return bytes;
+    qn_cgroup g;
+    qn_cgroup_limits limits;
+    qn_cgroup_find(&g, "");
+    qn_cgroup_read(&g, &limits);
+    return limits.memory_bytes ? QN_MIN(bytes, (size_t)limits.memory_bytes) : bytes;
 }

@@ -15,9 +15,8 @@
 unsigned qn_cpu_flags(void);
 /* "avx2+avx512" or "plain C". Returns buf. */
 const char *qn_cpu_flags_name(unsigned flags, char *buf, size_t size);
-/* Threads to use: the smallest of the affinity mask and the cgroup's cpu.max quota (rounded down),
- * at least 1. */
-int qn_cpu_n_usable(void);
-size_t qn_cpu_memory_bytes(void); /* the smallest of physical memory and the cgroup's memory.max */
+int qn_cpu_n_usable(void); /* workers that make sense now (base/share.h) */
+/* The smallest of physical memory and the control groups' limits. */
+size_t qn_cpu_memory_bytes(void);
 
 #endif

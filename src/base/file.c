@@ -211,6 +211,27 @@ qn_status qn_file_read(qn_str *out, const char *path, size_t max_bytes, qn_err *
     return s;
 }
 
+size_t qn_file_peek(const char *path, char *buf, size_t size)
+{
+    int fd;
+    struct stat st;
+    size_t at = 0;
+    buf[0] = 0;
+    if (open_regular(&fd, &st, path, NULL) != QN_OK)
+        return 0;
+    while (at + 1 < size) {
+        ssize_t n = read(fd, buf + at, size - 1 - at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            break;
+        at += (size_t)n;
+    }
+    buf[at] = 0;
+    (void)close(fd);
+    return at;
+}
+
 struct qn_file_out {
     int fd;
     const char *path; /* the caller's, until commit */

@@ -29,6 +29,9 @@ void qn_file_guard(void);
 
 /* Whole file into *out (cleared first), at most max_bytes. */
 QN_MUST_USE qn_status qn_file_read(qn_str *out, const char *path, size_t max_bytes, qn_err *err);
+/* The beginning of a small file (of /proc, /sys): at most size - 1 bytes and a NUL. Allocates
+ * nothing. Returns the bytes read; 0 too when it cannot be read. */
+size_t qn_file_peek(const char *path, char *buf, size_t size);
 /* A file written piece by piece beside its path; commit: fsync and rename; abandon: nothing was
  * there. Both free it. */
 typedef struct qn_file_out qn_file_out;

@@ -66,6 +66,11 @@ static const qn_opt run_opts[] = {
      .help = "no template: continue the text as it is"},
     {"special", 0, QN_OPT_FLAG, offsetof(run_options, special),
      .help = "--raw: special tokens in the text are special tokens"},
+    {"speculation", 0, QN_OPT_ENUM, offsetof(run_options, cfg.speculation), "auto|off|ngram",
+     .def = "auto",
+     .help = "guess tokens ahead, same answers: as far as it gains, not at all, or always"},
+    {"max-draft", 0, QN_OPT_INT, offsetof(run_options, cfg.max_draft), "N", 0, 63, "0: 16",
+     "tokens guessed ahead in one step"},
     {"json", 0, QN_OPT_FLAG, offsetof(run_options, json),
      .help = "a line of JSON for each token and one for the end"},
     {"quiet", 'q', QN_OPT_FLAG, offsetof(run_options, quiet),
@@ -209,6 +214,8 @@ static void print_done_json(const run_answer *a)
 
     qn_str_addf(&out, "{\"event\": \"done\", \"prompt_tokens\": %d, \"output_tokens\": %d",
                 a->done.n_prompt_tokens, a->done.n_output_tokens);
+    qn_str_addf(&out, ", \"draft_tokens\": %d, \"accepted_tokens\": %d", a->done.n_draft_tokens,
+                a->done.n_accepted_tokens);
     qn_str_addf(
         &out,
         ", \"queue_ms\": %.3f, \"first_token_ms\": %.3f, \"prefill_ms\": %.3f, \"decode_ms\": %.3f",
@@ -281,6 +288,8 @@ static void print_speeds(const run_answer *a)
                                   : 0,
                 1e-6 * (double)a->experts.read_bytes /
                     QN_MAX(d->n_prompt_tokens + d->n_output_tokens, 1));
+    if (d->n_draft_tokens)
+        fprintf(stderr, ", %d of %d drafts accepted", d->n_accepted_tokens, d->n_draft_tokens);
     fputs(is_terminal ? "\033[0m\n" : "\n", stderr);
 }
 

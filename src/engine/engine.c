@@ -141,6 +141,18 @@ static qn_status after_row(qn_engine *e, qn_seq *q, const float *logits, qn_err 
     return sample_one(e, q, logits, err);
 }
 
+/* The rows of a step's logits that are q's: the token after its last, then one more as long as the
+ * draft before it came true. */
+static qn_status after_step(qn_engine *e, qn_seq *q, const float *logits, qn_err *err)
+{
+    for (uint32_t i = 0;; i++) {
+        int32_t draft = qn_draft_at(q, i); /* the token chosen is going to take its place */
+        QN_TRY(after_row(e, q, logits + (size_t)i * e->model->config.n_vocab, err));
+        if (!qn_draft_verify(e, q, i, draft))
+            return QN_OK;
+    }
+}
+
 static void end_sequences(qn_engine *e, qn_request *r)
 {
     for (size_t i = 0; i < r->n_seqs; i++)
@@ -177,18 +189,22 @@ static void step(qn_engine *e)
         fail_stuck(e);
         return;
     }
+    qn_draft_prepare(e, n);
     for (size_t i = 0; i < n; i++) {
         qn_seq *q = (qn_seq *)e->chosen[i];
         const qn_sched_seq *s = &q->sched;
+        bool is_last = s->n_computed + s->n_scheduled >= s->n_tokens;
         e->run_seqs[i] = (qn_run_seq){.tokens = q->tokens,
                                       .n_computed = s->n_computed,
                                       .n_new = s->n_scheduled,
                                       .blocks = s->blocks,
                                       .n_blocks = s->n_blocks,
                                       .rope = &q->rope,
-                                      .n_logits = s->n_computed + s->n_scheduled == s->n_tokens};
+                                      .n_logits = is_last ? 1 + q->n_draft : 0};
     }
+    uint64_t t0 = qn_now_ns();
     qn_status st = qn_runner_step(e->runner, e->run_seqs, (uint32_t)n, NULL, &err);
+    qn_draft_measure(e, n, qn_now_ns() - t0);
     qn_scheduler_advance(&e->scheduler);
     const float *row = e->runner->logits;
     for (size_t i = 0; i < n; i++) {
@@ -196,8 +212,8 @@ static void step(qn_engine *e)
         qn_status s = st;
         if (s == QN_OK && e->run_seqs[i].n_logits) {
             if (!q->request->over)
-                s = after_row(e, q, row, &err);
-            row += e->model->config.n_vocab;
+                s = after_step(e, q, row, &err);
+            row += e->run_seqs[i].n_logits * e->model->config.n_vocab;
         }
         if (s != QN_OK)
             qn_request_fail(q->request, s, &err);
@@ -255,7 +271,8 @@ static qn_status check_config(const qn_config *c, qn_err *err)
                  {"max_ctx", c->max_ctx, QN_LIMIT_CONTEXT},
                  {"max_seqs", c->max_seqs, QN_LIMIT_BATCH_SEQS},
                  {"max_batch_tokens", c->max_batch_tokens, QN_LIMIT_BATCH_TOKENS},
-                 {"n_kv_blocks", c->n_kv_blocks, INT_MAX - 1}};
+                 {"n_kv_blocks", c->n_kv_blocks, INT_MAX - 1},
+                 {"max_draft", c->max_draft, (int)QN_SPEC_ROWS - 1}};
     for (size_t i = 0; i < QN_COUNT(sizes); i++)
         if (sizes[i].found < 0 || sizes[i].found > sizes[i].most)
             return qn_fail(err, QN_E_ARG, "%s: found %d, want 0..%d", sizes[i].name, sizes[i].found,
@@ -271,6 +288,7 @@ static void default_sizes(qn_config *c)
     c->max_seqs = c->max_seqs ? c->max_seqs : 16;
     c->max_batch_tokens = c->max_batch_tokens ? c->max_batch_tokens : 512;
     c->max_batch_tokens = QN_MAX(c->max_batch_tokens, c->max_seqs);
+    c->max_draft = c->max_draft ? c->max_draft : 16;
 }
 
 static void add_eos(qn_engine *e, int32_t id)
@@ -423,6 +441,7 @@ static qn_status open_steps(qn_engine *e, qn_err *err)
     uint32_t n_blocks = 0;
     qn_model_options o = {
         .device = {.n_threads = c->n_threads,
+                   .follow = e->is_following,
                    .cpu_mask = c->cpu_mask,
                    .exact = c->exact,
                    .max_rows = (uint32_t)c->max_batch_tokens,
@@ -454,7 +473,9 @@ static qn_status open_steps(qn_engine *e, qn_err *err)
     e->chosen = qn_calloc(n, sizeof *e->chosen, QN_MEM_MISC);
     e->run_seqs = qn_calloc(n, sizeof *e->run_seqs, QN_MEM_MISC);
     e->best = qn_calloc(QN_LIMIT_TOP_LOGPROBS + 1, sizeof *e->best, QN_MEM_MISC);
-    if (!e->chosen || !e->run_seqs || !e->best)
+    e->guesses = qn_calloc(n, sizeof *e->guesses, QN_MEM_MISC);
+    e->accept = qn_accept_default();
+    if (!e->chosen || !e->run_seqs || !e->best || !e->guesses)
         return qn_fail_nomem(err, n * sizeof *e->run_seqs);
     QN_TRY(share_limit(e, err));
     fill_info(e);
@@ -473,6 +494,7 @@ qn_status qn_engine_open(qn_engine **out, const qn_config *cfg, qn_err *err)
     if (!e)
         return qn_fail_nomem(err, sizeof *e);
     e->config = *cfg;
+    e->is_following = !cfg->n_threads;
     default_sizes(&e->config);
     (void)pthread_mutex_init(&e->lock, NULL);
     (void)pthread_mutex_init(&e->step_lock, NULL);
@@ -504,6 +526,7 @@ void qn_engine_free(qn_engine *e)
     qn_free(e->chosen);
     qn_free(e->run_seqs);
     qn_free(e->best);
+    qn_free(e->guesses);
     qn_free(e->active);
     qn_chat_template_free(e->chat);
     qn_tokenizer_free(e->tokenizer);

@@ -18,7 +18,9 @@
 
 #include "base/limits.h"
 #include "engine/runner.h"
+#include "sample/ngram.h"
 #include "sample/sampler.h"
+#include "sample/speculate.h"
 #include "sched/scheduler.h"
 #include "text/chat.h"
 #include <pthread.h>
@@ -29,7 +31,7 @@ typedef struct qn_seq {
     qn_sched_seq sched; /* first: the scheduler's pointer is ours */
     qn_request *request;
     int index;
-    int32_t *tokens; /* prompt and output; sched.n_tokens of them */
+    int32_t *tokens; /* prompt and output, sched.n_tokens of them; behind them a step's drafts */
     size_t cap;
     uint32_t n_prompt;
     qn_sampler *sampler;
@@ -38,6 +40,12 @@ typedef struct qn_seq {
     qn_seq_rope rope;
     double sum_logprob;
     bool done;
+    /* guesses of what follows: see draft.c */
+    qn_ngram ngram;
+    qn_accept accept;
+    uint32_t match; /* of the step's first guess; 0: none */
+    uint32_t n_draft;
+    int32_t guess; /* the first one */
     /* beam search: the best continuations after the last token */
     qn_candidate *top;
     bool has_top;
@@ -74,7 +82,7 @@ struct qn_request {
     size_t n_seqs, seqs_cap;
     qn_hypothesis *finished; /* beam search */
     size_t n_finished;
-    int n_output;
+    int n_output, n_drafted, n_accepted;
     bool forked; /* candidates 1..n-1 (or the beams) were made */
     uint64_t t_submit, t_start, t_first, t_end;
 
@@ -97,6 +105,7 @@ struct qn_request {
 
 struct qn_engine {
     qn_config config;
+    bool is_following; /* no number of threads was given: the machine's state decides */
     qn_model *model;
     qn_runner *runner;
     qn_tokenizer *tokenizer;
@@ -111,6 +120,9 @@ struct qn_engine {
     qn_sched_seq **chosen; /* [max_seqs] */
     qn_run_seq *run_seqs;  /* [max_seqs] */
     qn_candidate *best;    /* [QN_LIMIT_TOP_LOGPROBS + 1] */
+    qn_spec_seq *guesses;  /* [max_seqs] */
+    qn_accept accept;      /* of all texts so far */
+    qn_step_cost cost;
 
     pthread_t thread;
     bool has_thread;
@@ -145,6 +157,18 @@ bool qn_is_stop_id(const qn_request *r, int32_t id);
 /* The runner for this thread alone. Fair: a busy engine cannot keep qn_score waiting for ever. */
 void qn_step_lock(qn_engine *e);
 void qn_step_unlock(qn_engine *e);
+
+/* ---- draft.c ---- */
+/* Guesses what follows the n sequences of this step and chooses how much of it to verify: sets
+ * their n_draft, and lays the drafts behind their tokens. Costs next to nothing. */
+void qn_draft_prepare(qn_engine *e, size_t n);
+/* The guess that row i of q's step is going to prove or not, or -1. */
+int32_t qn_draft_at(const qn_seq *q, uint32_t i);
+/* Row i's token was chosen and appended. True: it is the draft that row i + 1 was computed for, so
+ * there is one more. */
+bool qn_draft_verify(qn_engine *e, qn_seq *q, uint32_t i, int32_t draft);
+/* The step of n sequences took ns. */
+void qn_draft_measure(qn_engine *e, size_t n, uint64_t ns);
 
 /* ---- score.c ---- */
 /* Blocks for n tokens, with step_lock held. *blocks is NULL on failure, and may be when given back. */

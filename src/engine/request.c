@@ -302,6 +302,8 @@ static void fill_event(qn_request *r, qn_event *out)
         return;
     out->n_prompt_tokens = (int)r->n_prompt;
     out->n_output_tokens = r->n_output;
+    out->n_draft_tokens = r->n_drafted;
+    out->n_accepted_tokens = r->n_accepted;
     out->queue_ms = (double)(r->t_start - r->t_submit) * 1e-6;
     out->prefill_ms = (double)(r->t_first - r->t_start) * 1e-6;
     out->decode_ms = (double)(r->t_end - r->t_first) * 1e-6;
@@ -415,6 +417,7 @@ qn_seq *qn_seq_new(qn_request *r, int index, qn_err *err)
     }
     q->request = r;
     q->index = index;
+    q->accept = qn_accept_from(&e->accept);
     memcpy(q->tokens, r->prompt, r->n_prompt * sizeof *q->tokens);
     q->n_prompt = q->sched.n_tokens = (uint32_t)r->n_prompt;
     for (size_t i = 0; i < r->n_prompt; i++)
@@ -432,6 +435,7 @@ void qn_seq_free(qn_engine *e, qn_seq *q)
     if (q->sched.state != QN_SEQ_FINISHED)
         qn_scheduler_remove(&e->scheduler, &q->sched);
     qn_sampler_free(q->sampler);
+    qn_ngram_fini(&q->ngram);
     qn_str_fini(&q->pending);
     qn_free(q->tokens);
     qn_free(q->top);

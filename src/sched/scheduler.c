@@ -109,6 +109,13 @@ void qn_scheduler_remove(qn_scheduler *s, qn_sched_seq *q)
     s->n_seqs = k;
 }
 
+/* Blocks behind the last token were for drafts that did not come true. */
+static void drop_spare(qn_scheduler *s, qn_sched_seq *q)
+{
+    while (q->n_blocks > QN_DIV_UP(q->n_tokens, s->block_size))
+        qn_block_pool_unref(s->pool, q->blocks[--q->n_blocks]);
+}
+
 /* What one schedule has left to give. */
 typedef struct turn {
     uint32_t budget, n_chosen;
@@ -164,8 +171,10 @@ size_t qn_scheduler_schedule(qn_scheduler *s, qn_sched_seq **out)
 {
     turn t = {.budget = s->max_batch_tokens};
     s->no_memory = false;
-    for (size_t i = 0; i < s->n_seqs; i++)
+    for (size_t i = 0; i < s->n_seqs; i++) {
         s->seqs[i]->n_scheduled = 0;
+        drop_spare(s, s->seqs[i]);
+    }
     /* pass 0: decoding; pass 1: running with more to catch up; pass 2: waiting */
     for (int pass = 0; pass < 3; pass++) {
         for (size_t i = 0; i < s->n_seqs && t.budget && t.n_chosen < s->max_seqs; i++) {
@@ -188,14 +197,30 @@ size_t qn_scheduler_schedule(qn_scheduler *s, qn_sched_seq **out)
     for (size_t i = 0; i < s->n_seqs; i++)
         if (s->seqs[i]->n_scheduled)
             out[n_out++] = s->seqs[i];
+    s->budget = t.budget;
     return n_out;
+}
+
+uint32_t qn_scheduler_draft(qn_scheduler *s, qn_sched_seq *q, uint32_t n)
+{
+    uint32_t end = q->n_computed + q->n_scheduled;
+    QN_ASSERT(q->n_scheduled && end == q->n_tokens && !q->n_drafted);
+    size_t room = (q->n_blocks + qn_block_pool_n_free(s->pool)) * (size_t)s->block_size - end;
+    n = (uint32_t)QN_MIN((size_t)QN_MIN(n, s->budget), room);
+    if (!n || !reserve(s, q, QN_DIV_UP(end + n, s->block_size)))
+        return 0;
+    q->n_drafted = n;
+    q->n_scheduled += n;
+    s->budget -= n;
+    return n;
 }
 
 void qn_scheduler_advance(qn_scheduler *s)
 {
     for (size_t i = 0; i < s->n_seqs; i++) {
-        s->seqs[i]->n_computed += s->seqs[i]->n_scheduled;
-        s->seqs[i]->n_scheduled = 0;
+        qn_sched_seq *q = s->seqs[i];
+        q->n_computed += q->n_scheduled - q->n_drafted;
+        q->n_scheduled = q->n_drafted = 0;
     }
 }
 
@@ -207,7 +232,8 @@ qn_status qn_scheduler_check(const qn_scheduler *s, qn_err *err)
         if (q->n_blocks < want)
             return qn_fail(err, QN_E_INTERNAL, "scheduler: sequence %zu holds %u blocks, needs %u",
                            i, q->n_blocks, want);
-        if (q->n_computed + q->n_scheduled > q->n_tokens)
+        if (q->n_computed + q->n_scheduled > q->n_tokens + q->n_drafted ||
+            (q->n_drafted && q->n_computed + q->n_scheduled != q->n_tokens + q->n_drafted))
             return qn_fail(err, QN_E_INTERNAL, "scheduler: sequence %zu is %u of %u tokens ahead",
                            i, q->n_computed + q->n_scheduled, q->n_tokens);
         if (q->state == QN_SEQ_WAITING && (q->n_blocks || q->n_computed))

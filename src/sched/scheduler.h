@@ -7,11 +7,13 @@
  * sequences start while there is room for all of their tokens. When blocks run out, the youngest
  * sequence gives its blocks back and waits again (its tokens are computed once more, with the same
  * bits); no waiting one starts then. A fork is as old as its parent and comes after it: no younger
- * sequence can hold up a beam that its siblings wait for.
+ * sequence can hold up a beam that its siblings wait for. Rows and blocks that are left over may
+ * hold drafted tokens behind a sequence's last one; blocks that they took go back at the next
+ * schedule.
  *
  * Invariants, checked by qn_scheduler_check():
  *  1. A sequence holds ceil((n_computed + n_scheduled) / block_size) blocks or more, never fewer.
- *  2. n_computed + n_scheduled <= n_tokens.
+ *  2. n_computed + n_scheduled <= n_tokens + n_drafted, and n_drafted only behind all tokens.
  *  3. Waiting sequences hold no blocks and have nothing computed.
  *  4. seqs is in order of arrival.
  * Threads: engine thread only, no lock. Source: vLLM v1 core/sched/scheduler.py (names; the token
@@ -26,7 +28,8 @@ typedef enum qn_seq_state { QN_SEQ_WAITING, QN_SEQ_RUNNING, QN_SEQ_FINISHED } qn
 typedef struct qn_sched_seq {
     uint64_t arrival; /* order of arrival: lower is older; equal ones by order of adding */
     uint32_t n_tokens, n_computed, n_scheduled;
-    int32_t *blocks; /* block table */
+    uint32_t n_drafted; /* the last so many of n_scheduled: guesses behind n_tokens */
+    int32_t *blocks;    /* block table */
     uint32_t n_blocks, blocks_cap;
     qn_seq_state state;
 } qn_sched_seq;
@@ -34,6 +37,7 @@ typedef struct qn_sched_seq {
 typedef struct qn_scheduler {
     qn_block_pool *pool;
     uint32_t block_size, max_batch_tokens, max_seqs;
+    uint32_t budget;     /* tokens of the last schedule that nobody took */
     qn_sched_seq **seqs; /* all that are not finished, by arrival */
     size_t n_seqs, seqs_cap;
     uint64_t n_preempted;
@@ -60,7 +64,11 @@ void qn_scheduler_remove(qn_scheduler *s, qn_sched_seq *q);
  * first. None though some have tokens missing: the forks of one sequence wait for each other and do
  * not fit together, or no_memory. */
 size_t qn_scheduler_schedule(qn_scheduler *s, qn_sched_seq **out);
-/* After the step: n_computed += n_scheduled. */
+/* Up to n drafted tokens more for q, which has all of its tokens computed by this step: as many as
+ * the budget and the free blocks allow; nobody is preempted for them. Returns how many. */
+uint32_t qn_scheduler_draft(qn_scheduler *s, qn_sched_seq *q, uint32_t n);
+/* After the step: n_computed += n_scheduled, but for the drafted ones. A draft that came true is
+ * appended to the tokens by the caller, with n_computed one higher: its K/V is there. */
 void qn_scheduler_advance(qn_scheduler *s);
 QN_MUST_USE qn_status qn_scheduler_check(const qn_scheduler *s, qn_err *err);
 

@@ -256,6 +256,12 @@ def test_run():
     check("run tells its speeds", one_line(err) and "tok/s" in err, err)
     rc, out, err = run(*args, "-q", stdin=golden["text"])
     check("run of standard input", rc == 0 and out.rstrip("\n") == whole.rstrip("\n") and err == "", (out, err))
+    rc, out, err = run(*args, "--speculation", "ngram", "--max-draft", "4", "--json", golden["text"])
+    done = json.loads(out.splitlines()[-1])
+    check("run --speculation", rc == 0 and done["answers"][0]["text"] == whole and
+          0 <= done["accepted_tokens"] <= done["draft_tokens"], out[-300:] + err)
+    rc, out, err = run(*args, "--max-draft", "64", golden["text"])
+    check("run --max-draft", rc == 2 and one_line(err) and "max-draft" in err, (rc, err))
     rc, out, err = run("run", "-m", SMALL, "-q", "--raw", "--seed", "7", "-n", "8", "--n", "3", "Once")
     check("run --n", rc == 0 and out.count(" of 3, ") == 3, (out, err))
     rc, out, err = run("run", "-m", SMALL, "-q", "--raw", "-n", "6", "--beam", "3", "--n", "2", "Once")

@@ -158,6 +158,11 @@ static void test_requests(void **state)
     sp.beam_width = 3;
     check_requests(e, &sp, "beam search");
     qn_engine_free(e);
+    c.speculation = QN_SPEC_NGRAM;
+    e = open_engine(&c);
+    sp = greedy(40);
+    check_requests(e, &sp, "a request with drafts");
+    qn_engine_free(e);
 }
 
 static void test_warm_step(void **state)

@@ -245,7 +245,7 @@ typedef struct sim {
     fixture f;
     uint64_t rng, arrivals, hash; /* hash of all decisions */
     sim_seq *live[64];
-    size_t n_live, n_finished, n_aborted, n_forked, n_full;
+    size_t n_live, n_finished, n_aborted, n_forked, n_full, n_drafted;
     uint32_t budget, max_seqs, n_blocks;
 } sim;
 
@@ -283,7 +283,7 @@ static void fork_one(sim *m, const sim_seq *parent)
     assert_int_equal(to == QN_BLOCK_NULL, from == QN_BLOCK_NULL);
     if (to != QN_BLOCK_NULL) {
         assert_int_equal(qn_block_pool_ref_cnt(m->f.pool, to), 1);
-        assert_int_equal(parent->sched.blocks[parent->sched.n_blocks - 1], from);
+        assert_int_equal(parent->sched.blocks[parent->sched.n_computed / BLOCK], from);
     }
     m->n_full += s == QN_E_KV_FULL;
     m->n_forked++;
@@ -349,6 +349,26 @@ static void check_fair(const sim *m, size_t n_out)
     assert_int_equal(n_out > 0, s->n_seqs > 0);
 }
 
+/* Drafts behind some of the chosen, within budget and free blocks, that preempt nobody. */
+static void draft_some(sim *m, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        qn_sched_seq *q = m->f.out[i];
+        uint32_t want = (uint32_t)(next_random(&m->rng) % 9), budget = m->f.s.budget;
+        if (q->n_computed + q->n_scheduled != q->n_tokens || want < 3)
+            continue;
+        size_t room = (q->n_blocks + qn_block_pool_n_free(m->f.pool)) * BLOCK - q->n_tokens;
+        uint64_t n_preempted = m->f.s.n_preempted;
+        uint32_t got = qn_scheduler_draft(&m->f.s, q, want);
+        assert_int_equal(got, QN_MIN((size_t)QN_MIN(want, budget), room));
+        assert_int_equal(m->f.s.budget, budget - got);
+        assert_int_equal(m->f.s.n_preempted, n_preempted);
+        m->n_drafted += got;
+    }
+    check(&m->f.s);
+    check_blocks(m);
+}
+
 static void sim_step(sim *m)
 {
     for (size_t i = 0; i < m->n_live; i++)
@@ -357,15 +377,24 @@ static void sim_step(sim *m)
     check(&m->f.s);
     check_blocks(m);
     check_fair(m, n);
+    draft_some(m, n);
     for (size_t i = 0; i < n; i++)
         m->hash =
             (m->hash ^ (m->f.out[i]->arrival * 64 + m->f.out[i]->n_scheduled)) * 0x100000001b3u;
+    uint32_t n_drafted[64];
+    for (size_t i = 0; i < n; i++)
+        n_drafted[i] = m->f.out[i]->n_drafted;
     qn_scheduler_advance(&m->f.s);
     check(&m->f.s);
     for (size_t i = 0; i < n; i++) {
         sim_seq *q = (sim_seq *)m->f.out[i];
         if (q->sched.n_computed < q->sched.n_tokens)
             continue;
+        for (uint32_t k = 0; k < n_drafted[i] && next_random(&m->rng) % 3; k++) {
+            q->sched.n_tokens++; /* a draft that came true */
+            q->sched.n_computed++;
+        }
+        check(&m->f.s);
         if (m->n_live < 60 && next_random(&m->rng) % 16 == 0)
             fork_one(m, q);
         q->sched.n_tokens++;
@@ -398,6 +427,7 @@ static uint64_t simulate(uint64_t seed, uint32_t n_blocks, uint32_t budget, uint
     }
     assert_int_equal(m.n_finished + m.n_aborted, n_arrivals + m.n_forked);
     assert_true(m.n_finished > n_arrivals / 2);
+    assert_true(m.n_drafted > n_arrivals);
     if (n_blocks < 20) {
         assert_true(m.f.s.n_preempted > 100);
         assert_true(m.n_full > 10);

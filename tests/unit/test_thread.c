@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_thread.c - the team: everybody runs once a run, sees what the caller wrote, and the caller sees what they wrote; the barrier.
+ * test_thread.c - the team: everybody runs once a run, sees what the caller wrote, and the caller sees what they wrote; the barrier; more and fewer workers; sleeping.
  * The shared arrays are plain memory, so that the thread sanitizer finds an order that is only luck. */
 #include "check.h"
 
 #include "base/mem.h"
 #include "base/thread.h"
+#include "tree.h"
 #include <string.h>
+#include <unistd.h>
 
 enum { MOST = 16 };
 
@@ -77,6 +79,74 @@ static void test_barrier(void **state)
     }
 }
 
+/* A team of 4 follows a quota that falls and rises while it runs. */
+static void test_follow(void **state)
+{
+    (void)state;
+    static const int quotas[] = {4, 1, 3, 2, 4};
+    qn_cpuset all;
+    qn_cpuset_of_thread(&all);
+    int n_cpus = qn_cpuset_count(&all);
+    tree_clear();
+    tree_put("/proc/self/mountinfo", "31 23 0:28 / /cg rw - cgroup2 cgroup2 rw\n");
+    tree_put("/proc/self/cgroup", "0::/\n");
+    qn_share *share;
+    job j = {0};
+    assert_int_equal(qn_share_new(&share, dir, NULL), QN_OK);
+    assert_int_equal(qn_team_new(&j.team, 4, NULL), QN_OK);
+    for (size_t q = 0; q < QN_COUNT(quotas); q++) {
+        char text[32];
+        (void)snprintf(text, sizeof text, "%d00000 100000\n", quotas[q]);
+        tree_put("/cg/cpu.max", text);
+        qn_team_follow(j.team, share); /* which reads at the next run, not within a second */
+        j.n = QN_MIN(quotas[q], n_cpus);
+        for (int run = 0; run < 300; run++) {
+            j.input = (uint64_t)run + 1;
+            memset(j.out, 0, sizeof j.out);
+            qn_team_run(j.team, run % 2 ? work : meet, &j);
+            for (int t = 0; t < MOST; t++)
+                assert_int_equal(j.out[t] != 0, t < j.n);
+        }
+        assert_int_equal(qn_team_size(j.team), 4);
+    }
+    qn_team_free(j.team);
+    qn_share_free(share);
+}
+
+/* Workers that wait long sleep, and wake up. */
+static void slow(void *arg, int thread, int n_threads)
+{
+    job *j = arg;
+    for (int round = 0; round < n_threads; round++) {
+        if (thread == round)
+            (void)usleep(3000); /* beyond all spinning */
+        qn_team_barrier(j->team);
+        j->count[thread]++;
+        qn_team_barrier(j->team);
+        for (int t = 0; t < n_threads; t++)
+            j->sum[thread] += (uint64_t)(j->count[t] != j->count[thread]);
+        qn_team_barrier(j->team);
+    }
+    if (thread > 0)
+        (void)usleep(3000);
+}
+
+static void test_sleepers(void **state)
+{
+    (void)state;
+    job j = {0};
+    assert_int_equal(qn_team_new(&j.team, 3, NULL), QN_OK);
+    for (int run = 0; run < 8; run++) {
+        qn_team_run(j.team, slow, &j);
+        (void)usleep(1000);
+    }
+    for (int t = 0; t < 3; t++) {
+        assert_int_equal(j.count[t], 24);
+        assert_int_equal(j.sum[t], 0);
+    }
+    qn_team_free(j.team);
+}
+
 /* Teams that never ran, or whose workers already sleep, end too. */
 static void test_short_lives(void **state)
 {
@@ -132,8 +202,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_runs),        cmocka_unit_test(test_barrier),
+        cmocka_unit_test(test_follow),      cmocka_unit_test(test_sleepers),
         cmocka_unit_test(test_short_lives), cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_split),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -18,6 +18,7 @@ static void cpu_close(qn_device *d)
     if (!d)
         return;
     qn_team_free(d->team);
+    qn_share_free(d->share);
     qn_acts_free(d->acts);
     qn_acts_free(d->ffn_acts);
     qn_acts_free(d->shared_acts);
@@ -29,6 +30,31 @@ static void cpu_close(qn_device *d)
     for (size_t i = 0; i < QN_COUNT(blocks); i++)
         qn_free(blocks[i]);
     qn_free(d);
+}
+
+/* Each worker stays on one memory node, so that the weights it packs, and later reads, lie there. The
+ * caller's thread is not ours to bind. */
+static void bind(void *arg, int thread, int n_threads)
+{
+    const qn_topology *t = arg;
+    qn_cpuset all, node;
+    if (thread == 0)
+        return;
+    qn_cpuset_of_thread(&all);
+    qn_topology_place(t, &all, thread, n_threads, &node);
+    qn_cpuset_bind_thread(&node);
+}
+
+static qn_status open_team(qn_device *d, qn_err *err)
+{
+    QN_TRY(qn_team_new(&d->team, d->cfg.n_threads, err));
+    QN_TRY(qn_share_new(&d->share, "", err));
+    const qn_topology *t = qn_share_topology(d->share);
+    if (t->n_nodes > 1)
+        qn_team_run(d->team, bind, (void *)(uintptr_t)t);
+    if (d->cfg.follow)
+        qn_team_follow(d->team, d->share);
+    return QN_OK;
 }
 
 static qn_status cpu_open(qn_device **out, const qn_device_config *cfg, qn_err *err)
@@ -53,7 +79,7 @@ static qn_status cpu_open(qn_device **out, const qn_device_config *cfg, qn_err *
         cpu_close(d);
         return qn_fail_nomem(err, ((size_t)cfg->max_seqs + 1) * sizeof *d->attn_tiles);
     }
-    s = qn_team_new(&d->team, cfg->n_threads, err);
+    s = open_team(d, err);
     if (s != QN_OK) {
         cpu_close(d);
         return s;

@@ -42,6 +42,7 @@ typedef struct qn_cpu_sizes {
 struct qn_device {
     qn_device_config cfg;
     qn_kernels k;
+    qn_share *share; /* what this process gets; the team may follow it */
     qn_team *team;
     qn_cpu_sizes have;
     qn_acts *acts, *ffn_acts, *shared_acts, *gathered;
