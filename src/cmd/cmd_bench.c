@@ -155,6 +155,7 @@ static qn_status bench(bench_options *o, qn_err *err)
         o->config.max_seqs = QN_MAX(o->config.max_seqs, o->batch);
         o->config.progress = cmd_progress_load;
         o->config.progress_arg = &bar;
+        cmd_tuned(&o->config);
         s = qn_engine_open(&e, &o->config, err);
         cmd_progress_end(&bar);
     }
