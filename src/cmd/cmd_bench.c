@@ -309,6 +309,7 @@ static qn_status open_model(bench *b, qn_engine **out, model_rows *m, const char
     o->config.model = path;
     o->config.progress = cmd_progress_load;
     o->config.progress_arg = &bar;
+    cmd_tuned(&o->config);
     for (int k = 0; k < (o->load ? o->repeat : 1); k++) {
         qn_engine_free(*out);
         *out = NULL;

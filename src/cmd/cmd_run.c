@@ -567,6 +567,7 @@ static int run(run_options *o, const qn_opts_found *found)
             o->cfg.draft_model = draft.p;
         o->cfg.progress = cmd_progress_load;
         o->cfg.progress_arg = &progress;
+        cmd_tuned(&o->cfg);
         s = qn_engine_open(&e, &o->cfg, &err);
         cmd_progress_end(&progress);
     }
