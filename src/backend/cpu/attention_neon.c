@@ -131,13 +131,9 @@ INLINE void strip(const product_args *p, qn_kv_type t, int n_q)
     STRIP(type, name, 4)                                                                           \
     STRIP(type, name, 5)                                                                           \
     STRIP(type, name, 6)                                                                           \
-    static void (*const strips_##name[MAX_QUERIES + 1])(const product_args *) = {NULL,             \
-                                                                                 strip_##name##1,  \
-                                                                                 strip_##name##2,  \
-                                                                                 strip_##name##3,  \
-                                                                                 strip_##name##4,  \
-                                                                                 strip_##name##5,  \
-                                                                                 strip_##name##6};
+    static void (*const strips_##name[MAX_QUERIES])(const product_args *) = {                      \
+        strip_##name##1, strip_##name##2, strip_##name##3,                                         \
+        strip_##name##4, strip_##name##5, strip_##name##6};
 STRIPS(QN_KV_F32, f32)
 STRIPS(QN_KV_F16, f16)
 STRIPS(QN_KV_I8, i8)
@@ -152,7 +148,7 @@ INLINE void product(product_args p, void (*const strips[])(const product_args *)
 {
     while (n_q > 0) {
         const size_t g = strip_size(n_q);
-        strips[g](&p);
+        strips[g - 1](&p);
         p.a = (const float *)p.a + g * p.a_stride;
         p.out += g * p.out_stride;
         p.scale = p.scale ? p.scale + g : NULL;
@@ -222,7 +218,7 @@ static void scores_i8(const float *q, size_t n_q, const void *tile, size_t n, si
         for (size_t i = 0; i < g; i++)
             step[i] = q[i * width + width / 2];
         args.a = q;
-        strips_i8[g](&args);
+        strips_i8[g - 1](&args);
         q += g * width;
         args.out += g * args.out_stride;
         n_q -= g;
@@ -266,7 +262,7 @@ static void weigh_i8(const float *p, const float *scale, size_t n_q, const void 
         const size_t g = strip_size(n_q);
         for (size_t i = 0; i < g; i++)
             step[i] = int_weights(p + i * QN_KV_TILE, v_scale, w[i]);
-        strips_i8[g](&args);
+        strips_i8[g - 1](&args);
         p += g * QN_KV_TILE;
         args.out += g * args.out_stride;
         args.scale += g;
