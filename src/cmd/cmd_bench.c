@@ -310,6 +310,7 @@ static qn_status open_model(bench *b, qn_engine **out, model_rows *m, const char
     config.model = path;
     config.progress = cmd_progress_load;
     config.progress_arg = &bar;
+    cmd_tuned(&config);
     for (int k = 0; k < (o->load ? o->repeat : 1); k++) {
         qn_engine_free(*out);
         *out = NULL;
