@@ -602,6 +602,7 @@ static qn_status open_profile(profile *p, profile_options *o, const char *path, 
     o->config.plain_plan = plain;
     o->config.progress = cmd_progress_load;
     o->config.progress_arg = &bar;
+    cmd_tuned(&o->config);
     qn_status s = qn_engine_open(&p->e, &o->config, err);
     cmd_progress_end(&bar);
     return s == QN_OK ? run_profile(p, err) : s;
