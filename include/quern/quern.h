@@ -98,8 +98,10 @@ typedef struct qn_config {
     /* weights stay in the mapped file, whose pages processes share (a packed file, or formats that
      * need no packing); slower by what huge pages give */
     bool mmap;
-    int max_ctx;  /* tokens of one sequence, may pass the model's; 0: the model's, at most 32768 */
-    int max_seqs; /* sequences computed together; more wait. 0: 16 */
+    bool prefault; /* the whole K/V cache is resident from the start; else as it fills */
+    bool dry;      /* sizes only (qn_engine_get_info): weights are not read, nothing can be run */
+    int max_ctx;   /* tokens of one sequence, may pass the model's; 0: the model's, at most 32768 */
+    int max_seqs;  /* sequences computed together; more wait. 0: 16 */
     int max_batch_tokens; /* tokens of one step, prompts and answers together; 0: 512 */
     /* K/V cache, in blocks of 64 tokens; 0: enough for max_ctx and for 1024 tokens of each of
      * max_seqs, within half of the memory that the weights leave (max_ctx shrinks with it) */

@@ -19,6 +19,8 @@ static const qn_opt config_opts[] = {
      "0: what this process may use", "worker threads"},
     {"mmap", 0, QN_OPT_FLAG, offsetof(qn_config, mmap),
      .help = "weights stay in the file's pages, shared between processes; wants a packed file"},
+    {"prefault", 0, QN_OPT_FLAG, offsetof(qn_config, prefault),
+     .help = "make the whole K/V cache resident at the start; else as it fills"},
     {"exact", 0, QN_OPT_FLAG, offsetof(qn_config, exact),
      .help = "the plain plan: float32 activations, weights expanded exactly; slower"},
     {"cpu-mask", 0, QN_OPT_UINT, offsetof(qn_config, cpu_mask), "MASK", .def = "all",

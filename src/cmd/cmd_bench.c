@@ -10,7 +10,8 @@
 typedef struct bench_options {
     qn_config config;
     int n_prefill, n_decode, depth, batch, repeat;
-    bool json;
+    bool json, memory;
+    cmd_memory plan; /* --memory */
 } bench_options;
 
 static const qn_opt bench_opts[] = {
@@ -24,6 +25,8 @@ static const qn_opt bench_opts[] = {
      "sequences that decode together"},
     {"repeat", 'r', QN_OPT_INT, offsetof(bench_options, repeat), "N", 1, 1000, "3",
      "runs after one to warm up; the median counts"},
+    {"memory", 0, QN_OPT_FLAG, offsetof(bench_options, memory),
+     .help = "compare the memory used with the plan's figure (quern plan)"},
     {"json", 0, QN_OPT_FLAG, offsetof(bench_options, json), .help = "one JSON object"},
 };
 static const qn_opt_group bench_group = {"Options", bench_opts, QN_COUNT(bench_opts)};
@@ -37,6 +40,12 @@ const qn_opts cmd_bench_opts = {
              "GFLOP/s are those of a prompt of 512 tokens, a multiply and an add as two.",
     .groups = {{&bench_group, 0}, {&cmd_config_group, offsetof(bench_options, config)}},
 };
+
+/* Above or below the plan, in percent of it. */
+static double plan_error(const cmd_memory *m, size_t peak)
+{
+    return 100.0 * ((double)peak - (double)m->total) / (double)m->total;
+}
 
 static int by_value(const void *a, const void *b)
 {
@@ -76,6 +85,10 @@ static void print_rows(const bench_options *o, const qn_engine_info *i, const se
                1e3 * o->batch / median(dec),
                1e-9 * (double)i->weight_bytes_per_token * median(dec) / o->batch,
                o->batch > 1 ? "  (all sequences)" : "");
+    if (o->memory)
+        printf("memory: planned %.1f MB, at most %.1f MB in memory, %+.2f %%\n",
+               (double)o->plan.total * 1e-6, (double)qn_mem_resident_peak() * 1e-6,
+               plan_error(&o->plan, qn_mem_resident_peak()));
 }
 
 static void add_series(qn_str *s, const char *name, const series *v, int tokens)
@@ -104,6 +117,11 @@ static void print_json(const bench_options *o, const qn_engine_info *i, const se
     if (dec->n)
         qn_str_addf(&s, ", \"decode_gb_s\": %.4f",
                     1e-9 * (double)i->weight_bytes_per_token * median(dec) / o->batch);
+    if (o->memory)
+        qn_str_addf(&s,
+                    ", \"planned_bytes\": %llu, \"peak_bytes\": %zu, \"plan_error_percent\": %.3f",
+                    (unsigned long long)o->plan.total, qn_mem_resident_peak(),
+                    plan_error(&o->plan, qn_mem_resident_peak()));
     qn_str_addf(&s, ", \"weight_bytes\": %llu, \"weight_bytes_per_token\": %llu}\n",
                 (unsigned long long)i->weight_bytes, (unsigned long long)i->weight_bytes_per_token);
     if (s.p)
@@ -155,7 +173,11 @@ static qn_status bench(bench_options *o, qn_err *err)
         o->config.max_seqs = QN_MAX(o->config.max_seqs, o->batch);
         o->config.progress = cmd_progress_load;
         o->config.progress_arg = &bar;
-        s = qn_engine_open(&e, &o->config, err);
+        o->config.prefault |= o->memory;
+        if (o->memory)
+            s = cmd_memory_plan(&o->plan, &o->config, err);
+        if (s == QN_OK)
+            s = qn_engine_open(&e, &o->config, err);
         cmd_progress_end(&bar);
     }
     if (s == QN_OK)

@@ -21,6 +21,7 @@ static const command commands[] = {
     {&cmd_eval_opts, cmd_eval},
     {&cmd_bench_opts, cmd_bench},
     {&cmd_pack_opts, cmd_pack},
+    {&cmd_plan_opts, cmd_plan},
     {&cmd_limits_opts, cmd_limits},
     {&cmd_completion_opts, cmd_completion},
     /* clang-format on */
