@@ -230,7 +230,12 @@ static size_t status_bytes(const char *key)
         (void)close(fd);
     text[n > 0 ? n : 0] = 0;
     const char *at = strstr(text, key);
-    return at ? (size_t)strtoull(at + strlen(key), NULL, 10) << 10 : 0;
+    size_t kb = 0;
+    for (at = at ? at + strlen(key) : ""; *at == ' ' || *at == '\t'; at++) {
+    }
+    for (; *at >= '0' && *at <= '9'; at++)
+        kb = kb * 10 + (size_t)(*at - '0');
+    return kb << 10;
 }
 
 size_t qn_mem_resident(void)

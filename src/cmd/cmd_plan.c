@@ -13,10 +13,12 @@
 
 typedef struct plan_options {
     qn_config config;
-    bool json;
+    bool check, json;
 } plan_options;
 
 static const qn_opt plan_opts[] = {
+    {"check", 0, QN_OPT_FLAG, offsetof(plan_options, check),
+     .help = "load the model, fill the cache, run, and compare with the memory that took"},
     {"json", 0, QN_OPT_FLAG, offsetof(plan_options, json), .help = "one JSON object"},
 };
 static const qn_opt_group plan_group = {"Options", plan_opts, QN_COUNT(plan_opts)};
@@ -25,10 +27,9 @@ const qn_opts cmd_plan_opts = {
     .command = "plan",
     .args = "",
     .summary = "Show the memory that a model takes, and would take as other types",
-    .about =
-        "Bytes in memory with a full K/V cache and full steps: weights as the kernels read "
-        "them, K/V, activations and scratch, and the rest of the process. Weights are not read. "
-        "quern bench --memory compares with what is used.",
+    .about = "Bytes in memory with a full K/V cache and full steps: weights as the kernels read "
+             "them, K/V, activations and scratch, and the rest of the process. Weights are not "
+             "read, but for --check.",
     .groups = {{&plan_group, 0}, {&cmd_config_group, offsetof(plan_options, config)}},
 };
 
@@ -95,6 +96,41 @@ static qn_status add_what_if(view *v, const char *path, qn_err *err)
     return s;
 }
 
+/* The largest size of the process after a full step and a few small ones. */
+static qn_status measure(const qn_config *config, uint64_t *peak, qn_err *err)
+{
+    qn_engine *e = NULL;
+    qn_config c = *config;
+    qn_engine_info info;
+    qn_bench_result r;
+    cmd_progress bar = {.start_ns = qn_now_ns()};
+    c.prefault = true;
+    c.progress = cmd_progress_load;
+    c.progress_arg = &bar;
+    qn_status s = qn_engine_open(&e, &c, err);
+    cmd_progress_end(&bar);
+    if (s == QN_OK) {
+        qn_engine_get_info(e, &info);
+        int rows = QN_MIN(c.max_batch_tokens ? c.max_batch_tokens : 512, info.max_ctx - 8);
+        const qn_bench_spec spec = {
+            .n_prefill = QN_MAX(rows, 1), .n_decode = 4, .batch = 1, .repeat = 1};
+        s = qn_bench(e, &spec, &r, err);
+    }
+    *peak = qn_mem_resident_peak();
+    qn_engine_free(e);
+    return s;
+}
+
+static void add_check(view *v, uint64_t peak)
+{
+    double total = (double)v->m->total, percent = 100 * ((double)peak - total) / total;
+    if (v->json)
+        qn_str_addf(&v->out, ", \"peak\": %" PRIu64 ", \"error_percent\": %.3f", peak, percent);
+    else
+        qn_str_addf(&v->out, "planned %.1f MB, took at most %.1f MB: %+.2f %%\n", total * 1e-6,
+                    (double)peak * 1e-6, percent);
+}
+
 static qn_status plan(plan_options *o, qn_err *err)
 {
     qn_str path = {0};
@@ -119,8 +155,14 @@ static qn_status plan(plan_options *o, qn_err *err)
         }
         add_row(&v, type, m.weights);
         s = add_what_if(&v, path.p, err);
-        qn_str_adds(&v.out, o->json ? "]}\n" : "");
+        qn_str_adds(&v.out, o->json ? "]" : "");
     }
+    uint64_t peak;
+    if (s == QN_OK && o->check) {
+        s = measure(&o->config, &peak, err);
+        add_check(&v, peak);
+    }
+    qn_str_adds(&v.out, o->json ? "}\n" : "");
     if (s == QN_OK && v.out.failed)
         s = qn_fail_nomem(err, v.out.n);
     if (s == QN_OK)

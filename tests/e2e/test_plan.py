@@ -15,7 +15,7 @@ def plan(*args):
 
 
 def main():
-    rows = plan(MOE, "--max-ctx", "256")
+    rows = plan(MOE, "--max-ctx", "256", "--max-seqs", "1")
     check("a row as it is and five others", [r["type"] for r in rows[1:]] == ["F32", "BF16", "Q8_0", "Q4_K_M", "Q4_0"], rows)
     for r in rows:
         parts = r["weights"] + r["kv"] + r["activations"] + r["other"]
@@ -24,7 +24,7 @@ def main():
     check("fewer bits, fewer bytes", weights == sorted(weights, reverse=True) and weights[0] > 1.9 * weights[1], weights)
     wide = plan(MOE, "--max-ctx", "4096", "--max-seqs", "1")
     check("a longer context, a larger cache", wide[0]["kv"] > 4 * rows[0]["kv"] and wide[0]["weights"] == rows[0]["weights"])
-    exact = plan(MOE, "--max-ctx", "256", "--exact")
+    exact = plan(MOE, "--max-ctx", "256", "--max-seqs", "1", "--exact")
     check("exact: K/V in float32", exact[0]["kv"] > 1.9 * rows[0]["kv"], exact[0])
     code, out, err = run("plan", "-m", MOE)
     check("as a table", code == 0 and "as it is" in out and out.count("\n") == 8, out + err)
@@ -34,10 +34,10 @@ def main():
     if not demo:
         skip("the demo model", "it is not in the cache folder")
         return
-    code, out, err = run("bench", "-m", demo, "--memory", "--json", "-r", "1", "-n", "2", "--max-ctx", "2048", "--max-seqs", "2")
-    if check("bench --memory", code == 0, err):
+    code, out, err = run("plan", "-m", demo, "--check", "--json", "--max-ctx", "2048", "--max-seqs", "2")
+    if check("plan --check", code == 0, err):
         m = json.loads(out)
-        check("within 3 %", abs(m["plan_error_percent"]) <= 3 and m["planned_bytes"] > 4e8, m)
+        check("within 3 %", abs(m["error_percent"]) <= 3 and m["peak"] > 4e8, m)
 
 
 main()
