@@ -96,6 +96,15 @@ static qn_status add_what_if(view *v, const char *path, qn_err *err)
     return s;
 }
 
+static bool every_row(void *arg, size_t pos, const float *logits, size_t n_vocab)
+{
+    (void)arg;
+    (void)pos;
+    (void)logits;
+    (void)n_vocab;
+    return true;
+}
+
 /* The largest size of the process after a full step and a few small ones. */
 static qn_status measure(const qn_config *config, uint64_t *peak, qn_err *err)
 {
@@ -115,6 +124,9 @@ static qn_status measure(const qn_config *config, uint64_t *peak, qn_err *err)
         const qn_bench_spec spec = {
             .n_prefill = QN_MAX(rows, 1), .n_decode = 4, .batch = 1, .repeat = 1};
         s = qn_bench(e, &spec, &r, err);
+        const int32_t ids[64] = {0}; /* and as many rows of logits as a step gives */
+        if (s == QN_OK)
+            s = qn_score(e, ids, (size_t)QN_MIN(rows, 64), 0, every_row, NULL, NULL, err);
     }
     *peak = qn_mem_resident_peak();
     qn_engine_free(e);

@@ -23,7 +23,7 @@ def main():
     weights = [r["weights"] for r in rows[1:]]
     check("fewer bits, fewer bytes", weights == sorted(weights, reverse=True) and weights[0] > 1.9 * weights[1], weights)
     wide = plan(MOE, "--max-ctx", "4096", "--max-seqs", "1")
-    check("a longer context, a larger cache", wide[0]["kv"] > 4 * rows[0]["kv"] and wide[0]["weights"] == rows[0]["weights"])
+    check("a longer context, a larger cache", wide[0]["kv"] > 3 * rows[0]["kv"] and wide[0]["weights"] == rows[0]["weights"])
     exact = plan(MOE, "--max-ctx", "256", "--max-seqs", "1", "--exact")
     check("exact: K/V in float32", exact[0]["kv"] > 1.9 * rows[0]["kv"], exact[0])
     code, out, err = run("plan", "-m", MOE)
