@@ -82,7 +82,8 @@ typedef enum qn_rope_scaling {
 typedef enum qn_speculation {
     QN_SPEC_AUTO, /* as far as measured times and successes say that it gains */
     QN_SPEC_OFF,
-    QN_SPEC_NGRAM /* always: what followed where the text last went alike (prompt lookup) */
+    QN_SPEC_NGRAM, /* always: what followed where the text last went alike (prompt lookup) */
+    QN_SPEC_DRAFT  /* always: what draft_model says */
 } qn_speculation;
 
 typedef struct qn_config {
@@ -101,15 +102,19 @@ typedef struct qn_config {
     bool mmap;
     bool prefault; /* the whole K/V cache is resident from the start; else as it fills */
     bool dry;      /* sizes only (qn_engine_get_info): weights are not read, nothing can be run */
-    int max_ctx;   /* tokens of one sequence, may pass the model's; 0: the model's, at most 32768 */
-    int max_seqs;  /* sequences computed together; more wait. 0: 16 */
+    /* Bytes of memory for weights, K/V and all else; 0: as many as are needed. Experts of a packed
+     * file that find no room stay in it and are read when a token needs them; same results. */
+    uint64_t mem_limit;
+    int max_ctx;  /* tokens of one sequence, may pass the model's; 0: the model's, at most 32768 */
+    int max_seqs; /* sequences computed together; more wait. 0: 16 */
     int max_batch_tokens; /* tokens of one step, prompts and answers together; 0: 512 */
     /* K/V cache, in blocks of 64 tokens; 0: enough for max_ctx and for 1024 tokens of each of
      * max_seqs, within half of the memory that the weights leave (max_ctx shrinks with it) */
     int n_kv_blocks;
     qn_rope_scaling rope_scaling;
     qn_speculation speculation;
-    int max_draft; /* tokens guessed ahead in one step; 0: 16, at most 63 */
+    const char *draft_model; /* a small model with the same vocabulary that guesses; NULL: none */
+    int max_draft;           /* tokens guessed ahead in one step; 0: 16, at most 63 */
     /* Called by qn_engine_open: what is being done, and how much of it (0 to 1). NULL: silent. */
     void (*progress)(void *arg, const char *what, double done);
     void *progress_arg;
@@ -137,6 +142,15 @@ typedef struct qn_engine_info {
     bool has_chat_template;
 } qn_engine_info;
 QN_API void qn_engine_get_info(const qn_engine *e, qn_engine_info *out);
+
+/* Experts under qn_config.mem_limit. Counts grow from qn_engine_open on. */
+typedef struct qn_expert_info {
+    uint64_t n_experts, n_in_memory; /* of all layers; the most that are in memory together */
+    uint64_t n_uses, n_hits; /* experts that tokens of a step went to; those there already */
+    uint64_t read_bytes;     /* of the others, from the file */
+} qn_expert_info;
+QN_API bool qn_engine_get_experts(const qn_engine *e,
+                                  qn_expert_info *out); /* false: all stay in memory */
 
 /* ---- requests ---- */
 

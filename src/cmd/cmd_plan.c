@@ -105,13 +105,12 @@ static bool every_row(void *arg, size_t pos, const float *logits, size_t n_vocab
     return true;
 }
 
-/* The largest size of the process after a full step and a few small ones. */
+/* The largest size of the process after full steps that give logits. */
 static qn_status measure(const qn_config *config, uint64_t *peak, qn_err *err)
 {
     qn_engine *e = NULL;
     qn_config c = *config;
     qn_engine_info info;
-    qn_bench_result r;
     cmd_progress bar = {.start_ns = qn_now_ns()};
     c.prefault = true;
     c.progress = cmd_progress_load;
@@ -121,12 +120,11 @@ static qn_status measure(const qn_config *config, uint64_t *peak, qn_err *err)
     if (s == QN_OK) {
         qn_engine_get_info(e, &info);
         int rows = QN_MIN(c.max_batch_tokens ? c.max_batch_tokens : 512, info.max_ctx - 8);
-        const qn_bench_spec spec = {
-            .n_prefill = QN_MAX(rows, 1), .n_decode = 4, .batch = 1, .repeat = 1};
-        s = qn_bench(e, &spec, &r, err);
-        const int32_t ids[64] = {0}; /* and as many rows of logits as a step gives */
-        if (s == QN_OK)
-            s = qn_score(e, ids, (size_t)QN_MIN(rows, 64), 0, every_row, NULL, NULL, err);
+        int32_t *ids = qn_calloc((size_t)QN_MAX(rows, 1), sizeof *ids, QN_MEM_MISC);
+        /* one token again and again: a looked-up embedding stays in the file */
+        s = ids ? qn_score(e, ids, (size_t)QN_MAX(rows, 1), 0, every_row, NULL, NULL, err)
+                : qn_fail_nomem(err, sizeof *ids);
+        qn_free(ids);
     }
     *peak = qn_mem_resident_peak();
     qn_engine_free(e);

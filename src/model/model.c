@@ -117,6 +117,16 @@ static qn_status take_vector(opener *op, const qn_buf **out, const qn_node *n, i
     return s;
 }
 
+static qn_status take_expert(opener *op, size_t layer, uint32_t id, int part, qn_dweight **out,
+                             const qn_weight *view)
+{
+    qn_model *m = op->m;
+    QN_TRY(take_new(op, out, view, false));
+    if (m->cache)
+        qn_expert_cache_set(m->cache, layer, id, part, *out, qn_qpk_find(m->files->qpk, view));
+    return QN_OK;
+}
+
 static qn_status take_experts(opener *op, qn_op *to, const qn_node *n)
 {
     qn_model *m = op->m;
@@ -140,11 +150,13 @@ static qn_status take_experts(opener *op, qn_op *to, const qn_node *n)
                       .up = list + ne,
                       .down = list + 2 * ne,
                       .shared_ffn_size = c->shared_ffn_size};
-    for (size_t i = 0; i < ne; i++) {
-        QN_TRY(take_new(op, &e->gate[i], &w->expert_gate[i], false));
-        QN_TRY(take_new(op, &e->up[i], &w->expert_up[i], false));
-        QN_TRY(take_new(op, &e->down[i], &w->expert_down[i], false));
+    for (uint32_t i = 0; i < ne; i++) {
+        QN_TRY(take_expert(op, layer, i, 0, &e->gate[i], &w->expert_gate[i]));
+        QN_TRY(take_expert(op, layer, i, 1, &e->up[i], &w->expert_up[i]));
+        QN_TRY(take_expert(op, layer, i, 2, &e->down[i], &w->expert_down[i]));
     }
+    if (m->cache)
+        qn_expert_cache_bind(m->cache, layer, e);
     if (to->kind != QN_OP_MOE)
         return QN_OK;
     QN_TRY(take_weight(op, &e->router, &w->router, false));
@@ -215,6 +227,23 @@ static qn_status bind_ops(opener *op)
     return QN_OK;
 }
 
+/* Experts stay on disk where a limit is given and they can; else all weights must be below it. */
+static qn_status open_cache(opener *op)
+{
+    qn_model *m = op->m;
+    const qn_qpk *file = m->files->qpk;
+    if (op->o->mem_limit && file && m->config.n_experts && file->area_bytes[QN_QPK_EXPERTS] > 0)
+        return qn_expert_cache_new(&m->cache, file, m->backend, m->config.n_layers,
+                                   m->config.n_experts, op->err);
+    if (op->o->mem_limit && op->total > (double)op->o->mem_limit)
+        return qn_fail(
+            op->err, QN_E_NOMEM,
+            "%s: %.2f GB of weights, --mem allows %.2f GB; only experts of a packed file "
+            "(quern pack) can stay on disk",
+            qn_base_name(m->files->path), op->total * 1e-9, (double)op->o->mem_limit * 1e-9);
+    return QN_OK;
+}
+
 static qn_status open_steps(opener *op, const char *path)
 {
     qn_model *m = op->m;
@@ -232,9 +261,10 @@ static qn_status open_steps(opener *op, const char *path)
     QN_TRY(qn_plan_check(m->plan, op->err));
     qn_rope_init(&m->rope, &m->config, m->matrices->rope_freqs);
     QN_TRY(m->backend->open(&m->device, &op->o->device, op->err));
-    QN_TRY(qn_native_open(m->files, m->backend, op->o->device.n_threads,
-                          op->o->mapped || op->o->dry, op->err));
     op->total = qn_plan_cost_of(m->plan, 1, 0, 1).matrix_bytes;
+    QN_TRY(open_cache(op));
+    int n_areas = op->o->mapped || op->o->dry ? 0 : m->cache ? QN_QPK_EXPERTS : QN_QPK_N_AREAS;
+    QN_TRY(qn_native_open(m->files, m->backend, op->o->device.n_threads, n_areas, op->err));
     report(op, "loading weights");
     QN_TRY(bind_ops(op));
     /* what binding and choosing looked at; what is used where it lies comes back when it is */
@@ -284,6 +314,7 @@ void qn_model_free(qn_model *m)
         m->backend->buf_free(m->vectors[i]);
     if (m->arena)
         m->backend->buf_free(m->arena);
+    qn_expert_cache_free(m->cache);
     qn_free(m->taken);
     qn_free(m->vectors);
     qn_free(m->experts);
@@ -303,7 +334,10 @@ uint64_t qn_model_weight_bytes(const qn_model *m)
     for (size_t i = 0; i < m->n_taken; i++)
         if (!m->taken[i].rows_only)
             b += m->backend->weight_bytes(m->taken[i].w);
-    return b;
+    if (!m->cache)
+        return b;
+    qn_expert_counts n = qn_expert_cache_count(m->cache);
+    return b - n.bytes + n.n_slots * n.slot_bytes;
 }
 
 const char *qn_model_main_dtype(const qn_model_weights *m, const qn_plan *p)
