@@ -23,7 +23,7 @@ def doctor():
     check("doctor: roofs", 1 <= len(d["roofs"]) <= 2 and all(v > 1e6 for r in d["roofs"] for k, v in r.items() if k != "threads"), text)
     check("doctor: threads", d.get("threads", 0) >= 1 and d["roofs"][0]["threads"] == 1, text)
     code, text, err = run("doctor", "--hardware")
-    check("doctor --hardware", code == 0 and "roofs of one thread" in text and "other programs" not in text, text + err)
+    check("doctor --hardware", code == 0 and "roofs of one thread" in text and "stolen time" not in text, text + err)
     code, _, err = run("doctor", "-m", "/nowhere.gguf")
     check("doctor: no such model", code == 1 and one_line(err), err)
 
