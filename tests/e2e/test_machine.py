@@ -41,15 +41,15 @@ def tune(folder):
     for machine, option, want in ((data["machine"], [], 1), (data["machine"], ["-t", "2"], 2)):
         kept.write_text(json.dumps(dict(data, machine=machine, threads=1)))
         code, text, err = run(*bench, *option)
-        check(f"tuned threads {option}", code == 0 and json.loads(text)["threads"] == want, text + err)
+        check(f"tuned threads {option}", code == 0 and json.loads(text)["models"][0]["threads"] == want, text + err)
     kept.write_text(json.dumps(dict(data, machine=data["machine"], threads=3)))
-    three = json.loads(run(*bench)[1])["threads"]
+    three = json.loads(run(*bench)[1])["models"][0]["threads"]
     kept.write_text(json.dumps(dict(data, machine="another", threads=3)))
-    check("another machine's is not used", three == 3 and json.loads(run(*bench)[1])["threads"] != 3, three)
+    check("another machine's is not used", three == 3 and json.loads(run(*bench)[1])["models"][0]["threads"] != 3, three)
     for broken in ("", "[", "[]", '{"machine": 3}', json.dumps(dict(data, threads=100000))):
         kept.write_text(broken)
         code, text, err = run(*bench)
-        check(f"broken {broken!r:.20}", code == 0 and json.loads(text)["threads"] < 1000, err)
+        check(f"broken {broken!r:.20}", code == 0 and json.loads(text)["models"][0]["threads"] < 1000, err)
     code, text, err = run("tune", "-m", MODEL, "--max-ctx", "128", "--max-seqs", "4", "-r", "1", "--json", "batch")
     rows = json.loads(text) if code == 0 else []
     check("tune batch", [r["batch"] for r in rows] == [1, 2, 4] and sum(r["knee"] for r in rows) == 1, text + err)
