@@ -74,4 +74,7 @@ void cmd_progress_end(cmd_progress *p); /* wipes the bar */
 /* For qn_config.progress; arg is a cmd_progress. */
 void cmd_progress_load(void *arg, const char *what, double done);
 
+/* , "experts": {...}: where they were found. */
+void cmd_add_experts_json(qn_str *out, const qn_expert_info *x);
+
 #endif
