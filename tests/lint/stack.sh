@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
 # Fails when an inner loop of the 4-bit products stores a vector on the stack: 16 registers must do (a constant may be read from there). usage: stack.sh BUILD_DIR [OBJDUMP]
 # An inner loop is the code between a backward jump and its target that holds no other backward jump. Layouts whose integers are folded
 # several times a block need more than 16 registers for 4 tokens: they are not looked at.
@@ -6,6 +7,7 @@ o=$(find "$1" -name 'matmul_avx2.c.o' | head -n 1)
 [ -n "$o" ] || { echo "stack.sh: not run, no AVX2 object in $1"; exit 0; }
 "${2:-objdump}" -d --no-show-raw-insn "$o" | awk '
 function finish(  i, j, n, inner) {
+  if (name == "") return
   for (i = 0; i < jumps; i++) {
     inner = 1
     for (j = 0; j < jumps; j++)
@@ -13,7 +15,7 @@ function finish(  i, j, n, inner) {
     for (n = to[i]; inner && n <= from[i]; n++)
       if (spill[n] != "") { printf "%s: %s\n", name, spill[n]; bad = 1 }
   }
-  if (name != "") seen++
+  seen++
   name = ""
 }
 /^[0-9a-f]+ </ {
