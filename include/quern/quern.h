@@ -82,7 +82,8 @@ typedef enum qn_rope_scaling {
 typedef enum qn_speculation {
     QN_SPEC_AUTO, /* as far as measured times and successes say that it gains */
     QN_SPEC_OFF,
-    QN_SPEC_NGRAM /* always: what followed where the text last went alike (prompt lookup) */
+    QN_SPEC_NGRAM, /* always: what followed where the text last went alike (prompt lookup) */
+    QN_SPEC_DRAFT  /* always: what draft_model says */
 } qn_speculation;
 
 typedef struct qn_config {
@@ -110,7 +111,8 @@ typedef struct qn_config {
     int n_kv_blocks;
     qn_rope_scaling rope_scaling;
     qn_speculation speculation;
-    int max_draft; /* tokens guessed ahead in one step; 0: 16, at most 63 */
+    const char *draft_model; /* a small model with the same vocabulary that guesses; NULL: none */
+    int max_draft;           /* tokens guessed ahead in one step; 0: 16, at most 63 */
     /* Called by qn_engine_open: what is being done, and how much of it (0 to 1). NULL: silent. */
     void (*progress)(void *arg, const char *what, double done);
     void *progress_arg;

@@ -66,9 +66,11 @@ static const qn_opt run_opts[] = {
      .help = "no template: continue the text as it is"},
     {"special", 0, QN_OPT_FLAG, offsetof(run_options, special),
      .help = "--raw: special tokens in the text are special tokens"},
-    {"speculation", 0, QN_OPT_ENUM, offsetof(run_options, cfg.speculation), "auto|off|ngram",
+    {"speculation", 0, QN_OPT_ENUM, offsetof(run_options, cfg.speculation), "auto|off|ngram|draft",
      .def = "auto",
      .help = "guess tokens ahead, same answers: as far as it gains, not at all, or always"},
+    {"draft-model", 0, QN_OPT_STR, offsetof(run_options, cfg.draft_model), "MODEL",
+     .help = "a small model with the same vocabulary that guesses"},
     {"max-draft", 0, QN_OPT_INT, offsetof(run_options, cfg.max_draft), "N", 0, 63, "0: 16",
      "tokens guessed ahead in one step"},
     {"json", 0, QN_OPT_FLAG, offsetof(run_options, json),
@@ -546,7 +548,7 @@ static int run(run_options *o, const qn_opts_found *found)
 {
     bool is_chat = !found->n_args && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) && !o->json;
     cmd_progress progress = {0};
-    qn_str path = {0}, text = {0};
+    qn_str path = {0}, draft = {0}, text = {0};
     qn_engine *e = NULL;
     qn_engine_info info;
     qn_err err;
@@ -557,8 +559,15 @@ static int run(run_options *o, const qn_opts_found *found)
         s = cmd_model_find(&path, o->cfg.model, &err);
     if (s == QN_OK) {
         o->cfg.model = path.p;
+        if (o->cfg.draft_model)
+            s = cmd_model_find(&draft, o->cfg.draft_model, &err);
+    }
+    if (s == QN_OK) {
+        if (o->cfg.draft_model)
+            o->cfg.draft_model = draft.p;
         o->cfg.progress = cmd_progress_load;
         o->cfg.progress_arg = &progress;
+        cmd_tuned(&o->cfg);
         s = qn_engine_open(&e, &o->cfg, &err);
         cmd_progress_end(&progress);
     }
@@ -576,6 +585,7 @@ static int run(run_options *o, const qn_opts_found *found)
     }
     qn_engine_free(e);
     qn_str_fini(&path);
+    qn_str_fini(&draft);
     qn_str_fini(&text);
     return rc;
 }

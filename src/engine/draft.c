@@ -29,79 +29,160 @@ static bool is_decoding(const qn_seq *q)
     return s->n_scheduled == 1 && s->n_computed + 1 == s->n_tokens && s->n_tokens > q->n_prompt;
 }
 
-/* What may follow q: its place in the text and the number of guesses. */
-static uint32_t guess(const qn_engine *e, qn_seq *q, uint32_t *from)
+/* How many drafts q may have. */
+static uint32_t most_drafts(const qn_engine *e, const qn_seq *q)
 {
-    const qn_sched_seq *s = &q->sched;
     const qn_request *r = q->request;
-    q->n_draft = q->match = 0;
-    if (r->over || r->params.beam_width || s->n_tokens + 1 >= r->max_tokens ||
-        !qn_ngram_update(&q->ngram, q->tokens, s->n_tokens))
+    if (r->over || r->params.beam_width || q->sched.n_tokens + 1 >= r->max_tokens)
         return 0;
-    q->match = qn_ngram_find(&q->ngram, q->tokens, s->n_tokens, from);
-    if (!q->match)
-        return 0;
-    q->guess = q->tokens[*from];
-    return QN_MIN((uint32_t)e->config.max_draft, r->max_tokens - s->n_tokens - 1);
+    return QN_MIN((uint32_t)e->config.max_draft, r->max_tokens - q->sched.n_tokens - 1);
 }
 
-/* Lays q's drafts behind its tokens. They may be longer than what they are copied from, which then
- * goes on in themselves: a text that repeats. */
+/* Where the text went as it goes now. */
+static void look_up(const qn_engine *e, qn_seq *q, uint32_t *from)
+{
+    uint32_t n = q->sched.n_tokens;
+    if (e->config.speculation != QN_SPEC_DRAFT && qn_ngram_update(&q->ngram, q->tokens, n))
+        q->match = qn_ngram_find(&q->ngram, q->tokens, n, from);
+    q->guess = q->match ? q->tokens[*from] : -1;
+}
+
+/* The draft model's guesses instead of those from the text? */
+static bool ask_model(const qn_engine *e, const qn_seq *q)
+{
+    if (!e->draft_model || q->draft.is_foreign || e->config.speculation == QN_SPEC_NGRAM)
+        return false;
+    return !q->match ||
+           qn_accept_rate(&q->accept, QN_SPEC_MODEL) > qn_accept_rate(&q->accept, q->match);
+}
+
+static double model_ns(const qn_engine *e)
+{
+    double ns = e->draft_model ? qn_draft_model_ns(e->draft_model) : 0;
+    if (ns > 0 || !e->draft_model)
+        return ns;
+    return qn_step_cost_of(&e->cost, 1) * (double)qn_draft_model_weight_bytes(e->draft_model) /
+           (double)qn_model_weight_bytes(e->model);
+}
+
+/* How many drafts each of the n gets. */
+static void choose(qn_engine *e, size_t n, uint32_t room)
+{
+    bool use_model = false, again = false;
+    if (is_forced(e))
+        return;
+    qn_spec_choose(&e->cost, e->guesses, n, (uint32_t)n, room, model_ns(e));
+    for (size_t i = 0; i < n; i++)
+        use_model = use_model || (e->guesses[i].match == QN_SPEC_MODEL && e->guesses[i].n_draft);
+    for (size_t i = 0; i < n && !use_model; i++) {
+        qn_seq *q = (qn_seq *)e->chosen[i];
+        if (!q->by_model)
+            continue;
+        qn_accept_fade(&q->accept, QN_SPEC_MODEL);
+        q->by_model = false; /* too dear: what the text says is for nothing */
+        e->guesses[i].match = q->match;
+        e->guesses[i].most = q->match ? e->guesses[i].most : 0;
+        again = true;
+    }
+    if (again)
+        qn_spec_choose(&e->cost, e->guesses, n, (uint32_t)n, room, 0);
+}
+
+/* Lays n drafts behind q's tokens. They may be longer than what they are copied from, which then
+ * goes on in itself: a text that repeats. */
 static void lay(qn_engine *e, qn_seq *q, uint32_t from, uint32_t n)
 {
     uint32_t at = q->sched.n_tokens;
-    if (!qn_grow(&q->tokens, &q->cap, (size_t)at + n, sizeof *q->tokens, QN_MEM_REQUEST))
-        return; /* the answer does without */
-    q->n_draft = qn_scheduler_draft(&e->scheduler, &q->sched, n);
-    for (uint32_t i = 0; i < q->n_draft; i++)
+    q->n_draft = n ? qn_scheduler_draft(&e->scheduler, &q->sched, n) : 0;
+    for (uint32_t i = 0; i < q->n_draft && !q->by_model; i++)
         q->tokens[at + i] = q->tokens[from + i];
     q->request->n_drafted += (int)q->n_draft;
 }
 
+/* Lays the chosen drafts. Where memory is short or the draft model fails there are none. */
+static void lay_all(qn_engine *e, size_t n, const uint32_t *from, uint32_t room)
+{
+    qn_draft_job jobs[QN_SPEC_ROWS];
+    uint32_t n_jobs = 0, at = 0;
+    for (size_t i = 0; i < n; i++) {
+        qn_seq *q = (qn_seq *)e->chosen[i];
+        uint32_t want = QN_MIN(e->guesses[i].n_draft, room), n_tokens = q->sched.n_tokens;
+        if (!qn_grow(&q->tokens, &q->cap, (size_t)n_tokens + want, sizeof *q->tokens,
+                     QN_MEM_REQUEST))
+            want = 0;
+        e->guesses[i].n_draft = want;
+        room -= want;
+        if (want && q->by_model)
+            jobs[n_jobs++] = (qn_draft_job){.seq = &q->draft,
+                                            .tokens = q->tokens,
+                                            .n_tokens = n_tokens,
+                                            .n = want,
+                                            .reach = q->request->max_tokens};
+    }
+    bool is_good = !n_jobs || qn_draft_model_guess(e->draft_model, jobs, n_jobs, NULL) == QN_OK;
+    for (size_t i = 0; i < n; i++) {
+        qn_seq *q = (qn_seq *)e->chosen[i];
+        uint32_t got = e->guesses[i].n_draft;
+        if (got && q->by_model)
+            got = is_good ? jobs[at++].n : 0;
+        lay(e, q, from[i], got);
+    }
+}
+
 void qn_draft_prepare(qn_engine *e, size_t n)
 {
-    uint32_t from[QN_SPEC_ROWS];
+    uint32_t from[QN_SPEC_ROWS] = {0};
     bool is_on = e->config.speculation != QN_SPEC_OFF && n < QN_SPEC_ROWS;
     for (size_t i = 0; i < n; i++) {
         qn_seq *q = (qn_seq *)e->chosen[i];
         q->n_draft = q->match = 0;
+        q->guess = -1;
+        q->by_model = false;
         is_on = is_on && is_decoding(q);
     }
     if (!is_on)
         return;
     for (size_t i = 0; i < n; i++) {
         qn_seq *q = (qn_seq *)e->chosen[i];
-        uint32_t most = guess(e, q, &from[i]);
-        e->guesses[i] =
-            (qn_spec_seq){.accept = &q->accept, .match = q->match, .most = most, .n_draft = most};
+        uint32_t most = most_drafts(e, q);
+        if (most)
+            look_up(e, q, &from[i]);
+        q->by_model = most && ask_model(e, q);
+        most = q->by_model || q->match ? most : 0;
+        e->guesses[i] = (qn_spec_seq){.accept = &q->accept,
+                                      .match = q->by_model ? QN_SPEC_MODEL : q->match,
+                                      .most = most,
+                                      .n_draft = most};
     }
     uint32_t room = e->runner->max_logit_rows - (uint32_t)n;
-    if (!is_forced(e))
-        qn_spec_choose(&e->cost, e->guesses, n, (uint32_t)n, room, 0);
-    for (size_t i = 0; i < n; i++) {
-        uint32_t want = QN_MIN(e->guesses[i].n_draft, room);
-        if (want)
-            lay(e, (qn_seq *)e->chosen[i], from[i], want);
-        room -= ((qn_seq *)e->chosen[i])->n_draft;
-    }
+    choose(e, n, room);
+    lay_all(e, n, from, room);
 }
 
 int32_t qn_draft_at(const qn_seq *q, uint32_t i)
 {
-    if (i < q->n_draft)
-        return q->tokens[q->sched.n_tokens];
-    return q->match && i == 0 ? q->guess : -1;
+    return i < q->n_draft ? q->tokens[q->sched.n_tokens] : -1;
+}
+
+/* A guess of that kind came true, or not. */
+static void learn(qn_engine *e, qn_seq *q, uint32_t match, bool is_hit)
+{
+    qn_accept_add(&q->accept, match, is_hit);
+    qn_accept_add(&e->accept, match, is_hit);
 }
 
 bool qn_draft_verify(qn_engine *e, qn_seq *q, uint32_t i, int32_t draft)
 {
-    bool is_hit = draft == q->tokens[q->sched.n_tokens - 1];
-    if (draft >= 0) {
-        uint32_t match = QN_MIN(q->match + i, QN_NGRAM_MAX);
-        qn_accept_add(&q->accept, match, is_hit);
-        qn_accept_add(&e->accept, match, is_hit);
-    }
-    if (i >= q->n_draft || !is_hit)
+    int32_t id = q->tokens[q->sched.n_tokens - 1];
+    if (i == 0 && q->match) /* drafted or not */
+        learn(e, q, q->match, q->guess == id);
+    if (i >= q->n_draft)
+        return false;
+    if (q->by_model)
+        learn(e, q, QN_SPEC_MODEL, draft == id);
+    else if (i)
+        learn(e, q, QN_MIN(q->match + i, QN_NGRAM_MAX), draft == id);
+    if (draft != id)
         return false;
     q->sched.n_computed++;
     q->request->n_accepted++;

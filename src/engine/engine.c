@@ -264,6 +264,8 @@ static qn_status check_config(const qn_config *c, qn_err *err)
                        "config: no model given, want a GGUF file or a Hugging Face folder");
     if (c->device && strcmp(c->device, "cpu") != 0)
         return qn_fail(err, QN_E_UNSUPPORTED, "device: found '%s', want 'cpu'", c->device);
+    if (c->speculation == QN_SPEC_DRAFT && !c->draft_model)
+        return qn_fail(err, QN_E_ARG, "speculation: found draft, and no draft model to do it");
     const struct {
         const char *name;
         int found, most;
@@ -435,6 +437,22 @@ static void fill_info(qn_engine *e)
                          .has_chat_template = e->chat != NULL};
 }
 
+static qn_status open_draft_model(qn_engine *e, const qn_model_options *o, uint32_t n_blocks,
+                                  qn_dtype kv_dtype, qn_err *err)
+{
+    const qn_config *c = &e->config;
+    qn_draft_options d = {.path = c->draft_model,
+                          .model = *o,
+                          .n_blocks = n_blocks,
+                          .max_seqs = (uint32_t)c->max_seqs,
+                          .max_ctx = (uint32_t)c->max_ctx,
+                          .kv_dtype = kv_dtype,
+                          .rope_scaling = c->rope_scaling,
+                          .tokenizer = e->tokenizer,
+                          .n_vocab = (uint32_t)qn_tokenizer_n_tokens(e->tokenizer)};
+    return qn_draft_model_open(&e->draft_model, &d, err);
+}
+
 static qn_status open_steps(qn_engine *e, qn_err *err)
 {
     qn_config *c = &e->config;
@@ -469,6 +487,8 @@ static qn_status open_steps(qn_engine *e, qn_err *err)
     QN_TRY(qn_block_pool_new(&e->pool, n_blocks, err));
     qn_scheduler_init(&e->scheduler, e->pool, QN_KV_BLOCK, (uint32_t)c->max_batch_tokens,
                       (uint32_t)c->max_seqs);
+    if (c->draft_model)
+        QN_TRY(open_draft_model(e, &o, n_blocks, kv_dtype, err));
     size_t n = (size_t)c->max_seqs;
     e->chosen = qn_calloc(n, sizeof *e->chosen, QN_MEM_MISC);
     e->run_seqs = qn_calloc(n, sizeof *e->run_seqs, QN_MEM_MISC);
@@ -501,7 +521,8 @@ qn_status qn_engine_open(qn_engine **out, const qn_config *cfg, qn_err *err)
     (void)pthread_mutex_init(&e->turn_lock, NULL);
     (void)pthread_cond_init(&e->wake, NULL);
     qn_status s = open_steps(e, err);
-    e->config.model = e->config.chat_template = e->config.device = NULL; /* the caller's strings */
+    e->config.model = e->config.chat_template = e->config.device = e->config.draft_model =
+        NULL; /* the caller's strings */
     if (s != QN_OK) {
         qn_engine_free(e);
         return s;
@@ -530,6 +551,7 @@ void qn_engine_free(qn_engine *e)
     qn_free(e->active);
     qn_chat_template_free(e->chat);
     qn_tokenizer_free(e->tokenizer);
+    qn_draft_model_free(e->draft_model);
     qn_runner_free(e->runner);
     qn_model_free(e->model);
     (void)pthread_cond_destroy(&e->wake);

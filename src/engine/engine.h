@@ -17,7 +17,7 @@
 #define QN_ENGINE_ENGINE_H
 
 #include "base/limits.h"
-#include "engine/runner.h"
+#include "engine/draft_model.h"
 #include "sample/ngram.h"
 #include "sample/sampler.h"
 #include "sample/speculate.h"
@@ -43,9 +43,11 @@ typedef struct qn_seq {
     /* guesses of what follows: see draft.c */
     qn_ngram ngram;
     qn_accept accept;
-    uint32_t match; /* of the step's first guess; 0: none */
+    uint32_t match; /* of the place where the text went alike; 0: none */
     uint32_t n_draft;
-    int32_t guess; /* the first one */
+    int32_t guess; /* what followed the match; -1: none */
+    bool by_model; /* the drafts are the draft model's */
+    qn_draft_seq draft;
     /* beam search: the best continuations after the last token */
     qn_candidate *top;
     bool has_top;
@@ -123,6 +125,7 @@ struct qn_engine {
     qn_spec_seq *guesses;  /* [max_seqs] */
     qn_accept accept;      /* of all texts so far */
     qn_step_cost cost;
+    qn_draft_model *draft_model; /* or NULL */
 
     pthread_t thread;
     bool has_thread;
@@ -160,9 +163,10 @@ void qn_step_unlock(qn_engine *e);
 
 /* ---- draft.c ---- */
 /* Guesses what follows the n sequences of this step and chooses how much of it to verify: sets
- * their n_draft, and lays the drafts behind their tokens. Costs next to nothing. */
+ * their n_draft, and lays the drafts behind their tokens. Without a draft model it costs next to
+ * nothing. */
 void qn_draft_prepare(qn_engine *e, size_t n);
-/* The guess that row i of q's step is going to prove or not, or -1. */
+/* The draft that row i of q's step is going to prove or not, or -1. */
 int32_t qn_draft_at(const qn_seq *q, uint32_t i);
 /* Row i's token was chosen and appended. True: it is the draft that row i + 1 was computed for, so
  * there is one more. */

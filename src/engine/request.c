@@ -436,6 +436,7 @@ void qn_seq_free(qn_engine *e, qn_seq *q)
         qn_scheduler_remove(&e->scheduler, &q->sched);
     qn_sampler_free(q->sampler);
     qn_ngram_fini(&q->ngram);
+    qn_draft_seq_fini(e->draft_model, &q->draft);
     qn_str_fini(&q->pending);
     qn_free(q->tokens);
     qn_free(q->top);

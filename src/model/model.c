@@ -179,6 +179,18 @@ static qn_operand operand(const qn_model *m, int buf)
     return (qn_operand){.buf = m->arena, .offset = b->offset, .width = b->width};
 }
 
+/* The output matrix, the largest, is taken first: what its source holds while it is packed is then
+ * memory that the others use after it. */
+static qn_status take_output(opener *op)
+{
+    const qn_plan *p = op->m->plan;
+    qn_dweight *w;
+    for (size_t i = p->n_nodes; i-- > 0;)
+        if (p->nodes[i].op.kind == QN_OP_LINEAR && p->nodes[i].op.on_logit_rows)
+            return take_weight(op, &w, p->nodes[i].w[0], false);
+    return QN_OK;
+}
+
 static qn_status bind_ops(opener *op)
 {
     qn_model *m = op->m;
@@ -191,6 +203,7 @@ static qn_status bind_ops(opener *op)
     m->expert_lists = qn_calloc(m->n_experts + 1, sizeof *m->expert_lists, QN_MEM_MISC);
     if (!m->ops || !m->experts || !m->expert_lists)
         return qn_fail_nomem(op->err, p->n_nodes * sizeof *m->ops);
+    QN_TRY(take_output(op));
     for (size_t i = 0; i < p->n_nodes; i++) {
         const qn_node *n = &p->nodes[i];
         qn_op *to = &m->ops[i];

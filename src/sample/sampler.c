@@ -350,6 +350,13 @@ qn_status qn_logits_check(const float *logits, size_t n_vocab, qn_err *err)
     return scan_row(logits, n_vocab, &id, &max, err);
 }
 
+int32_t qn_logits_argmax(const float *logits, size_t n)
+{
+    int32_t id;
+    float max;
+    return scan_row(logits, n, &id, &max, NULL) == QN_OK ? id : -1;
+}
+
 /* What is below e^-700 weighs nothing beside the maximum's 1. */
 static inline double clamp(double x)
 {

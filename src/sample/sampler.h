@@ -48,6 +48,8 @@ QN_MUST_USE qn_status qn_sampler_top(qn_sampler *s, const float *logits, qn_cand
 QN_MUST_USE qn_status qn_sampler_fork(qn_sampler **out, const qn_sampler *s, qn_err *err);
 /* Fails unless the largest logit is finite and none is NaN. */
 QN_MUST_USE qn_status qn_logits_check(const float *logits, size_t n_vocab, qn_err *err);
+/* The likeliest token, the lowest id of equals; -1 where qn_logits_check fails. */
+int32_t qn_logits_argmax(const float *logits, size_t n);
 /* log softmax(logits)[id], in double, summed in a fixed order. id < n_vocab. */
 double qn_logprob_of(const float *logits, size_t n_vocab, int32_t id);
 

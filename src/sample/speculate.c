@@ -92,6 +92,7 @@ double qn_step_cost_of(const qn_step_cost *c, uint32_t rows)
 
 #define KEEP         0.95f /* of what was seen with each new one: the last twenty or so count */
 #define PRIOR_WEIGHT 4.0f
+#define FORGET       (1.0f / 1024) /* a step: a bad draft model is tried again after hundreds */
 
 static size_t kind_of(uint32_t match)
 {
@@ -99,15 +100,16 @@ static size_t kind_of(uint32_t match)
     return match == QN_SPEC_MODEL ? QN_SPEC_N_KINDS - 1 : kinds[match];
 }
 
+/* a changed word; matches of 2, 3, 4, 5-6, 7-9, 10-15, 16 tokens; a model */
+static const float first_rates[QN_SPEC_N_KINDS] = {0.3f,  0.35f, 0.5f, 0.6f, 0.7f,
+                                                   0.75f, 0.8f,  0.9f, 0.7f};
+
 qn_accept qn_accept_default(void)
 {
-    /* a changed word; matches of 2, 3, 4, 5-6, 7-9, 10-15, 16 tokens; a model */
-    static const float rates[QN_SPEC_N_KINDS] = {0.3f,  0.35f, 0.5f, 0.6f, 0.7f,
-                                                 0.75f, 0.8f,  0.9f, 0.7f};
     qn_accept a;
     for (size_t k = 0; k < QN_SPEC_N_KINDS; k++) {
         a.seen[k] = PRIOR_WEIGHT;
-        a.hits[k] = rates[k] * PRIOR_WEIGHT;
+        a.hits[k] = first_rates[k] * PRIOR_WEIGHT;
     }
     return a;
 }
@@ -127,6 +129,12 @@ void qn_accept_add(qn_accept *a, uint32_t match, bool hit)
     size_t k = kind_of(match);
     a->hits[k] = a->hits[k] * KEEP + (hit ? 1.0f : 0.0f);
     a->seen[k] = a->seen[k] * KEEP + 1;
+}
+
+void qn_accept_fade(qn_accept *a, uint32_t match)
+{
+    size_t k = kind_of(match);
+    a->hits[k] += (first_rates[k] * a->seen[k] - a->hits[k]) * FORGET;
 }
 
 double qn_accept_rate(const qn_accept *a, uint32_t match)

@@ -9,7 +9,7 @@
  * are chosen likeliest first, as many as make the most tokens a second; none where none gain, which
  * is so when many sequences decode together: their rows have made the step slow already.
  * Guesses that are not drafted are compared with the text all the same: what is off sees when it
- * would pay again. A time measured long ago fades towards a low one, so that it is measured again.
+ * would pay again; what a model would say is not known then, and what it was worth fades. A time measured long ago fades towards a low one, so that it is measured again.
  * Threads: one owner; pure arithmetic, times come in as numbers. */
 #ifndef QN_SAMPLE_SPECULATE_H
 #define QN_SAMPLE_SPECULATE_H
@@ -41,6 +41,8 @@ typedef struct qn_accept {
 qn_accept qn_accept_default(void);
 /* For a new text: what others showed, to be overruled soon. */
 qn_accept qn_accept_from(const qn_accept *others);
+/* No guess of that kind was tried: what is known of it gets a little older. */
+void qn_accept_fade(qn_accept *a, uint32_t match);
 void qn_accept_add(qn_accept *a, uint32_t match, bool hit);
 double qn_accept_rate(const qn_accept *a, uint32_t match);
 

@@ -260,6 +260,12 @@ def test_run():
     done = json.loads(out.splitlines()[-1])
     check("run --speculation", rc == 0 and done["answers"][0]["text"] == whole and
           0 <= done["accepted_tokens"] <= done["draft_tokens"], out[-300:] + err)
+    rc, out, err = run(*args, "--speculation", "draft", "--draft-model", SMALL, "--json", golden["text"])
+    done = json.loads(out.splitlines()[-1])
+    check("run --draft-model", rc == 0 and done["answers"][0]["text"] == whole and
+          0 < done["accepted_tokens"] <= done["draft_tokens"], out[-300:] + err)
+    rc, out, err = run(*args, "--speculation", "draft", golden["text"])
+    check("run --speculation draft alone", rc == 1 and out == "" and one_line(err), (rc, err))
     rc, out, err = run(*args, "--max-draft", "64", golden["text"])
     check("run --max-draft", rc == 2 and one_line(err) and "max-draft" in err, (rc, err))
     rc, out, err = run("run", "-m", SMALL, "-q", "--raw", "--seed", "7", "-n", "8", "--n", "3", "Once")

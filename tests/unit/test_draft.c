@@ -5,6 +5,8 @@
 #include "golden.h"
 
 #include "engine/engine.h"
+#include "folder.h"
+#include <unistd.h>
 
 #define MAX_CANDIDATES 4
 
@@ -256,8 +258,14 @@ static void test_pressure(void **state)
     c.n_kv_blocks = 9;
     c.max_batch_tokens = 24;
     qn_engine *e = open_engine(&c);
-    for (int round = 0; round < 3; round++) {
+    for (int round = 0; round < 4; round++) {
         int n_draft = 0;
+        if (round == 2) { /* the model itself as its draft model, in as few blocks */
+            qn_engine_free(e);
+            c.speculation = QN_SPEC_DRAFT;
+            c.draft_model = path;
+            e = open_engine(&c);
+        }
         uint64_t before = e->scheduler.n_preempted;
         for (size_t i = 0; i < N; i++)
             if (qn_request_submit(&r[i], e, &(qn_prompt){.ids = ids[i], .n_ids = 40 + 12 * i},
@@ -282,9 +290,105 @@ static void test_pressure(void **state)
     qn_engine_free(e);
 }
 
+static void link_or_fail(const char *model, const char *name)
+{
+    char from[1024];
+    (void)snprintf(from, sizeof from, "%s/%s", model, name);
+    assert_int_equal(symlink(from, path_of(name)), 0);
+}
+
+/* The first layer of a model as a model of its own: it guesses, often wrongly. */
+static void make_small(const char *model)
+{
+    char path[1024];
+    (void)snprintf(path, sizeof path, "%s/config.json", model);
+    json_t *config = load_json(path);
+    assert_int_equal(json_object_set_new(config, "num_hidden_layers", json_integer(1)), 0);
+    assert_int_equal(json_dump_file(config, path_of("config.json"), 0), 0);
+    json_decref(config);
+    link_or_fail(model, "model.safetensors");
+    link_or_fail(model, "tokenizer.json");
+    link_or_fail(model, "tokenizer_config.json");
+}
+
+static void compare_with_model(const char *model, const char *draft, qn_speculation kind)
+{
+    char path[512];
+    int32_t ids[130];
+    int n_draft = 0, n_accepted = 0;
+    qn_config c = config_of(model, path, sizeof path);
+    c.speculation = QN_SPEC_OFF;
+    qn_engine *plain = open_engine(&c);
+    c.speculation = kind;
+    c.draft_model = draft;
+    c.max_draft = 4;
+    qn_engine *e = open_engine(&c);
+    qn_params sp[16];
+    size_t n = kinds_of_request(sp);
+    for (size_t i = 0; i < n; i++) { /* prompts of up to three chunks */
+        transcript a = {0}, b = {0};
+        qn_prompt p = {.ids = ids, .n_ids = some_ids(ids, 130 - 15 * i, (uint32_t)(i + 70))};
+        ask(plain, &p, &sp[i], &a);
+        ask(e, &p, &sp[i], &b);
+        check_same(draft, &a, &b);
+        if (kind == QN_SPEC_DRAFT && i == 0) { /* greedy */
+            assert_true(b.n_draft > 40);
+            if (strcmp(draft, path) == 0)
+                assert_int_equal(b.n_accepted, b.n_draft);
+            else
+                assert_true(b.n_accepted < b.n_draft);
+        }
+        n_draft += b.n_draft;
+        n_accepted += b.n_accepted;
+        fini(&a);
+        fini(&b);
+    }
+    print_message("%s: %d of %d drafts accepted\n", draft, n_accepted, n_draft);
+    qn_engine_free(plain);
+    qn_engine_free(e);
+}
+
+static void test_draft_model(void **state)
+{
+    (void)state;
+    static const char name[] = "models/qwen3-tied-bf16";
+    char path[512];
+    (void)config_of(name, path, sizeof path);
+    make_small(path);
+    char small[sizeof dir];
+    (void)snprintf(small, sizeof small, "%s", dir);
+    compare_with_model(name, path, QN_SPEC_DRAFT);
+    compare_with_model(name, small, QN_SPEC_DRAFT);
+    compare_with_model(name, small, QN_SPEC_AUTO);
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    char path[512], other[512];
+    qn_engine *e = NULL;
+    qn_err err;
+    qn_config c = config_of("models/qwen3moe", other, sizeof other);
+    c = config_of("models/qwen3-tied-bf16", path, sizeof path);
+    c.speculation = QN_SPEC_DRAFT;
+    assert_int_equal(qn_engine_open(&e, &c, &err), QN_E_ARG);
+    assert_non_null(strstr(err.msg, "no draft model"));
+    c.draft_model = other;
+    assert_int_equal(qn_engine_open(&e, &c, &err), QN_E_ARG);
+    assert_non_null(strstr(err.msg, "must share one vocabulary"));
+    c.draft_model = "/no/such/model";
+    assert_int_not_equal(qn_engine_open(&e, &c, &err), QN_OK);
+    c.draft_model = NULL;
+    c.max_draft = 64;
+    assert_int_equal(qn_engine_open(&e, &c, &err), QN_E_ARG);
+    assert_null(e);
+}
+
 int main(void)
 {
     const struct CMUnitTest t[] = {cmocka_unit_test(test_same_events), cmocka_unit_test(test_ends),
-                                   cmocka_unit_test(test_pressure)};
-    return cmocka_run_group_tests(t, NULL, NULL);
+                                   cmocka_unit_test(test_pressure),
+                                   cmocka_unit_test(test_draft_model),
+                                   cmocka_unit_test(test_refusals)};
+    return cmocka_run_group_tests(t, make_dir, remove_dir);
 }

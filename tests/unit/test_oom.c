@@ -117,6 +117,29 @@ static void test_load(void **state)
     print_message("%ld allocations of loading failed once each\n", total);
 }
 
+static void test_load_with_draft_model(void **state)
+{
+    (void)state;
+    qn_config c = config_of(QN_SOURCE_DIR "/tests/golden/gguf/qwen2.gguf");
+    size_t before = live();
+    c.draft_model = c.model;
+    for (long at = 1;; at += 5) {
+        qn_engine *e = NULL;
+        qn_err err = {0};
+        atomic_store(&n_calls, 0);
+        atomic_store(&fail_at, at);
+        qn_status s = qn_engine_open(&e, &c, &err);
+        bool hit = atomic_load(&n_calls) >= at;
+        atomic_store(&fail_at, 0);
+        qn_engine_free(e);
+        assert_int_equal(live(), before);
+        if (!hit)
+            break;
+        if (s != QN_OK)
+            check_error("a draft model", at, s, &err);
+    }
+}
+
 static void check_requests(qn_engine *e, const qn_params *sp, const char *what)
 {
     long at = 1;
@@ -163,6 +186,11 @@ static void test_requests(void **state)
     sp = greedy(40);
     check_requests(e, &sp, "a request with drafts");
     qn_engine_free(e);
+    c.speculation = QN_SPEC_DRAFT;
+    c.draft_model = c.model;
+    e = open_engine(&c);
+    check_requests(e, &sp, "a request with a draft model");
+    qn_engine_free(e);
 }
 
 static void test_warm_step(void **state)
@@ -193,7 +221,8 @@ static void test_warm_step(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest t[] = {cmocka_unit_test(test_load), cmocka_unit_test(test_requests),
-                                   cmocka_unit_test(test_warm_step)};
+    const struct CMUnitTest t[] = {
+        cmocka_unit_test(test_load), cmocka_unit_test(test_load_with_draft_model),
+        cmocka_unit_test(test_requests), cmocka_unit_test(test_warm_step)};
     return cmocka_run_group_tests(t, NULL, NULL);
 }
