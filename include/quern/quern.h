@@ -96,6 +96,7 @@ typedef struct qn_config {
     int n_threads;
     unsigned cpu_mask; /* instruction sets allowed; 0: the plain C kernels; default: all */
     bool exact;        /* float32 activations and K/V, no fused operations */
+    bool plain_plan;   /* one operation for each formula, also without exact: to compare with */
     /* weights stay in the mapped file, whose pages processes share (a packed file, or formats that
      * need no packing); slower by what huge pages give */
     bool mmap;
@@ -303,6 +304,7 @@ typedef struct qn_op_info {
     char name[48];      /* "linear+norm+silu_mul" */
     const char *format; /* of its first matrix: "Q4_0"; "" if it has none; static */
     int layer;          /* -1: outside the layers */
+    int n_in, n_out;    /* columns of that matrix; rows of all its matrices together. Or 0 */
     /* memory that it alone holds; what several use is the first one's */
     uint64_t weight_bytes, kv_bytes;
 } qn_op_info;

@@ -3,6 +3,7 @@
 #include "base/file.h"
 
 #include "base/mem.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -313,6 +314,37 @@ qn_status qn_file_write(const char *path, const void *p, size_t n, qn_err *err)
     if (s == QN_OK)
         return qn_file_out_commit(o, err);
     qn_file_out_abandon(o);
+    return s;
+}
+
+static qn_status drop_one(const char *path, qn_err *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    int e = fd < 0 ? errno : posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    if (fd >= 0)
+        (void)close(fd);
+    return e ? qn_fail(err, QN_E_IO, "%s: cannot drop its cached pages: %s", path, strerror(e))
+             : QN_OK;
+}
+
+qn_status qn_file_drop_cache(const char *path, qn_err *err)
+{
+    if (!qn_dir_exists(path))
+        return drop_one(path, err);
+    DIR *dir = opendir(path);
+    if (!dir)
+        return qn_fail(err, QN_E_IO, "%s: %s", path, strerror(errno));
+    qn_status s = QN_OK;
+    for (struct dirent *entry = readdir(dir); entry && s == QN_OK; entry = readdir(dir)) {
+        qn_str file = {0};
+        qn_str_addf(&file, "%s/%s", path, entry->d_name);
+        if (file.failed)
+            s = qn_fail_nomem(err, strlen(path));
+        else if (qn_file_exists(file.p))
+            s = drop_one(file.p, err);
+        qn_str_fini(&file);
+    }
+    (void)closedir(dir);
     return s;
 }
 

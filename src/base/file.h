@@ -29,6 +29,9 @@ void qn_file_guard(void);
 
 /* Whole file into *out (cleared first), at most max_bytes. */
 QN_MUST_USE qn_status qn_file_read(qn_str *out, const char *path, size_t max_bytes, qn_err *err);
+/* Asks the system to forget the cached pages of a file, or of all files of a folder, so that the
+ * next reading comes from the disk. Pages that someone has mapped stay. */
+QN_MUST_USE qn_status qn_file_drop_cache(const char *path, qn_err *err);
 /* The beginning of a small file (of /proc, /sys): at most size - 1 bytes and a NUL. Allocates
  * nothing. Returns the bytes read; 0 too when it cannot be read. */
 size_t qn_file_peek(const char *path, char *buf, size_t size);

@@ -94,6 +94,10 @@ static const char *wanted(const qn_opt *opt, char *buf, size_t size)
             (void)snprintf(buf, size, "a whole number%s",
                            opt->kind == QN_OPT_INT ? "" : ", 0 or more");
         break;
+    case QN_OPT_INTS:
+        (void)snprintf(buf, size, "up to %d whole numbers from %.0f to %.0f, with commas",
+                       QN_OPT_MAX_INTS, opt->min, opt->max);
+        break;
     case QN_OPT_SIZE:
         (void)snprintf(buf, size, "a number of bytes (512, 64K, 16M, 4G)");
         break;
@@ -136,6 +140,24 @@ static bool parse_unsigned(const char *s, uint64_t max, uint64_t *out)
     }
     *out = v;
     return v <= max;
+}
+
+static bool parse_ints(const qn_opt *opt, qn_opt_ints *to, const char *text)
+{
+    qn_opt_ints list = {.n = 0};
+    for (const char *p = text;; p++) {
+        size_t n = strcspn(p, ",");
+        int64_t v;
+        if (list.n == QN_OPT_MAX_INTS || !qn_parse_i64(p, n, &v) || v < INT32_MIN ||
+            v > INT32_MAX || !in_range(opt, (double)v))
+            return false;
+        list.items[list.n++] = (int)v;
+        p += n;
+        if (!*p)
+            break;
+    }
+    *to = list;
+    return true;
 }
 
 /* Stores text as the option's value; false: it is not one. */
@@ -196,6 +218,10 @@ static qn_status store(parser *p, const qn_opt *opt, size_t at, const char *text
         l->items[l->n++] = text;
         return QN_OK;
     }
+    case QN_OPT_INTS:
+        if (parse_ints(opt, to, text))
+            return QN_OK;
+        break;
     case QN_OPT_ENUM:
         if ((word = choice_of(opt->value, text)) >= 0) {
             *(int *)to = word;
@@ -360,6 +386,8 @@ static size_t size_of(qn_opt_kind kind)
         return sizeof(const char *);
     case QN_OPT_LIST:
         return sizeof(qn_opt_list);
+    case QN_OPT_INTS:
+        return sizeof(qn_opt_ints);
     }
     return 0;
 }
@@ -446,7 +474,7 @@ void qn_opts_help(qn_str *out, const qn_opts *o)
 
 static bool wants_file(const qn_opt *opt)
 {
-    return opt->kind == QN_OPT_STR &&
+    return (opt->kind == QN_OPT_STR || opt->kind == QN_OPT_LIST) &&
            (strcmp(opt->value, "FILE") == 0 || strcmp(opt->value, "MODEL") == 0 ||
             strcmp(opt->value, "FOLDER") == 0);
 }

@@ -27,6 +27,7 @@ typedef enum qn_opt_kind {
     QN_OPT_FLOAT, /* float */
     QN_OPT_STR,   /* const char *, borrowed from argv */
     QN_OPT_LIST,  /* qn_opt_list: may be repeated */
+    QN_OPT_INTS,  /* qn_opt_ints: "1,8,32"; each within min and max */
     QN_OPT_ENUM   /* int (or an enum): index of the word in `value`, "auto|always|never" */
 } qn_opt_kind;
 
@@ -46,6 +47,12 @@ typedef struct qn_opt_list {
     size_t n, cap;
 } qn_opt_list;
 void qn_opt_list_fini(qn_opt_list *l);
+
+#define QN_OPT_MAX_INTS 16
+typedef struct qn_opt_ints {
+    int items[QN_OPT_MAX_INTS];
+    size_t n;
+} qn_opt_ints;
 
 /* Options that several commands may share. At most 64. */
 typedef struct qn_opt_group {

@@ -22,7 +22,8 @@ static const qn_opt config_opts[] = {
     {"exact", 0, QN_OPT_FLAG, offsetof(qn_config, exact),
      .help = "the plain plan: float32 activations, weights expanded exactly; slower"},
     {"cpu-mask", 0, QN_OPT_UINT, offsetof(qn_config, cpu_mask), "MASK", .def = "all",
-     .help = "instruction sets allowed: 1 AVX2, 2 AVX-512, 4 NEON; 0: the plain C kernels"},
+     .help = "instruction sets allowed: 1 AVX2 + 2 AVX-512 VNNI + 4 NEON + 8 i8mm; 0: the plain C "
+             "kernels"},
     {"device", 0, QN_OPT_STR, offsetof(qn_config, device), "DEVICE", .def = "cpu",
      .help = "where to compute"},
     {"max-ctx", 'c', QN_OPT_INT, offsetof(qn_config, max_ctx), "N", 0, QN_LIMIT_CONTEXT,
@@ -37,6 +38,7 @@ static const qn_opt config_opts[] = {
              "at all"},
 };
 const qn_opt_group cmd_config_group = {"Model", config_opts, QN_COUNT(config_opts)};
+const qn_opt_group cmd_engine_group = {"Model", config_opts + 1, QN_COUNT(config_opts) - 1};
 
 int cmd_parse(const qn_opts *o, void *dest, int argc, char **argv, qn_opts_found *found)
 {

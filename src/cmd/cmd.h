@@ -20,16 +20,18 @@ int cmd_tokenize(int argc, char **argv);
 int cmd_template(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_profile(int argc, char **argv);
 int cmd_pull(int argc, char **argv);
 int cmd_pack(int argc, char **argv);
 int cmd_limits(int argc, char **argv);
 int cmd_completion(int argc, char **argv);
 extern const qn_opts cmd_run_opts, cmd_inspect_opts, cmd_tokenize_opts, cmd_template_opts,
-    cmd_eval_opts, cmd_bench_opts, cmd_pull_opts, cmd_pack_opts, cmd_limits_opts,
+    cmd_eval_opts, cmd_bench_opts, cmd_profile_opts, cmd_pull_opts, cmd_pack_opts, cmd_limits_opts,
     cmd_completion_opts;
 
 /* -m, --threads, --exact, ...: fields of a qn_config (qn_config_default() first). */
 extern const qn_opt_group cmd_config_group;
+extern const qn_opt_group cmd_engine_group; /* the same without -m */
 
 /* Parses into dest. -1: go on; else the exit status, after the help (0) or a usage error (2). */
 int cmd_parse(const qn_opts *o, void *dest, int argc, char **argv, qn_opts_found *found);

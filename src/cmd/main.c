@@ -20,6 +20,7 @@ static const command commands[] = {
     {&cmd_template_opts, cmd_template},
     {&cmd_eval_opts, cmd_eval},
     {&cmd_bench_opts, cmd_bench},
+    {&cmd_profile_opts, cmd_profile},
     {&cmd_pack_opts, cmd_pack},
     {&cmd_limits_opts, cmd_limits},
     {&cmd_completion_opts, cmd_completion},

@@ -439,7 +439,7 @@ static qn_status open_steps(qn_engine *e, qn_err *err)
                    .max_ctx = (uint32_t)(c->max_ctx ? c->max_ctx : QN_LIMIT_CONTEXT)},
         .max_logit_rows = (uint32_t)QN_MAX(c->max_seqs, 64),
         .mapped = c->mmap,
-        .plain_plan = c->exact,
+        .plain_plan = c->exact || c->plain_plan,
         .progress = c->progress,
         .progress_arg = c->progress_arg};
     QN_TRY(qn_model_open(&e->model, c->model, &o, err));

@@ -53,9 +53,8 @@ static qn_cost op_cost(const qn_engine *e, size_t i, const step_shape *s)
         c = qn_node_cost(m->plan, &m->plan->nodes[i], s->rows, s->depth,
                          QN_MIN(s->rows, s->n_logits));
         n = (double)s->n_seqs;
-        size_t row = 0;
-        if (qn_dtype_row_bytes(op->kv->dtype, op->head_dim, &row))
-            kv = (double)row / (2.0 * op->head_dim); /* the plan counts F16 */
+        kv = (double)e->runner->kv->block_bytes /
+             (2.0 * QN_KV_BLOCK * op->kv->n_kv_heads * op->kv->head_dim); /* the plan counts F16 */
     } else {
         c = qn_node_cost(m->plan, &m->plan->nodes[i], s->rows * s->n_seqs, s->depth, s->n_logits);
     }
@@ -351,10 +350,16 @@ void qn_engine_get_op(const qn_engine *e, int op, qn_op_info *out)
     for (uint32_t k = 0; k < o->n_w; k++)
         if (!had_before(m, i, o->w[k]))
             out->weight_bytes += m->backend->weight_bytes(o->w[k]);
-    if (o->n_w)
+    if (o->n_w) {
         out->format = qn_dtype_get(n->w[0]->dtype)->name;
+        out->n_in = (int)n->w[0]->cols;
+    }
+    for (uint32_t k = 0; k < o->n_w; k++)
+        out->n_out += (int)n->w[k]->rows;
     if (o->kind == QN_OP_EXPERTS || o->kind == QN_OP_MOE) {
         out->format = qn_dtype_get(n->experts->expert_gate[0].dtype)->name;
+        out->n_in = (int)n->experts->expert_gate[0].cols;
+        out->n_out = (int)n->experts->expert_gate[0].rows * 2;
         out->weight_bytes += expert_bytes(m->backend, o);
     }
     if (o->kind == QN_OP_ATTENTION)

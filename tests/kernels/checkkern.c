@@ -175,7 +175,9 @@ static void init_isas(void)
         }
     }
     ck_emulated = (ck_isa){"avx512 (emulated)", ref};
+#if defined(__x86_64__)
     qn_matmul_init_avx512_emul(&ck_emulated.k);
+#endif
 }
 
 int main(int argc, char **argv)

@@ -1249,7 +1249,7 @@ int main(void)
         cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_bits),
         cmocka_unit_test(test_route),     cmocka_unit_test(test_moe),
     };
-    if (!(qn_cpu_flags() & QN_CPU_AVX2))
-        puts("skipped: AVX2 kernels (this CPU has none)");
+    if (qn_cpu_flags() == 0)
+        puts("skipped: fast kernels (this CPU has none of their instruction sets)");
     return cmocka_run_group_tests_name("cpu_backend", tests, NULL, NULL);
 }

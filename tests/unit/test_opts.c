@@ -17,6 +17,7 @@ typedef struct options {
     uint64_t seed, size;
     const char *name;
     qn_opt_list list;
+    qn_opt_ints ints;
     inner in;
 } options;
 
@@ -29,6 +30,7 @@ static const qn_opt own[] = {
     {"size", 0, QN_OPT_SIZE, offsetof(options, size), "BYTES", .help = "a size"},
     {"name", 'm', QN_OPT_STR, offsetof(options, name), "FILE", .help = "a name"},
     {"item", 'i', QN_OPT_LIST, offsetof(options, list), "TEXT", .help = "an item"},
+    {"sizes", 0, QN_OPT_INTS, offsetof(options, ints), "N,...", 0, 99, "1", "sizes"},
 };
 static const qn_opt shared[] = {
     {"temperature", 0, QN_OPT_FLOAT, offsetof(inner, t), "T", 0, 2, "1", "a float"},
@@ -89,6 +91,30 @@ static void test_kinds(void **state)
     assert_int_equal(found.given[1], 3);
     assert_int_equal(found.given[0], 0xfc); /* all but the two flags */
     done(&o, &found);
+}
+
+static void test_ints(void **state)
+{
+    (void)state;
+    options o = {.ints = {{7, 8}, 2}};
+    qn_opts_found found;
+    qn_err err;
+
+    assert_int_equal(PARSE(&o, "--sizes", "1,0,99"), QN_OK);
+    assert_int_equal(o.ints.n, 3);
+    assert_int_equal(o.ints.items[0], 1);
+    assert_int_equal(o.ints.items[1], 0);
+    assert_int_equal(o.ints.items[2], 99);
+    done(&o, &found);
+    const char *const bad[] = {"",     "1,",  ",1", "1,,2",
+                               "1 ,2", "100", "-1", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17",
+                               "x"};
+    for (size_t i = 0; i < QN_COUNT(bad); i++) {
+        assert_int_equal(PARSE(&o, "--sizes", bad[i]), QN_E_ARG);
+        assert_non_null(strstr(err.msg, "up to 16 whole numbers from 0 to 99, with commas"));
+        assert_int_equal(o.ints.n, 3); /* untouched */
+        done(&o, &found);
+    }
 }
 
 static void test_short_and_operands(void **state)
@@ -225,9 +251,13 @@ static void test_completion(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_kinds),      cmocka_unit_test(test_short_and_operands),
-        cmocka_unit_test(test_help),       cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_copy),       cmocka_unit_test(test_distance),
+        cmocka_unit_test(test_kinds),
+        cmocka_unit_test(test_ints),
+        cmocka_unit_test(test_short_and_operands),
+        cmocka_unit_test(test_help),
+        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_copy),
+        cmocka_unit_test(test_distance),
         cmocka_unit_test(test_completion),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -33,6 +33,7 @@ void qn_kernels_init(qn_kernels *k, unsigned cpu_flags)
     if (cpu_flags & QN_CPU_NEON) {
         qn_matmul_init_neon(k);
         qn_rows_init_neon(k);
+        qn_attention_init_neon(k);
         qn_roofs_init_neon(k);
     }
     if (cpu_flags & QN_CPU_I8MM) {
@@ -86,6 +87,11 @@ static bool same(test_case *c, size_t n)
     return ok;
 }
 
+static bool same_bytes(const void *a, const void *b, size_t n)
+{
+    return memcmp(a, b, n) == 0;
+}
+
 static bool good_quantise(const qn_kernels *k, const qn_kernels *ref, test_case *c)
 {
     for (size_t t = 0; t < TOKENS; t++) {
@@ -95,8 +101,7 @@ static bool good_quantise(const qn_kernels *k, const qn_kernels *ref, test_case 
     }
     ref->mm_quantise(c->x, BLOCKS, 1, 0, c->a1);
     k->mm_quantise(c->x, BLOCKS, 1, 0, c->a1_got);
-    return memcmp(c->a4, c->a4_got, sizeof c->a4) == 0 &&
-           memcmp(c->a1, c->a1_got, sizeof c->a1) == 0;
+    return same_bytes(c->a4, c->a4_got, sizeof c->a4) && same_bytes(c->a1, c->a1_got, sizeof c->a1);
 }
 
 /* 5 rows and 3 tokens of 35 columns: blocks of rows, of tokens and of columns, and what is left of each. */

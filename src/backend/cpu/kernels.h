@@ -66,7 +66,7 @@ typedef struct qn_kernels {
     /* y = x / scale rounded to -most .. most; returns scale, |largest x| / most: 0, and y 0, if that x is below 2^-100; NaN, and y 0, if
      * it is not finite */
     float (*to_i16)(const float *x, size_t n, float most, int16_t *y);
-    /* ---- attention (attention_ref.c, attention_avx2.c) ---- */
+    /* ---- attention (attention_ref.c, attention_<set>.c) ---- */
     qn_kv_kernels kv[QN_N_KV_TYPES];
     /* One query's scores s[QN_KV_TILE] become p_j = exp(s_j - max), 0 outside [begin, end), begin < end; max and sum are carried on.
      * Returns what the output so far must be multiplied by. */
@@ -80,6 +80,10 @@ typedef struct qn_kernels {
 
 /* The kernels of these sets, untested: for tests. */
 void qn_kernels_init(qn_kernels *k, unsigned cpu_flags);
+/* The kernels of these sets that do as plain C does (kernels.c). */
+QN_MUST_USE qn_status qn_kernels_choose(qn_kernels *k, unsigned cpu_flags, qn_err *err);
+/* Puts safe's kernels in the place of products of k that differ from plain C, and adds their number to n_left_out. */
+QN_MUST_USE qn_status qn_kernels_test(qn_kernels *k, const qn_kernels *safe, qn_err *err);
 /* kv_tile.c: x[dim] becomes key or value `at` of a tile. */
 void qn_kv_put(const qn_kernels *k, qn_kv_type t, const float *x, size_t dim, size_t at,
                bool is_value, void *tile);
@@ -87,10 +91,6 @@ void qn_kv_put(const qn_kernels *k, qn_kv_type t, const float *x, size_t dim, si
 #define QN_KV_STEPS 16383.0f /* 256 * 127 * 16383 < 2^31 */
 void qn_kv_query(const qn_kernels *k, qn_kv_type t, const float *x, float scale, size_t dim,
                  float *q);
-/* The kernels of these sets that do as plain C does (kernels.c). */
-QN_MUST_USE qn_status qn_kernels_choose(qn_kernels *k, unsigned cpu_flags, qn_err *err);
-/* Puts safe's kernels in the place of products of k that differ from plain C, and adds their number to n_left_out. */
-QN_MUST_USE qn_status qn_kernels_test(qn_kernels *k, const qn_kernels *safe, qn_err *err);
 void qn_matmul_init_ref(qn_kernels *k);
 void qn_matmul_init_avx2(qn_kernels *k);
 void qn_matmul_init_avx512(qn_kernels *k);
@@ -102,6 +102,7 @@ void qn_rows_init_avx2(qn_kernels *k);
 void qn_rows_init_neon(qn_kernels *k);
 void qn_attention_init_ref(qn_kernels *k);
 void qn_attention_init_avx2(qn_kernels *k);
+void qn_attention_init_neon(qn_kernels *k);
 void qn_roofs_init_ref(qn_kernels *k);
 void qn_roofs_init_avx2(qn_kernels *k);
 void qn_roofs_init_avx512(qn_kernels *k);

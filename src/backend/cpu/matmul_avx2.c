@@ -213,6 +213,13 @@ INLINE void scales_at(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u
     }
 }
 
+/* f after one more block (pack.h), for 8 rows. */
+INLINE __m256 add_block(const __m256 sm[2], __m256i sum, __m256 d, __m256 s, __m256 f)
+{
+    f = _mm256_fmadd_ps(sm[0], _mm256_mul_ps(d, _mm256_cvtepi32_ps(sum)), f);
+    return _mm256_fmadd_ps(sm[1], s, f);
+}
+
 /* Pairs (scale of columns 0..15, of 16..31) of 8 rows as int16; m: the pairs of the minima. */
 INLINE __m256i sub_pairs(qn_pack_scales scales, const uint8_t *u, size_t b, size_t half, bool m)
 {
@@ -229,105 +236,200 @@ INLINE __m256i sub_twice(__m256i pairs, int which)
     return _mm256_shuffle_epi8(pairs, which ? _mm256_add_epi8(mask, _mm256_set1_epi8(2)) : mask);
 }
 
+/* s of pack.h, or d * J where scales belong to 16 columns. h: their sums, d and s: of the activations. */
+INLINE __m256 offset_at(qn_pack_scales scales, const uint8_t *u, size_t b, size_t half,
+                        const int16_t h[2], __m256 d, __m256 s)
+{
+    if (!has_sub(scales))
+        return s;
+    __m256i m = sub_pairs(scales, u, b, half, scales == QN_SCALES_SM);
+    m = _mm256_madd_epi16(m, bcast4((const int8_t *)h));
+    return _mm256_mul_ps(d, _mm256_cvtepi32_ps(m));
+}
+
 /* ---- one row of activations ---- */
 
-/* I of pack.h for the 16 rows of a block. */
-INLINE void block_sum(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *q, const qn_act1 *a,
-                      const __m256i pairs[2], __m256i sum[2])
+/* I of pack.h for 8 rows of a block, whose quants are at q. */
+INLINE __m256i half_sum(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *q,
+                        const qn_act1 *a, __m256i pairs)
 {
     const __m256i one = _mm256_set1_epi16(1), sixteen = _mm256_set1_epi16(16);
-    const size_t bytes = qn_bits_bytes(bits);
     const int steps = fold_steps(bits, scales), n_parts = has_parts(bits) ? 2 : 1;
-    __m256i acc[2][2][2] = {0}; /* [rows 8..15][columns 16..31][part] */
-#pragma GCC unroll 8
+    __m256i acc[2][2], sum; /* acc: [columns 16..31][part] */
+#pragma GCC unroll 4
     for (int v = 0; v < 4; v++) {
         bool is_first = steps == 2 ? v % 2 == 0 : v == 0;
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) {
-            int half = i & 1, part = i >> 1 & 1, upper = i >> 2;
-            if (part >= n_parts)
-                continue;
-            int g = v + 4 * upper;
-            __m256i p = _mm256_maddubs_epi16(quant(bits, q + (size_t)half * bytes, g, part),
-                                             bcast4(a->q[g]));
-            acc[half][upper][part] = is_first ? p : add16(acc[half][upper][part], p);
+#pragma GCC unroll 4
+        for (int i = 0; i < 2 * n_parts; i++) {
+            int upper = i & 1, part = i >> 1, g = v + 4 * upper;
+            __m256i p = _mm256_maddubs_epi16(quant(bits, q, g, part), bcast4(a->q[g]));
+            acc[upper][part] = is_first ? p : add16(acc[upper][part], p);
         }
         if (v != 3 && !(steps == 2 && v == 1))
             continue;
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; half++) {
-            __m256i *s = acc[half][0], *t = acc[half][1], x;
-            if (has_sub(scales))
-                x = _mm256_add_epi32(_mm256_madd_epi16(s[0], sub_twice(pairs[half], 0)),
-                                     _mm256_madd_epi16(t[0], sub_twice(pairs[half], 1)));
-            else if (n_parts == 2)
-                x = _mm256_add_epi32(_mm256_madd_epi16(add16(s[0], t[0]), one),
-                                     _mm256_madd_epi16(add16(s[1], t[1]), sixteen));
-            else if (steps == 8)
-                x = _mm256_madd_epi16(add16(s[0], t[0]), one);
-            else
-                x = _mm256_add_epi32(_mm256_madd_epi16(s[0], one), _mm256_madd_epi16(t[0], one));
-            sum[half] = v == 3 && steps == 2 ? _mm256_add_epi32(sum[half], x) : x;
-        }
+        __m256i *s = acc[0], *t = acc[1], x;
+        if (has_sub(scales))
+            x = _mm256_add_epi32(_mm256_madd_epi16(s[0], sub_twice(pairs, 0)),
+                                 _mm256_madd_epi16(t[0], sub_twice(pairs, 1)));
+        else if (n_parts == 2)
+            x = _mm256_add_epi32(_mm256_madd_epi16(add16(s[0], t[0]), one),
+                                 _mm256_madd_epi16(add16(s[1], t[1]), sixteen));
+        else if (steps == 8)
+            x = _mm256_madd_epi16(add16(s[0], t[0]), one);
+        else
+            x = _mm256_add_epi32(_mm256_madd_epi16(s[0], one), _mm256_madd_epi16(t[0], one));
+        sum = v == 3 && steps == 2 ? _mm256_add_epi32(sum, x) : x;
     }
+    return sum;
 }
 
-/* The two float steps (pack.h) of block b of unit u, whose quants are at q, for 16 rows. */
-INLINE void gemv_block(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
-                       const uint8_t *q, const qn_act1 *a, __m256 f[2])
+/* f of pack.h after block b of unit u, for 8 rows. */
+INLINE __m256 gemv_half(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
+                        size_t half, const qn_act1 *a, __m256 f)
 {
-    const __m256 d = _mm256_set1_ps(a->d);
-    __m256i sum[2], pairs[2];
-    for (size_t half = 0; half < 2 && has_sub(scales); half++)
-        pairs[half] = sub_pairs(scales, u, b, half, false);
-    block_sum(bits, scales, q, a, pairs, sum);
-#pragma GCC unroll 2
-    for (size_t half = 0; half < 2; half++) {
-        __m256 sm[2], s = _mm256_set1_ps(a->s);
-        scales_at(bits, scales, u, b, half, sm);
-        if (has_sub(scales)) {
-            bool has_m = scales == QN_SCALES_SM;
-            __m256i m = has_m ? sub_pairs(scales, u, b, half, true) : pairs[half];
-            m = _mm256_madd_epi16(m, bcast4((const int8_t *)a->h));
-            s = _mm256_mul_ps(d, _mm256_cvtepi32_ps(m));
-        }
-        __m256 t = _mm256_mul_ps(d, _mm256_cvtepi32_ps(sum[half]));
-        f[half] = _mm256_fmadd_ps(sm[0], t, f[half]);
-        f[half] = _mm256_fmadd_ps(sm[1], s, f[half]);
-    }
+    const uint8_t *q = u + qn_scales_bytes(scales) + (2 * b + half) * qn_bits_bytes(bits);
+    __m256i pairs = _mm256_setzero_si256();
+    if (has_sub(scales))
+        pairs = sub_pairs(scales, u, b, half, false);
+    __m256i sum = half_sum(bits, scales, q, a, pairs);
+    __m256 sm[2], d = _mm256_set1_ps(a->d);
+    scales_at(bits, scales, u, b, half, sm);
+    __m256 s = offset_at(scales, u, b, half, a->h, d, _mm256_set1_ps(a->s));
+    return add_block(sm, sum, d, s, f);
 }
 
-/* Bytes ahead of the read; the panels of a thread's range are one stream. */
-enum { PREFETCH = 2048 };
+enum {
+    STREAMS = 2,    /* panels read side by side: one stream does not fill the memory's pipe */
+    PREFETCH = 2048 /* bytes ahead of each */
+};
 
-INLINE void gemv(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, size_t n_panels,
-                 size_t n_blocks, const qn_act1 *acts, float *y)
+/* `n_streams` panels, `apart` bytes and `y_apart` outputs from one another. */
+INLINE void gemv_panels(qn_pack_bits bits, qn_pack_scales scales, int n_streams, const uint8_t *w,
+                        size_t apart, size_t n_blocks, const qn_act1 *a, float *y, size_t y_apart)
 {
     const size_t per = qn_scales_blocks(scales), bytes = 2 * qn_bits_bytes(bits),
                  head = qn_scales_bytes(scales);
-    for (; n_panels > 0; n_panels--, y += QN_PACK_ROWS) {
-        const qn_act1 *a = acts;
-        __m256 f[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-        for (size_t i = 0; i < n_blocks; i += per) {
-            const uint8_t *u = w;
-            w += head;
-            for (size_t b = 0; b < per; b++, a++, w += bytes) {
-                for (size_t line = 0; line < bytes + head / per; line += 64)
-                    _mm_prefetch((const char *)w + PREFETCH + line, _MM_HINT_T0);
-                gemv_block(bits, scales, u, b, w, a, f);
+    __m256 f[2 * STREAMS];
+#pragma GCC unroll 4
+    for (int i = 0; i < 2 * n_streams; i++)
+        f[i] = _mm256_setzero_ps();
+    for (size_t unit = 0; unit < n_blocks; unit += per, w += head + per * bytes)
+        for (size_t b = 0; b < per; b++, a++)
+#pragma GCC unroll 4
+            for (int i = 0; i < 2 * n_streams; i++) {
+                const uint8_t *u = w + (size_t)(i / 2) * apart, *next = u + head + b * bytes;
+                for (size_t line = 0; line < bytes + head / per && i % 2 == 0; line += 64)
+                    _mm_prefetch((const char *)next + PREFETCH + line, _MM_HINT_T0);
+                f[i] = gemv_half(bits, scales, u, b, (size_t)i % 2, a, f[i]);
+                __asm__(""
+                        : "+r"(a)); /* or gcc keeps activations for the next rows, on the stack */
             }
+#pragma GCC unroll 2
+    for (int i = 0; i < n_streams; i++, y += y_apart) {
+        _mm256_storeu_ps(y, f[2 * i]);
+        _mm256_storeu_ps(y + 8, f[2 * i + 1]);
+    }
+}
+
+/* The first half of the panels is one stream, the second the other. */
+INLINE void gemv(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, size_t n_panels,
+                 size_t n_blocks, const qn_act1 *a, float *y)
+{
+    const size_t half = n_panels / STREAMS,
+                 bytes = n_blocks / qn_scales_blocks(scales) * qn_unit_bytes(bits, scales);
+    for (size_t i = 0; i < half; i++, w += bytes, y += QN_PACK_ROWS)
+        gemv_panels(bits, scales, STREAMS, w, half * bytes, n_blocks, a, y, half * QN_PACK_ROWS);
+    if (n_panels % STREAMS != 0)
+        gemv_panels(bits, scales, 1, w + half * bytes, 0, n_blocks, a, y + half * QN_PACK_ROWS, 0);
+}
+
+enum {
+    DIRECT_QUADS = 3,    /* tokens / 4 up to which nothing is unpacked to memory */
+    DIRECT_BYTES = 16384 /* of a panel, in the first-level cache */
+};
+
+/* ---- a few rows of activations: each tile of 4 tokens unpacks the weights in registers ---- */
+
+/* c[4][16] += 16 rows x 4 tokens of block b of unit u. The registers hold no float sums beside 8 int16 accumulators, so they stay in c. */
+INLINE void direct_block(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
+                         const qn_act4 *a, float *c)
+{
+    const size_t bytes = qn_bits_bytes(bits);
+    const uint8_t *q = u + qn_scales_bytes(scales) + 2 * b * bytes;
+    const int steps = fold_steps(bits, scales), n_parts = has_parts(bits) ? 2 : 1;
+    __m256i sum[8], acc[8];
+#pragma GCC unroll 16
+    for (int g = 0; g < 8 * n_parts; g++) {
+        const __m256i w0 = quant(bits, q, g % 8, g / 8), w1 = quant(bits, q + bytes, g % 8, g / 8);
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; t++) {
+            const __m256i x = bcast4(a->q[g % 8][t]);
+            const __m256i p0 = _mm256_maddubs_epi16(w0, x), p1 = _mm256_maddubs_epi16(w1, x);
+            acc[2 * t] = g % steps == 0 ? p0 : add16(acc[2 * t], p0);
+            acc[2 * t + 1] = g % steps == 0 ? p1 : add16(acc[2 * t + 1], p1);
         }
-        _mm256_storeu_ps(y, f[0]);
-        _mm256_storeu_ps(y + 8, f[1]);
+        if (g % 4 == 3) /* or gcc keeps loads for the second half, on the stack */
+            __asm__("" : "+r"(a), "+r"(q));
+        if ((g + 1) % steps != 0)
+            continue;
+#pragma GCC unroll 8
+        for (size_t i = 0; i < 8; i++) {
+            __m256i k = _mm256_set1_epi16(g < 8 ? 1 : 16);
+            if (has_sub(scales))
+                k = sub_twice(sub_pairs(scales, u, b, i & 1, false), g / 4);
+            __m256i x = _mm256_madd_epi16(acc[i], k);
+            sum[i] = g < steps ? x : _mm256_add_epi32(sum[i], x);
+        }
+    }
+#pragma GCC unroll 2
+    for (size_t half = 0; half < 2; half++) {
+        __m256 sm[2];
+        scales_at(bits, scales, u, b, half, sm);
+#pragma GCC unroll 4
+        for (size_t t = 0; t < 4; t++) {
+            float *f = c + QN_PACK_ROWS * t + 8 * half;
+            const __m256 d = _mm256_set1_ps(a->d[t]);
+            __m256 s = offset_at(scales, u, b, half, a->h[t], d, _mm256_set1_ps(a->s[t]));
+            _mm256_storeu_ps(f, add_block(sm, sum[2 * t + half], d, s, _mm256_loadu_ps(f)));
+        }
+    }
+}
+
+/* One tile over n units; `share` bytes a block from `next` on are fetched for later. */
+INLINE void direct_tile(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t n,
+                        const qn_act4 *a, float *c, const char *next, size_t share)
+{
+    for (; n > 0; n--, u += qn_unit_bytes(bits, scales))
+        for (size_t b = 0; b < qn_scales_blocks(scales); b++, a++, next += share) {
+            for (size_t line = 0; line < share; line += 64)
+                _mm_prefetch(next + line, _MM_HINT_T0);
+            direct_block(bits, scales, u, b, a, c);
+            __asm__("" : "+r"(c)); /* or gcc keeps its sums on the stack for the loop */
+        }
+}
+
+/* Slices of the panel that fit the first-level cache meet all tokens; meanwhile every tile fetches its share of the next slice. */
+INLINE void direct(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, size_t n_blocks,
+                   const qn_act4 *a, size_t n_quads, float *c)
+{
+    const size_t per = qn_scales_blocks(scales), unit = qn_unit_bytes(bits, scales),
+                 share = unit / per / n_quads, slice = DIRECT_BYTES / unit * per;
+    for (size_t b = 0; b < n_blocks; b += slice) {
+        const size_t n = QN_MIN(slice, n_blocks - b);
+        const char *next = (const char *)w + n / per * unit;
+        for (size_t t = 0; t < n_quads; t++, next += n * share)
+            direct_tile(bits, scales, w, n / per, a + t * n_blocks + b, c + t * 4 * QN_PACK_ROWS,
+                        next, share);
+        w += n / per * unit;
     }
 }
 
 /* ---- many rows of activations ----
- * A slice of a panel is unpacked once, then meets all tokens, 4 at a time. Unpacked block, 32-byte vectors:
+ * A slice of a panel is unpacked once, then meets all tokens, 4 at a time; the tiles fetch the next slice. Unpacked block, 32-byte vectors:
  *   quants [part][group 8][rows 8..15], then
  *   S[16], M[16]                                     float scales
  *   D[16], N[16], scales [columns 16..31][rows 8..15] twice each, pairs [rows 8..15]   integer scales of 16 columns */
-INLINE size_t panel_bytes(qn_pack_bits bits, qn_pack_scales scales)
+INLINE size_t unpacked_bytes(qn_pack_bits bits, qn_pack_scales scales)
 {
     return (has_parts(bits) ? 1024 : 512) + 128 + (has_sub(scales) ? 192 : 0);
 }
@@ -371,7 +473,7 @@ INLINE void tile(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *restri
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++)
         f[i] = _mm256_loadu_ps(c + 8 * i);
-    for (; n > 0; n--, a++, w += panel_bytes(bits, scales)) {
+    for (; n > 0; n--, a++, w += unpacked_bytes(bits, scales)) {
         const uint8_t *tail = w + 512 * n_parts;
         __m256i sum[8], acc[8];
 #pragma GCC unroll 16
@@ -416,16 +518,23 @@ INLINE void tile(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *restri
 INLINE void gemm(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, size_t n_blocks,
                  const qn_act4 *a, size_t n_quads, float *c, uint8_t *scratch)
 {
-    const size_t per = qn_scales_blocks(scales), bytes = panel_bytes(bits, scales);
-    const size_t slice = QN_MM_SCRATCH / bytes;
+    const size_t per = qn_scales_blocks(scales), bytes = unpacked_bytes(bits, scales),
+                 unit = qn_unit_bytes(bits, scales), slice = QN_MM_SCRATCH / bytes / per * per;
     memset(c, 0, n_quads * 4 * QN_PACK_ROWS * sizeof *c);
+    if (n_quads <= DIRECT_QUADS) {
+        direct(bits, scales, w, n_blocks, a, n_quads, c);
+        return;
+    }
     for (size_t b = 0; b < n_blocks; b += slice) {
-        size_t n = QN_MIN(slice, n_blocks - b);
+        const size_t n = QN_MIN(slice, n_blocks - b), share = n / per * unit / n_quads;
         for (size_t i = 0; i < n; i++)
-            unpack(bits, scales, w + (b + i) / per * qn_unit_bytes(bits, scales), (b + i) % per,
-                   scratch + i * bytes);
-        for (size_t t = 0; t < n_quads; t++)
+            unpack(bits, scales, w + i / per * unit, i % per, scratch + i * bytes);
+        w += n / per * unit;
+        for (size_t t = 0; t < n_quads; t++) {
+            for (size_t line = 0; line < share; line += 64)
+                _mm_prefetch((const char *)w + t * share + line, _MM_HINT_T1);
             tile(bits, scales, scratch, n, a + t * n_blocks + b, c + t * 4 * QN_PACK_ROWS);
+        }
     }
 }
 

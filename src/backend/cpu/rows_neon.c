@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
- * rows_neon.c - the kernels over one row for 64-bit ARM.
+ * rows_neon.c - the kernels over one row, and the softmax of a tile of scores, for 64-bit ARM.
  *
  * Whole vectors of 4, then one from a copy that zeros fill up, so that an element's arithmetic does not depend on where a row was
- * cut. Threads: any, pure. Source of the polynomial of exp4: Cephes, expf.c. */
+ * cut. Threads: any, pure. Source of the polynomial of exp4_fraction: Cephes, expf.c. */
 #include <arm_neon.h>
 #include <math.h>
 #include <string.h>
 
 #include "backend/cpu/kernels.h"
+#include "tensor/fp.h"
 
 /* The first n < 4 lanes. */
 static inline float32x4_t load_tail(const float *p, size_t n)
@@ -24,12 +25,9 @@ static inline void store_tail(float *p, float32x4_t x, size_t n)
     memcpy(p, v, n * sizeof *v);
 }
 
-/* e^x, error below 2 ulp; 0 below -104, infinity above 89, NaN stays. With x = n ln 2 + r, |r| <= ln 2 / 2: 2^n is applied in two
- * halves, which lets results reach the subnormals and infinity. */
-static inline float32x4_t exp4(float32x4_t x)
+/* e^r, where r = x - n ln 2 and |r| <= ln 2 / 2. */
+static inline float32x4_t exp4_fraction(float32x4_t x, float32x4_t n)
 {
-    x = vminq_f32(vdupq_n_f32(89.5f), vmaxq_f32(vdupq_n_f32(-104.5f), x));
-    float32x4_t n = vrndnq_f32(vmulq_f32(x, vdupq_n_f32(0x1.715476p+0f)));
     float32x4_t r = vfmsq_f32(x, n, vdupq_n_f32(0x1.62e4p-1f));
     r = vfmsq_f32(r, n, vdupq_n_f32(0x1.7f7d1cp-20f));
     float32x4_t p = vdupq_n_f32(1.9875691500e-4f);
@@ -38,7 +36,16 @@ static inline float32x4_t exp4(float32x4_t x)
     p = vfmaq_f32(vdupq_n_f32(4.1665795894e-2f), p, r);
     p = vfmaq_f32(vdupq_n_f32(1.6666665459e-1f), p, r);
     p = vfmaq_f32(vdupq_n_f32(5.0000001201e-1f), p, r);
-    p = vaddq_f32(vfmaq_f32(r, p, vmulq_f32(r, r)), vdupq_n_f32(1.0f));
+    return vaddq_f32(vfmaq_f32(r, p, vmulq_f32(r, r)), vdupq_n_f32(1.0f));
+}
+
+/* e^x, error below 2 ulp; 0 below -104, infinity above 89, NaN stays. 2^n is applied in two halves, which lets results reach the
+ * subnormals and infinity. */
+static inline float32x4_t exp4(float32x4_t x)
+{
+    x = vminq_f32(vdupq_n_f32(89.5f), vmaxq_f32(vdupq_n_f32(-104.5f), x));
+    float32x4_t n = vrndnq_f32(vmulq_f32(x, vdupq_n_f32(0x1.715476p+0f)));
+    float32x4_t p = exp4_fraction(x, n);
     int32x4_t e = vcvtnq_s32_f32(n), h = vshrq_n_s32(e, 1), bias = vdupq_n_s32(127);
     int32x4_t lo = vshlq_n_s32(vaddq_s32(h, bias), 23),
               hi = vshlq_n_s32(vaddq_s32(vsubq_s32(e, h), bias), 23);
@@ -197,6 +204,81 @@ static void to_f16(const float *x, size_t n, uint16_t *y)
     }
 }
 
+static float to_i16(const float *x, size_t n, float most, int16_t *y)
+{
+    uint32x4_t vt = vdupq_n_u32(0);
+    for (size_t i = 0; i < n; i += 4) {
+        float32x4_t v = i + 4 <= n ? vld1q_f32(x + i) : load_tail(x + i, n - i);
+        vt = vmaxq_u32(vt, vreinterpretq_u32_f32(vabsq_f32(v)));
+    }
+    uint32_t top = vmaxvq_u32(vt);
+    float max = qn_bits_to_f32(top);
+    if (top >= 0x7f800000u || max < 0x1p-100f) {
+        memset(y, 0, n * sizeof *y);
+        return top >= 0x7f800000u ? NAN : 0.0f;
+    }
+    float inv = most / max;
+    for (size_t i = 0; i < n; i += 4) {
+        float32x4_t v = i + 4 <= n ? vld1q_f32(x + i) : load_tail(x + i, n - i);
+        int16_t h[4];
+        vst1_s16(h, vmovn_s32(vcvtnq_s32_f32(vmulq_n_f32(v, inv))));
+        memcpy(y + i, h, QN_MIN(n - i, (size_t)4) * sizeof *h);
+    }
+    return max / most;
+}
+
+/* e^x for -86 <= x <= 0, and at least e^-86 below: n is in the low bits of x log2 e + 1.5 * 2^23, from where a shift brings it to the
+ * exponent of the result. e^0 is 1. */
+static inline float32x4_t exp4_negative(float32x4_t x)
+{
+    const float32x4_t magic = vdupq_n_f32(0x1.8p23f);
+    x = vmaxq_f32(vdupq_n_f32(-86.0f), x);
+    float32x4_t t = vfmaq_f32(magic, x, vdupq_n_f32(0x1.715476p+0f));
+    float32x4_t p = exp4_fraction(x, vsubq_f32(t, magic));
+    return vreinterpretq_f32_s32(
+        vaddq_s32(vreinterpretq_s32_f32(p), vshlq_n_s32(vreinterpretq_s32_f32(t), 23)));
+}
+
+/* Lanes of [begin, end) in the i-th group of 4. */
+static inline uint32x4_t range_mask(size_t i, size_t begin, size_t end)
+{
+    static const uint32_t first[4] = {0, 1, 2, 3};
+    uint32x4_t at = vaddq_u32(vld1q_u32(first), vdupq_n_u32((uint32_t)(4 * i)));
+    return vandq_u32(vcgeq_u32(at, vdupq_n_u32((uint32_t)begin)),
+                     vcltq_u32(at, vdupq_n_u32((uint32_t)end)));
+}
+
+/* A row of scores in registers: mask what is outside, then as if nothing were. The 8 lanes of the sum stay apart to the end, so that
+ * masked keys add 0 and change nothing. */
+static float attn_softmax(float *s, size_t begin, size_t end, float *max, float *sum)
+{
+    enum { N = QN_KV_TILE / 4 };
+    float32x4_t v[N], vm = vdupq_n_f32(*max), vs[2] = {vdupq_n_f32(0), vdupq_n_f32(0)};
+    bool whole = begin == 0 && end == QN_KV_TILE;
+    for (size_t i = 0; i < N; i++) {
+        v[i] = vld1q_f32(s + 4 * i);
+        if (!whole)
+            v[i] = vbslq_f32(range_mask(i, begin, end), v[i], vdupq_n_f32(-INFINITY));
+        vm = vmaxnmq_f32(vm, v[i]);
+    }
+    float old = *max, m = vmaxnmvq_f32(vm);
+    vm = vdupq_n_f32(m);
+    for (size_t i = 0; i < N; i++) {
+        float32x4_t p = exp4_negative(vsubq_f32(v[i], vm));
+        if (!whole)
+            p = vreinterpretq_f32_u32(
+                vandq_u32(vreinterpretq_u32_f32(p), range_mask(i, begin, end)));
+        vst1q_f32(s + 4 * i, p);
+        vs[i % 2] = vaddq_f32(vs[i % 2], p);
+    }
+    float r = old == m           ? 1.0f
+              : old == -INFINITY ? 0.0f
+                                 : vgetq_lane_f32(exp4_negative(vdupq_n_f32(old - m)), 0);
+    *max = m;
+    *sum = *sum * r + sum4(vaddq_f32(vs[0], vs[1]));
+    return r;
+}
+
 void qn_rows_init_neon(qn_kernels *k)
 {
     k->add = add;
@@ -208,4 +290,6 @@ void qn_rows_init_neon(qn_kernels *k)
     k->rope_adjacent = rope_adjacent;
     k->softmax = softmax;
     k->to_f16 = to_f16;
+    k->to_i16 = to_i16;
+    k->attn_softmax = attn_softmax;
 }
