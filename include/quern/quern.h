@@ -100,6 +100,9 @@ typedef struct qn_config {
     /* weights stay in the mapped file, whose pages processes share (a packed file, or formats that
      * need no packing); slower by what huge pages give */
     bool mmap;
+    /* Bytes of memory for weights, K/V and all else; 0: as many as are needed. Experts of a packed
+     * file that find no room stay in it and are read when a token needs them; same results. */
+    uint64_t mem_limit;
     int max_ctx;  /* tokens of one sequence, may pass the model's; 0: the model's, at most 32768 */
     int max_seqs; /* sequences computed together; more wait. 0: 16 */
     int max_batch_tokens; /* tokens of one step, prompts and answers together; 0: 512 */
@@ -137,6 +140,15 @@ typedef struct qn_engine_info {
     bool has_chat_template;
 } qn_engine_info;
 QN_API void qn_engine_get_info(const qn_engine *e, qn_engine_info *out);
+
+/* Experts under qn_config.mem_limit. Counts grow from qn_engine_open on. */
+typedef struct qn_expert_info {
+    uint64_t n_experts, n_in_memory; /* of all layers; the most that are in memory together */
+    uint64_t n_uses, n_hits; /* experts that tokens of a step went to; those there already */
+    uint64_t read_bytes;     /* of the others, from the file */
+} qn_expert_info;
+QN_API bool qn_engine_get_experts(const qn_engine *e,
+                                  qn_expert_info *out); /* false: all stay in memory */
 
 /* ---- requests ---- */
 

@@ -91,8 +91,22 @@ typedef struct qn_kv_view {
     uint32_t n_blocks, n_kv_heads, head_dim;
 } qn_kv_view;
 
+typedef struct qn_experts qn_experts;
+
+/* Where experts come from that are not all in memory. The device asks for those that a batch needs, in one or more waves:
+ *   one thread: plan | all: read each | if status is QN_OK: the products of this wave | plan from where it ended | ... */
+typedef struct qn_expert_source qn_expert_source;
+struct qn_expert_source {
+    /* begin[e + 1] - begin[e] rows go to expert e. Returns `to`, from < to: the experts with rows in [from, to) stay in memory
+     * until the next plan, after *n_reads reads. Every operation begins with from = 0. */
+    uint32_t (*plan)(qn_expert_source *s, const qn_experts *ex, const uint32_t *begin,
+                     uint32_t from, size_t *n_reads);
+    void (*read)(qn_expert_source *s, size_t i);                 /* any thread, each i once */
+    qn_status (*status)(const qn_expert_source *s, qn_err *err); /* of the reads of this plan */
+};
+
 /* The experts of one layer. */
-typedef struct qn_experts {
+struct qn_experts {
     uint32_t n_experts, n_active;
     bool norm_topk;
     uint32_t ffn_size;
@@ -100,7 +114,8 @@ typedef struct qn_experts {
     /* MOE only; shared parts may be NULL */
     qn_dweight *router, *shared_gate, *shared_up, *shared_down, *shared_router;
     uint32_t shared_ffn_size;
-} qn_experts;
+    qn_expert_source *source; /* NULL: all are in memory */
+};
 
 typedef struct qn_op {
     qn_op_kind kind;
@@ -176,6 +191,8 @@ typedef struct qn_backend {
     uint32_t layout;
     bool (*weight_form)(const qn_weight *w, uint32_t *form, size_t *bytes);
     void (*weight_pack)(qn_device *d, const qn_weight *w, uint32_t form, void *out);
+    /* The packed bytes of a weight that was taken from such are at another place from now on. */
+    void (*weight_move)(qn_dweight *w, const void *packed);
     void (*weight_free)(qn_dweight *w);
     size_t (*weight_bytes)(const qn_dweight *w);     /* bytes read by one pass over it */
     bool (*weight_is_borrowed)(const qn_dweight *w); /* true: no copy was made */

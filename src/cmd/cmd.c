@@ -19,6 +19,8 @@ static const qn_opt config_opts[] = {
      "0: what this process may use", "worker threads"},
     {"mmap", 0, QN_OPT_FLAG, offsetof(qn_config, mmap),
      .help = "weights stay in the file's pages, shared between processes; wants a packed file"},
+    {"mem", 0, QN_OPT_SIZE, offsetof(qn_config, mem_limit), "BYTES", .def = "0: what is needed",
+     .help = "memory for all; experts of a packed file that find no room are read when needed"},
     {"exact", 0, QN_OPT_FLAG, offsetof(qn_config, exact),
      .help = "the plain plan: float32 activations, weights expanded exactly; slower"},
     {"cpu-mask", 0, QN_OPT_UINT, offsetof(qn_config, cpu_mask), "MASK", .def = "all",
@@ -247,4 +249,15 @@ void cmd_progress_end(cmd_progress *p)
 void cmd_progress_load(void *arg, const char *what, double done)
 {
     cmd_progress_show(arg, what, done, NULL);
+}
+
+void cmd_add_experts_json(qn_str *out, const qn_expert_info *x)
+{
+    qn_str_addf(
+        out,
+        ", \"experts\": {\"all\": %llu, \"in_memory\": %llu, \"uses\": %llu, \"hits\": %llu, "
+        "\"read_bytes\": %llu}",
+        (unsigned long long)x->n_experts, (unsigned long long)x->n_in_memory,
+        (unsigned long long)x->n_uses, (unsigned long long)x->n_hits,
+        (unsigned long long)x->read_bytes);
 }

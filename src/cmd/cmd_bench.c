@@ -301,21 +301,23 @@ static qn_status measure_answers(bench *b, qn_engine *e, model_rows *m)
 /* Opens the model once, or with --load `repeat` times until its first token. */
 static qn_status open_model(bench *b, qn_engine **out, model_rows *m, const char *path)
 {
-    bench_options *o = b->o;
+    const bench_options *o = b->o;
     cmd_progress bar = {.start_ns = qn_now_ns()};
     row *r[2] = {NULL}, like[2] = {{.kind = ROW_LOAD}, {.kind = ROW_LOAD_FIRST}};
     for (int i = 0; o->load && i < 2; i++)
         QN_TRY(row_new(b, m, &like[i], &r[i]));
-    o->config.model = path;
-    o->config.progress = cmd_progress_load;
-    o->config.progress_arg = &bar;
+    qn_config config = o->config;
+    config.model = path;
+    config.progress = cmd_progress_load;
+    config.progress_arg = &bar;
+    cmd_tuned(&config);
     for (int k = 0; k < (o->load ? o->repeat : 1); k++) {
         qn_engine_free(*out);
         *out = NULL;
         if (o->load && o->drop_cache)
             QN_TRY(qn_file_drop_cache(path, b->err));
         uint64_t t0 = qn_now_ns();
-        qn_status s = qn_engine_open(out, &o->config, b->err);
+        qn_status s = qn_engine_open(out, &config, b->err);
         double ms = (double)(qn_now_ns() - t0) * 1e-6, first = 0, all = 0;
         cmd_progress_end(&bar);
         if (s != QN_OK)

@@ -288,6 +288,7 @@ static qn_status evaluate(eval_options *o, const char *file, qn_err *err)
             o->config.max_ctx = (int)QN_MIN(v.n_all, (size_t)1 << 24);
         o->config.progress = cmd_progress_load;
         o->config.progress_arg = &v.bar;
+        cmd_tuned(&o->config);
         s = qn_engine_open(&e, &o->config, err);
         cmd_progress_end(&v.bar);
     }

@@ -511,10 +511,10 @@ static void json_memory(qn_str *s, const profile *p)
         const group *g = &p->groups[i];
         if (!g->weight_bytes && !g->kv_bytes)
             continue;
+        unsigned long long bytes = g->weight_bytes + g->kv_bytes;
         row_name(p, i, name, sizeof name, weights, sizeof weights);
         qn_str_addf(s, "%s{\"holder\": \"%s\", \"weights\": \"%s\", \"bytes\": %llu}",
-                    any ? ", " : "", name, weights,
-                    (unsigned long long)(g->weight_bytes + g->kv_bytes));
+                    any ? ", " : "", name, weights, bytes);
         any = true;
     }
     for (size_t i = 0, n = shared_memory(p, shared); i < n; i++)
@@ -602,6 +602,7 @@ static qn_status open_profile(profile *p, profile_options *o, const char *path, 
     o->config.plain_plan = plain;
     o->config.progress = cmd_progress_load;
     o->config.progress_arg = &bar;
+    cmd_tuned(&o->config);
     qn_status s = qn_engine_open(&p->e, &o->config, err);
     cmd_progress_end(&bar);
     return s == QN_OK ? run_profile(p, err) : s;

@@ -222,6 +222,8 @@ static void print_done_json(const run_answer *a)
         &out,
         ", \"queue_ms\": %.3f, \"first_token_ms\": %.3f, \"prefill_ms\": %.3f, \"decode_ms\": %.3f",
         a->done.queue_ms, a->first_ms, a->done.prefill_ms, a->done.decode_ms);
+    if (a->has_experts)
+        cmd_add_experts_json(&out, &a->experts);
     qn_str_adds(&out, ", \"answers\": [");
     for (int i = 0; i < a->n; i++) {
         qn_str_adds(&out, i ? ", {\"text\": " : "{\"text\": ");
@@ -282,6 +284,12 @@ static void print_speeds(const run_answer *a)
                 "%d + %d tokens, first after %.0f ms, prefill %.1f tok/s, decode %.1f tok/s",
                 d->n_prompt_tokens, d->n_output_tokens, a->first_ms,
                 per_second(d->n_prompt_tokens, d->prefill_ms), decode);
+    if (a->has_experts)
+        fprintf(stderr, ", %.1f %% of the experts in memory, %.2f MB read a token",
+                a->experts.n_uses ? 100.0 * (double)a->experts.n_hits / (double)a->experts.n_uses
+                                  : 0,
+                1e-6 * (double)a->experts.read_bytes /
+                    QN_MAX(d->n_prompt_tokens + d->n_output_tokens, 1));
     if (d->n_draft_tokens)
         fprintf(stderr, ", %d of %d drafts accepted", d->n_accepted_tokens, d->n_draft_tokens);
     fputs(is_terminal ? "\033[0m\n" : "\n", stderr);
@@ -354,8 +362,10 @@ qn_status run_ask(const run_options *o, qn_engine *e, const qn_params *params,
     uint64_t start = qn_now_ns();
     qn_request *r = NULL;
     qn_event ev;
+    qn_expert_info before;
     int n_tokens = 0;
 
+    (void)qn_engine_get_experts(e, &before);
     *out = (run_answer){.n = params->n};
     (void)run_take_interrupt();
     QN_TRY(qn_request_submit(&r, e, prompt, params, err));
@@ -380,6 +390,10 @@ qn_status run_ask(const run_options *o, qn_engine *e, const qn_params *params,
         note_cancelled(out, n_tokens, (double)(qn_now_ns() - start) / 1e6);
         s = QN_OK;
     }
+    out->has_experts = qn_engine_get_experts(e, &out->experts);
+    out->experts.n_uses -= before.n_uses;
+    out->experts.n_hits -= before.n_hits;
+    out->experts.read_bytes -= before.read_bytes;
     if (s == QN_OK)
         end_answer(o, out, is_streamed);
     else if (is_streamed && out->text[0].n && !o->json)
@@ -553,6 +567,7 @@ static int run(run_options *o, const qn_opts_found *found)
             o->cfg.draft_model = draft.p;
         o->cfg.progress = cmd_progress_load;
         o->cfg.progress_arg = &progress;
+        cmd_tuned(&o->cfg);
         s = qn_engine_open(&e, &o->cfg, &err);
         cmd_progress_end(&progress);
     }

@@ -20,8 +20,10 @@ typedef struct run_answer {
     qn_finish finish[QN_LIMIT_CANDIDATES];
     float score[QN_LIMIT_CANDIDATES];
     int n;
-    qn_event done;   /* counts and times */
-    double first_ms; /* submit to first token */
+    qn_event done;    /* counts and times */
+    double first_ms;  /* submit to first token */
+    bool has_experts; /* some may be on disk: what this answer used */
+    qn_expert_info experts;
 } run_answer;
 void run_answer_fini(run_answer *a);
 

@@ -367,6 +367,8 @@ static qn_status size_cache(qn_engine *e, qn_dtype kv_dtype, uint32_t *n_blocks,
     c->max_ctx = c->max_ctx ? c->max_ctx : (int)QN_MIN(mc->max_ctx, 32768u);
     qn_kv_shape shape = {mc->n_layers, mc->n_kv_heads, mc->head_dim, kv_dtype};
     size_t one = qn_kv_block_bytes(e->model->backend, &shape), total = qn_cpu_memory_bytes();
+    if (c->mem_limit)
+        total = (size_t)QN_MIN((uint64_t)total, c->mem_limit);
     uint64_t used = qn_model_weight_bytes(e->model), want = (uint64_t)c->n_kv_blocks;
     if (!want) {
         uint64_t tokens = QN_MAX((uint64_t)c->max_ctx, (uint64_t)c->max_seqs * 1024);
@@ -380,6 +382,32 @@ static qn_status size_cache(qn_engine *e, qn_dtype kv_dtype, uint32_t *n_blocks,
                        (unsigned long long)want);
     *n_blocks = (uint32_t)want + 1; /* and the null block */
     return QN_OK;
+}
+
+/* What a limit of memory leaves is for experts; it must do for those of a row in one layer. */
+static qn_status share_limit(qn_engine *e, qn_err *err)
+{
+    uint64_t limit = e->config.mem_limit, used = 0, want = 0;
+    qn_expert_cache *cache = e->model->cache;
+    if (!limit)
+        return QN_OK;
+    for (int t = 0; t < QN_MEM_N_TAGS; t++)
+        used += qn_mem_live((qn_mem_tag)t);
+    if (cache)
+        want = (uint64_t)e->model->config.n_experts_active * qn_expert_cache_slot_bytes(cache);
+    if (used + want > limit)
+        return qn_fail(
+            err, QN_E_NOMEM,
+            "--mem of %.2f GB: weights that stay in memory take %.2f GB, K/V %.2f, "
+            "activations %.2f, the rest %.2f, the experts of one row %.2f: want %.2f GB, "
+            "or a smaller --max-ctx or --max-batch-tokens",
+            (double)limit * 1e-9, (double)qn_mem_live(QN_MEM_WEIGHTS) * 1e-9,
+            (double)qn_mem_live(QN_MEM_KV) * 1e-9, (double)qn_mem_live(QN_MEM_ACTIVATIONS) * 1e-9,
+            (double)(used - qn_mem_live(QN_MEM_WEIGHTS) - qn_mem_live(QN_MEM_KV) -
+                     qn_mem_live(QN_MEM_ACTIVATIONS)) *
+                1e-9,
+            (double)want * 1e-9, (double)(used + want) * 1e-9);
+    return cache ? qn_expert_cache_fill(cache, limit - used, err) : QN_OK;
 }
 
 static void fill_info(qn_engine *e)
@@ -439,6 +467,7 @@ static qn_status open_steps(qn_engine *e, qn_err *err)
                    .max_ctx = (uint32_t)(c->max_ctx ? c->max_ctx : QN_LIMIT_CONTEXT)},
         .max_logit_rows = (uint32_t)QN_MAX(c->max_seqs, 64),
         .mapped = c->mmap,
+        .mem_limit = c->mem_limit,
         .plain_plan = c->exact || c->plain_plan,
         .progress = c->progress,
         .progress_arg = c->progress_arg};
@@ -468,6 +497,7 @@ static qn_status open_steps(qn_engine *e, qn_err *err)
     e->accept = qn_accept_default();
     if (!e->chosen || !e->run_seqs || !e->best || !e->guesses)
         return qn_fail_nomem(err, n * sizeof *e->run_seqs);
+    QN_TRY(share_limit(e, err));
     fill_info(e);
     e->inbox_end = &e->inbox;
     if (pthread_create(&e->thread, NULL, engine_main, e) != 0)
@@ -534,6 +564,20 @@ void qn_engine_free(qn_engine *e)
 void qn_engine_get_info(const qn_engine *e, qn_engine_info *out)
 {
     *out = e->info;
+}
+
+bool qn_engine_get_experts(const qn_engine *e, qn_expert_info *out)
+{
+    *out = (qn_expert_info){0};
+    if (!e->model->cache)
+        return false;
+    qn_expert_counts n = qn_expert_cache_count(e->model->cache);
+    *out = (qn_expert_info){.n_experts = n.n_experts,
+                            .n_in_memory = n.n_slots,
+                            .n_uses = n.uses,
+                            .n_hits = n.hits,
+                            .read_bytes = n.read_bytes};
+    return true;
 }
 
 void qn_engine_get_roofs(qn_engine *e, qn_roofs *out)

@@ -112,6 +112,16 @@ static qn_status take_vector(opener *op, const qn_buf **out, const qn_node *n, i
     return s;
 }
 
+static qn_status take_expert(opener *op, size_t layer, uint32_t id, int part, qn_dweight **out,
+                             const qn_weight *view)
+{
+    qn_model *m = op->m;
+    QN_TRY(take_new(op, out, view, false));
+    if (m->cache)
+        qn_expert_cache_set(m->cache, layer, id, part, *out, qn_qpk_find(m->files->qpk, view));
+    return QN_OK;
+}
+
 static qn_status take_experts(opener *op, qn_op *to, const qn_node *n)
 {
     qn_model *m = op->m;
@@ -135,11 +145,13 @@ static qn_status take_experts(opener *op, qn_op *to, const qn_node *n)
                       .up = list + ne,
                       .down = list + 2 * ne,
                       .shared_ffn_size = c->shared_ffn_size};
-    for (size_t i = 0; i < ne; i++) {
-        QN_TRY(take_new(op, &e->gate[i], &w->expert_gate[i], false));
-        QN_TRY(take_new(op, &e->up[i], &w->expert_up[i], false));
-        QN_TRY(take_new(op, &e->down[i], &w->expert_down[i], false));
+    for (uint32_t i = 0; i < ne; i++) {
+        QN_TRY(take_expert(op, layer, i, 0, &e->gate[i], &w->expert_gate[i]));
+        QN_TRY(take_expert(op, layer, i, 1, &e->up[i], &w->expert_up[i]));
+        QN_TRY(take_expert(op, layer, i, 2, &e->down[i], &w->expert_down[i]));
     }
+    if (m->cache)
+        qn_expert_cache_bind(m->cache, layer, e);
     if (to->kind != QN_OP_MOE)
         return QN_OK;
     QN_TRY(take_weight(op, &e->router, &w->router, false));
@@ -167,6 +179,18 @@ static qn_operand operand(const qn_model *m, int buf)
     return (qn_operand){.buf = m->arena, .offset = b->offset, .width = b->width};
 }
 
+/* The output matrix, the largest, is taken first: what its source holds while it is packed is then
+ * memory that the others use after it. */
+static qn_status take_output(opener *op)
+{
+    const qn_plan *p = op->m->plan;
+    qn_dweight *w;
+    for (size_t i = p->n_nodes; i-- > 0;)
+        if (p->nodes[i].op.kind == QN_OP_LINEAR && p->nodes[i].op.on_logit_rows)
+            return take_weight(op, &w, p->nodes[i].w[0], false);
+    return QN_OK;
+}
+
 static qn_status bind_ops(opener *op)
 {
     qn_model *m = op->m;
@@ -179,6 +203,7 @@ static qn_status bind_ops(opener *op)
     m->expert_lists = qn_calloc(m->n_experts + 1, sizeof *m->expert_lists, QN_MEM_MISC);
     if (!m->ops || !m->experts || !m->expert_lists)
         return qn_fail_nomem(op->err, p->n_nodes * sizeof *m->ops);
+    QN_TRY(take_output(op));
     for (size_t i = 0; i < p->n_nodes; i++) {
         const qn_node *n = &p->nodes[i];
         qn_op *to = &m->ops[i];
@@ -194,6 +219,23 @@ static qn_status bind_ops(opener *op)
         if (n->experts)
             QN_TRY(take_experts(op, to, n));
     }
+    return QN_OK;
+}
+
+/* Experts stay on disk where a limit is given and they can; else all weights must be below it. */
+static qn_status open_cache(opener *op)
+{
+    qn_model *m = op->m;
+    const qn_qpk *file = m->files->qpk;
+    if (op->o->mem_limit && file && m->config.n_experts && file->area_bytes[QN_QPK_EXPERTS] > 0)
+        return qn_expert_cache_new(&m->cache, file, m->backend, m->config.n_layers,
+                                   m->config.n_experts, op->err);
+    if (op->o->mem_limit && op->total > (double)op->o->mem_limit)
+        return qn_fail(
+            op->err, QN_E_NOMEM,
+            "%s: %.2f GB of weights, --mem allows %.2f GB; only experts of a packed file "
+            "(quern pack) can stay on disk",
+            qn_base_name(m->files->path), op->total * 1e-9, (double)op->o->mem_limit * 1e-9);
     return QN_OK;
 }
 
@@ -214,8 +256,10 @@ static qn_status open_steps(opener *op, const char *path)
     QN_TRY(qn_plan_check(m->plan, op->err));
     qn_rope_init(&m->rope, &m->config, m->matrices->rope_freqs);
     QN_TRY(m->backend->open(&m->device, &op->o->device, op->err));
-    QN_TRY(qn_native_open(m->files, m->backend, op->o->device.n_threads, op->o->mapped, op->err));
     op->total = qn_plan_cost_of(m->plan, 1, 0, 1).matrix_bytes;
+    QN_TRY(open_cache(op));
+    int n_areas = op->o->mapped ? 0 : m->cache ? QN_QPK_EXPERTS : QN_QPK_N_AREAS;
+    QN_TRY(qn_native_open(m->files, m->backend, op->o->device.n_threads, n_areas, op->err));
     report(op, "loading weights");
     return bind_ops(op);
 }
@@ -260,6 +304,7 @@ void qn_model_free(qn_model *m)
         m->backend->buf_free(m->vectors[i]);
     if (m->arena)
         m->backend->buf_free(m->arena);
+    qn_expert_cache_free(m->cache);
     qn_free(m->taken);
     qn_free(m->vectors);
     qn_free(m->experts);
@@ -278,7 +323,10 @@ uint64_t qn_model_weight_bytes(const qn_model *m)
     uint64_t b = 0;
     for (size_t i = 0; i < m->n_taken; i++)
         b += m->backend->weight_bytes(m->taken[i].w);
-    return b;
+    if (!m->cache)
+        return b;
+    qn_expert_counts n = qn_expert_cache_count(m->cache);
+    return b - n.bytes + n.n_slots * n.slot_bytes;
 }
 
 const char *qn_model_main_dtype(const qn_model_weights *m, const qn_plan *p)

@@ -7,6 +7,7 @@
 #ifndef QN_MODEL_MODEL_H
 #define QN_MODEL_MODEL_H
 
+#include "model/expert_cache.h"
 #include "model/plan.h"
 #include "model/rope.h"
 
@@ -28,13 +29,17 @@ typedef struct qn_model {
     qn_experts *experts;
     qn_dweight **expert_lists;
     size_t n_experts;
+    qn_expert_cache *cache; /* NULL: all experts are in memory */
     uint32_t max_rows, max_logit_rows;
 } qn_model;
 
 typedef struct qn_model_options {
     qn_device_config device;
     uint32_t max_logit_rows;
-    bool mapped;     /* weights stay in the file's mapping, shared with other processes */
+    bool mapped; /* weights stay in the file's mapping, shared with other processes */
+    /* bytes that all may take; 0: as many as needed. Experts of a packed file may stay outside:
+     * qn_expert_cache_fill gives them what is left */
+    uint64_t mem_limit;
     bool plain_plan; /* one operation per formula: neither prune nor fuse */
     void (*progress)(void *arg, const char *what, double done);
     void *progress_arg;

@@ -241,7 +241,7 @@ qn_status qn_native_write(const char *path, const char *out, const qn_native_opt
 
 /* ---- taking ---- */
 
-qn_status qn_native_open(const qn_weights *w, const qn_backend *b, int n_threads, bool mapped,
+qn_status qn_native_open(const qn_weights *w, const qn_backend *b, int n_threads, int n_areas,
                          qn_err *err)
 {
     const char *name = qn_base_name(w->path);
@@ -253,11 +253,11 @@ qn_status qn_native_open(const qn_weights *w, const qn_backend *b, int n_threads
             err, QN_E_UNSUPPORTED,
             "%s: panels of layout %u, this program reads layout %u: run quern pack again", name,
             w->qpk->layout, b->layout);
-    if (mapped)
+    if (n_areas == 0)
         return QN_OK;
     QN_TRY(qn_team_new(&team, n_threads, err));
     qn_status s = QN_OK;
-    for (int i = 0; s == QN_OK && i < QN_QPK_N_AREAS; i++)
+    for (int i = 0; s == QN_OK && i < n_areas; i++)
         s = qn_qpk_read(w->qpk, i, team, err);
     qn_team_free(team);
     return s;

@@ -18,10 +18,10 @@ typedef struct qn_native_options {
 QN_MUST_USE qn_status qn_native_write(const char *path, const char *out, const qn_native_options *o,
                                       qn_err *err);
 
-/* Before the weights of `w` are taken: the panels are of this backend's layout, and in memory unless
- * `mapped`. Nothing to do for other files. */
+/* Before the weights of `w` are taken: the panels are of this backend's layout, and the first
+ * n_areas areas in memory. Nothing to do for other files. */
 QN_MUST_USE qn_status qn_native_open(const qn_weights *w, const qn_backend *b, int n_threads,
-                                     bool mapped, qn_err *err);
+                                     int n_areas, qn_err *err);
 /* A bound view with its panels, for weight_new. rows_only and exact as there; fails if what they need
  * was not kept in the file. */
 QN_MUST_USE qn_status qn_native_view(qn_weight *out, const qn_weights *w, const qn_weight *view,

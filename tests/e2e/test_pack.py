@@ -33,6 +33,26 @@ def same_everywhere(name, source, packed, folder):
         check(f"{name}: {args[0]}", a[0] == b[0] == 0 and (args[0] != "tokenize" or a[1] == b[1]), a[2] + b[2])
 
 
+def experts_on_disk(packed, folder):
+    """--mem with room for some experts: the same answer, and what was read."""
+    ask = ["run", "-m", packed, *SMALL, "-n", "12", "--temperature", "0", "--raw", "--json", "A river"]
+    done = lambda text: json.loads(text.strip().splitlines()[-1]) if text.strip() else {}
+    code, text, err = run(*ask)
+    want = done(text).get("answers")
+    check("experts: all in memory", code == 0 and want and "experts" not in done(text), err)
+    code, _, err = run(*ask, "--mem", "1K")
+    check("experts: too little memory", code == 1 and one_line(err) and "the experts of one row" in err, err)
+    need = float(err.split(": want ")[1].split(" GB")[0]) if ": want " in err else 1
+    code, text, err = run(*ask, "--mem", str(int((need + 0.02) * 1e9)))
+    used = done(text).get("experts", {})
+    check("experts: the same answer", code == 0 and done(text).get("answers") == want, err)
+    check("experts: counted", 0 < used.get("in_memory", 0) <= used["all"] and 0 < used["hits"] <= used["uses"], used)
+    code, _, err = run(*[a for a in ask if a != "--json"], "--mem", "1G")
+    check("experts: the last line", code == 0 and "of the experts in memory" in err, err)
+    code, _, err = run("run", "-m", GOLDEN / "gguf/qwen3moe.gguf", "--mem", "1K", "A river")
+    check("experts: a GGUF says what to do", code == 1 and one_line(err) and "quern pack" in err, err)
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         for model in MODELS:
@@ -43,6 +63,8 @@ def main():
             made = json.loads(text) if code == 0 else {}
             check(f"pack {model}", made.get("bytes") == (os.path.getsize(out) if code == 0 else -1), err)
             same_everywhere(model, GOLDEN / model, out, folder)
+            if "moe.gguf" in model:
+                experts_on_disk(out, folder)
         code, text, err = run("pack", "--check", "--json", out)
         check("verified", code == 0 and json.loads(text)["verified"] is True, err)
         code, _, err = run("pack", GOLDEN / MODELS[0], out)

@@ -366,20 +366,117 @@ static void bench_tile(void *arg, int thread, int n_threads)
     kv->weigh(b->s, b->scale, b->n_q, b->tile[1], QN_KV_TILE, b->dim, b->o);
 }
 
-static void bench_silu(void *arg, int thread, int n_threads)
+/* The row kernels, on rows that stay what they are however often they run. */
+#define ROW 12288
+typedef struct row_bench {
+    const qn_kernels *k;
+    float *x, *ones, *turn, *y; /* turn: ROW / 2 cosines of 1, then sines of 0 */
+    void *narrow;
+} row_bench;
+
+static void row_add(const row_bench *b)
 {
-    ops_bench *b = arg;
-    (void)thread;
-    (void)n_threads;
-    b->k->silu_mul(b->q, b->q, 96 * b->dim, b->o);
+    b->k->add(b->x, b->ones, ROW, b->y);
 }
 
-static void bench_rmsnorm(void *arg, int thread, int n_threads)
+static void row_scale(const row_bench *b)
 {
-    ops_bench *b = arg;
+    b->k->scale(b->x, 2.0f, ROW, b->y);
+}
+
+static void row_add_scaled(const row_bench *b)
+{
+    b->k->add_scaled(b->x, 1e-9f, ROW, b->y);
+}
+
+static void row_silu_mul(const row_bench *b)
+{
+    b->k->silu_mul(b->x, b->ones, ROW, b->y);
+}
+
+static void row_rmsnorm(const row_bench *b)
+{
+    b->k->rmsnorm(b->x, b->ones, ROW, 1e-6f, b->y);
+}
+
+static void row_rope(const row_bench *b)
+{
+    b->k->rope(b->x, b->turn, ROW);
+}
+
+static void row_rope_adjacent(const row_bench *b)
+{
+    b->k->rope_adjacent(b->x, b->turn, ROW);
+}
+
+static void row_softmax(const row_bench *b)
+{
+    b->k->softmax(b->y, ROW);
+}
+
+static void row_to_f16(const row_bench *b)
+{
+    b->k->to_f16(b->x, ROW, b->narrow);
+}
+
+static void row_to_i16(const row_bench *b)
+{
+    (void)b->k->to_i16(b->x, ROW, 32767.0f, b->narrow);
+}
+
+static void row_quantise(const row_bench *b)
+{
+    b->k->mm_quantise(b->x, ROW / 32, 1, 0, b->narrow);
+}
+
+typedef struct row_call {
+    const row_bench *b;
+    void (*run)(const row_bench *b);
+} row_call;
+
+static void bench_row(void *arg, int thread, int n_threads)
+{
+    const row_call *c = arg;
     (void)thread;
     (void)n_threads;
-    b->k->rmsnorm(b->q, b->q, 96 * b->dim, 1e-6f, b->o);
+    c->run(c->b);
+}
+
+static void bench_rows(const ck_isa *isa)
+{
+    static const struct {
+        const char *name;
+        void (*run)(const row_bench *b);
+        int bytes; /* read and written of an element */
+    } rows[] = {{"add", row_add, 12},
+                {"scale", row_scale, 8},
+                {"add_scaled", row_add_scaled, 12},
+                {"silu_mul", row_silu_mul, 12},
+                {"rmsnorm", row_rmsnorm, 12},
+                {"rope", row_rope, 12},
+                {"rope_adjacent", row_rope_adjacent, 12},
+                {"softmax", row_softmax, 8},
+                {"to_f16", row_to_f16, 6},
+                {"to_i16", row_to_i16, 6},
+                {"quantise, one row", row_quantise, 5}};
+    row_bench b = {.k = &isa->k, .x = normals(ROW, 1), .y = normals(ROW, 1)};
+    b.ones = ck_in(ROW * sizeof(float));
+    b.turn = ck_in(ROW * sizeof(float));
+    b.narrow = ck_in(ROW * sizeof(float));
+    for (size_t i = 0; i < ROW; i++) {
+        b.ones[i] = 1;
+        b.turn[i] = i < ROW / 2;
+    }
+    for (size_t i = 0; i < QN_COUNT(rows); i++) {
+        char name[64];
+        row_call call = {&b, rows[i].run};
+        (void)snprintf(name, sizeof name, "%s, %d", rows[i].name, ROW);
+        ck_row(name, isa->name, 1, ck_time(1, bench_row, &call), 0,
+               1e-9 * (double)rows[i].bytes * ROW);
+    }
+    void *blocks[] = {b.x, b.y, b.ones, b.turn, b.narrow};
+    for (size_t i = 0; i < QN_COUNT(blocks); i++)
+        ck_free(blocks[i]);
 }
 
 static void bench_tiles(const ck_isa *isa, ops_bench *b)
@@ -414,10 +511,7 @@ static void bench_ops(const ck_isa *isa)
     for (int i = 0; i < 2; i++)
         b.tile[i] = ck_in(qn_kv_tile_bytes(QN_KV_F32, b.dim));
     bench_tiles(isa, &b);
-    ck_row("silu_mul, 12288", isa->name, 1, ck_time(1, bench_silu, &b), 0,
-           3 * 4e-9 * 96 * (double)b.dim);
-    ck_row("rmsnorm, 12288", isa->name, 1, ck_time(1, bench_rmsnorm, &b), 0,
-           3 * 4e-9 * 96 * (double)b.dim);
+    bench_rows(isa);
     void *blocks[] = {b.x, b.q, b.s, b.o, b.tile[0], b.tile[1]};
     for (size_t i = 0; i < QN_COUNT(blocks); i++)
         ck_free(blocks[i]);

@@ -25,7 +25,8 @@ static void cpu_close(qn_device *d)
     qn_acts_free(d->gathered);
     void *blocks[] = {d->norm,          d->tile,           d->logits,     d->routing,
                       d->entry_weights, d->shared_weights, d->entry_rows, d->expert_begin,
-                      d->groups,        d->attn,           d->attn_parts, d->attn_tiles};
+                      d->groups,        d->sums,           d->attn,       d->attn_parts,
+                      d->attn_tiles};
     for (size_t i = 0; i < QN_COUNT(blocks); i++)
         qn_free(blocks[i]);
     qn_free(d);
@@ -250,6 +251,7 @@ static qn_status prepare(qn_device *d, const qn_op *ops, size_t n_ops, qn_err *e
     QN_TRY(need(&d->shared_weights, h.entries, w.entries, 1, err));
     QN_TRY(need(&d->expert_begin, h.expert_begin, w.expert_begin, 1, err));
     QN_TRY(need(&d->groups, h.groups, w.groups, 1, err));
+    QN_TRY(need(&d->sums, h.sums, w.sums, 1, err));
     QN_TRY(need(&d->attn, h.attn, w.attn, threads, err));
     QN_TRY(need(&d->attn_parts, h.attn_parts, w.attn_parts, 1, err));
     d->have = w;
@@ -439,7 +441,8 @@ static qn_status run(qn_device *d, const qn_op *op, const qn_batch *batch, qn_er
         return QN_OK;
     if (table[op->kind].team) {
         table[op->kind].team(&job);
-        return QN_OK;
+        qn_expert_source *s = op->experts && op->kind != QN_OP_ROUTE ? op->experts->source : NULL;
+        return s ? s->status(s, err) : QN_OK;
     }
     rows_job r = {&job, table[op->kind].rows};
     if (job.n_rows == 1)
@@ -470,6 +473,7 @@ const qn_backend *qn_backend_cpu(void)
         .layout = QN_PACK_LAYOUT,
         .weight_form = qn_dweight_form,
         .weight_pack = weight_pack,
+        .weight_move = qn_dweight_move,
         .weight_free = qn_dweight_free,
         .weight_bytes = qn_dweight_bytes,
         .weight_is_borrowed = qn_dweight_is_borrowed,

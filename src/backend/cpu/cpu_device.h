@@ -34,6 +34,7 @@ typedef struct qn_cpu_sizes {
     size_t entries;      /* tokens of all experts, grouped: row and weight of each */
     size_t expert_begin; /* begin of each expert's entries */
     size_t groups;       /* experts with entries; in words of 4 bytes */
+    size_t sums;         /* of all rows, between waves of experts from a source */
     size_t attn;         /* a thread's tile of attention */
     size_t attn_parts;   /* results of chunks of context that other threads merge */
 } qn_cpu_sizes;
@@ -45,11 +46,12 @@ struct qn_device {
     qn_team *team;
     qn_cpu_sizes have;
     qn_acts *acts, *ffn_acts, *shared_acts, *gathered;
-    float *norm, *tile, *logits, *routing, *entry_weights, *shared_weights;
+    float *norm, *tile, *logits, *routing, *entry_weights, *shared_weights, *sums;
     uint32_t *entry_rows, *expert_begin;
     struct qn_cpu_group *groups; /* moe.c */
-    size_t n_groups, n_pieces;
-    atomic_size_t next_piece, next_range;
+    size_t n_groups, n_pieces, n_reads;
+    uint32_t wave_from, wave_to; /* experts */
+    atomic_size_t next_piece, next_range, next_read;
     float *attn, *attn_parts;
     uint32_t *attn_tiles; /* [max_seqs + 1] */
 };

@@ -123,6 +123,12 @@ qn_status qn_dweight_new(qn_dweight **out, qn_team *team, const qn_weight *w, bo
     return QN_OK;
 }
 
+void qn_dweight_move(qn_dweight *w, const void *packed)
+{
+    QN_ASSERT(w->kind == QN_MM_INT && !w->own);
+    w->panels = packed;
+}
+
 void qn_dweight_free(qn_dweight *w)
 {
     if (!w)

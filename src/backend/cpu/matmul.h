@@ -33,6 +33,8 @@ QN_MUST_USE qn_status qn_dweight_new(qn_dweight **out, qn_team *team, const qn_w
 /* Panels of w: whether it has them; all of them into out, 64-byte aligned. */
 bool qn_dweight_form(const qn_weight *w, uint32_t *form, size_t *bytes);
 void qn_dweight_pack(qn_team *team, const qn_weight *w, qn_pack pack, void *out);
+/* Of a weight taken from packed bytes: they are there now. */
+void qn_dweight_move(qn_dweight *w, const void *packed);
 void qn_dweight_free(qn_dweight *w);
 qn_mm_kind qn_dweight_kind(const qn_dweight *w);
 size_t qn_dweight_rows(const qn_dweight *w);

@@ -10,6 +10,8 @@
  * The rows of the input are prepared once; an expert's rows are gathered from them by each thread that works on it. The hidden rows
  * of all experts stand in one set, each expert's from a multiple of 4.
  *
+ * Experts from a source that does not hold all at once come in waves of consecutive ids: inner and outer for each, the sums kept between.
+ *
  * Order of a row's sum: its experts by ascending id, then the shared expert, then the residual; and an element of the output belongs
  * to one thread. So a row gives the same bits alone and in a batch, whoever takes which piece. */
 #include <math.h>
@@ -92,6 +94,7 @@ void qn_cpu_moe_sizes(const qn_device *d, const qn_op *op, qn_cpu_sizes *s)
     s->ffn_rows =
         QN_MAX(s->ffn_rows, entries + (QN_ACTS_ROW_STEP - 1) * QN_MIN(entries, ex->n_experts));
     s->shared_cols = QN_MAX(s->shared_cols, ex->shared_ffn_size);
+    s->sums = QN_MAX(s->sums, ex->source ? rows * width : 0);
 }
 
 /* ---- routing ---- */
@@ -199,13 +202,13 @@ static void sort_by_expert(const moe_job *m)
     begin[0] = 0;
 }
 
-/* The experts that have entries by ascending id, then the shared one. */
+/* The wave's experts that have entries by ascending id, after the last wave the shared one. */
 static void list_groups(const moe_job *m)
 {
     qn_device *d = m->base.d;
     const qn_experts *ex = m->ex;
     size_t n = 0, hidden = 0;
-    for (size_t e = 0; e < ex->n_experts; e++) {
+    for (size_t e = d->wave_from; e < d->wave_to; e++) {
         uint32_t b = d->expert_begin[e], n_entries = d->expert_begin[e + 1] - b;
         if (n_entries == 0)
             continue;
@@ -218,7 +221,7 @@ static void list_groups(const moe_job *m)
                                  .first_hidden = hidden};
         hidden += QN_ROUND_UP(n_entries, (uint32_t)QN_ACTS_ROW_STEP);
     }
-    if (m->base.op->kind == QN_OP_MOE && ex->shared_gate)
+    if (m->base.op->kind == QN_OP_MOE && ex->shared_gate && d->wave_to == ex->n_experts)
         d->groups[n++] = (group){.gate = ex->shared_gate,
                                  .up = ex->shared_up,
                                  .down = ex->shared_down,
@@ -251,19 +254,40 @@ static void cut_pieces(qn_device *d, int n_threads)
     d->n_pieces = at;
 }
 
-/* One thread; after it, a barrier. */
-static void group_rows(const moe_job *m, int n_threads)
+/* The next experts that are in memory together; with no source all of them. One thread; after it, a barrier. */
+static void begin_wave(const moe_job *m, uint32_t from, int n_threads)
 {
     qn_device *d = m->base.d;
     const qn_experts *ex = m->ex;
-    sort_by_expert(m);
+    if (from == 0)
+        sort_by_expert(m);
+    d->n_reads = 0;
+    d->wave_from = from;
+    d->wave_to = ex->n_experts;
+    if (ex->source)
+        d->wave_to = ex->source->plan(ex->source, ex, d->expert_begin, from, &d->n_reads);
     list_groups(m);
     cut_pieces(d, n_threads);
     qn_acts_begin(d->gathered, (size_t)n_threads * BLOCK_ROWS, m->base.op->in[0].width,
                   d->gathered->max_kinds);
     qn_acts_begin(d->ffn_acts, d->have.ffn_rows, ex->ffn_size, d->ffn_acts->max_kinds);
+    atomic_store(&d->next_read, 0);
     atomic_store(&d->next_piece, 0);
     atomic_store(&d->next_range, 0);
+}
+
+/* All threads together; false: it failed. */
+static bool read_experts(const moe_job *m)
+{
+    qn_device *d = m->base.d;
+    qn_expert_source *s = m->ex->source;
+    size_t i;
+    if (d->n_reads == 0)
+        return true;
+    while ((i = atomic_fetch_add(&d->next_read, 1)) < d->n_reads)
+        s->read(s, i);
+    qn_team_barrier(d->team);
+    return s->status(s, NULL) == QN_OK;
 }
 
 /* ---- inner products ---- */
@@ -342,24 +366,53 @@ static void add_group(const qn_device *d, const group *g, size_t begin, size_t n
     }
 }
 
+/* Columns [begin, begin + n) of a row's sum into the output, or away until the next wave. */
+static void put_sum(const moe_job *m, size_t row, size_t begin, size_t n, const float *sum)
+{
+    const qn_op *op = m->base.op;
+    qn_device *d = m->base.d;
+    float *out = qn_cpu_row(&op->out, row) + begin;
+    if (d->wave_to < m->ex->n_experts)
+        memcpy(d->sums + row * op->out.width + begin, sum, n * sizeof *sum);
+    else if (op->kind == QN_OP_MOE)
+        d->k.add(qn_cpu_row(&op->in[1], row) + begin, sum, n, out);
+    else
+        memcpy(out, sum, n * sizeof *out);
+}
+
 static void outer(const moe_job *m, int thread)
 {
     qn_device *d = m->base.d;
-    const qn_op *op = m->base.op;
-    size_t rows = m->base.n_rows, width = op->out.width, cols = range_columns(d, width, rows), b;
+    size_t rows = m->base.n_rows, width = m->base.op->out.width,
+           cols = range_columns(d, width, rows), b;
     float *sum = qn_cpu_tile(d, thread) + TILE_FLOATS;
     while ((b = atomic_fetch_add(&d->next_range, 1) * cols) < width) {
         size_t n = QN_MIN(cols, width - b);
         memset(sum, 0, rows * n * sizeof *sum);
+        for (size_t r = 0; r < rows && d->wave_from > 0; r++)
+            memcpy(sum + r * n, d->sums + r * width + b, n * sizeof *sum);
         for (size_t i = 0; i < d->n_groups; i++)
             add_group(d, &d->groups[i], b, n, sum, qn_cpu_tile(d, thread), thread);
-        for (size_t r = 0; r < rows; r++) {
-            float *out = qn_cpu_row(&op->out, r) + b;
-            if (op->kind == QN_OP_MOE)
-                d->k.add(qn_cpu_row(&op->in[1], r) + b, sum + r * n, n, out);
-            else
-                memcpy(out, sum + r * n, n * sizeof *out);
-        }
+        for (size_t r = 0; r < rows; r++)
+            put_sum(m, r, b, n, sum + r * n);
+    }
+}
+
+/* Rows are prepared and routed. If the source fails all threads leave together. */
+static void run_experts(const moe_job *m, int thread, int n_threads)
+{
+    qn_device *d = m->base.d;
+    for (uint32_t from = 0; from < m->ex->n_experts; from = d->wave_to) {
+        if (from > 0) /* the last wave is over */
+            qn_team_barrier(d->team);
+        if (thread == 0)
+            begin_wave(m, from, n_threads);
+        qn_team_barrier(d->team);
+        if (!read_experts(m))
+            return;
+        inner(m, thread);
+        qn_team_barrier(d->team);
+        outer(m, thread);
     }
 }
 
@@ -369,12 +422,7 @@ static void experts(void *arg, int thread, int n_threads)
 {
     const moe_job *m = arg;
     qn_cpu_prepare_rows(&m->base, thread, n_threads);
-    if (thread == 0)
-        group_rows(m, n_threads);
-    qn_team_barrier(m->base.d->team);
-    inner(m, thread);
-    qn_team_barrier(m->base.d->team);
-    outer(m, thread);
+    run_experts(m, thread, n_threads);
 }
 
 void qn_cpu_experts(const qn_cpu_job *job)
@@ -407,12 +455,7 @@ static void moe(void *arg, int thread, int n_threads)
     shared_weights(m, b, e);
     if (job->n_rows > QN_ACTS_ROW_STEP) /* else worker 0 has done them all */
         qn_team_barrier(d->team);
-    if (thread == 0)
-        group_rows(m, n_threads);
-    qn_team_barrier(d->team);
-    inner(m, thread);
-    qn_team_barrier(d->team);
-    outer(m, thread);
+    run_experts(m, thread, n_threads);
 }
 
 void qn_cpu_moe(const qn_cpu_job *job)

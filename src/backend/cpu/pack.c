@@ -363,6 +363,25 @@ static void put_scales(qn_pack_scales s, const unit_row *u, size_t r, uint8_t *o
     }
 }
 
+/* Formats whose blocks hold nibbles of columns i and 16 + i in one byte, as a panel does: words move as
+ * they are. `header`: scales before them. */
+static void pack_nibbles(const qn_weight *w, qn_pack_scales scales, size_t row0, size_t n,
+                         uint8_t *out)
+{
+    size_t block_bytes = qn_dtype_get(w->dtype)->block_bytes, header = block_bytes - 16;
+    const uint8_t *rows = (const uint8_t *)w->data + row0 * w->stride;
+    for (size_t i = 0; i < w->cols / 32; i++, out += qn_unit_bytes(QN_BITS_4, scales))
+        for (size_t r = 0; r < n; r++) {
+            const uint8_t *b = rows + r * w->stride + i * block_bytes;
+            uint8_t *q = out + qn_scales_bytes(scales) + r / 8 * 128 + r % 8 * 4;
+            memcpy(out + 2 * r, b, 2);
+            if (header == 4)
+                memcpy(out + 32 + 2 * r, b + 2, 2);
+            for (size_t v = 0; v < 4; v++)
+                memcpy(q + 32 * v, b + header + 4 * v, 4);
+        }
+}
+
 void qn_pack_panel(const qn_weight *w, qn_pack p, size_t panel, uint8_t *out)
 {
     qn_pack_bits bits = qn_packs[p].bits;
@@ -372,6 +391,10 @@ void qn_pack_panel(const qn_weight *w, qn_pack p, size_t panel, uint8_t *out)
     size_t bytes = qn_bits_bytes(bits), block_bytes = qn_dtype_get(w->dtype)->block_bytes;
     if (n < QN_PACK_ROWS)
         memset(out, 0, qn_pack_panel_bytes(p, w->cols));
+    if (w->dtype == QN_Q4_0 || w->dtype == QN_Q4_1 || w->dtype == QN_IQ4_NL) {
+        pack_nibbles(w, scales, row0, n, out);
+        return;
+    }
     for (size_t i = 0; i < n_units; i++, out += qn_unit_bytes(bits, scales))
         for (size_t r = 0; r < n; r++) {
             unit_row u;
