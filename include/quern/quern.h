@@ -100,6 +100,8 @@ typedef struct qn_config {
     /* weights stay in the mapped file, whose pages processes share (a packed file, or formats that
      * need no packing); slower by what huge pages give */
     bool mmap;
+    bool prefault; /* the whole K/V cache is resident from the start; else as it fills */
+    bool dry;      /* sizes only (qn_engine_get_info): weights are not read, nothing can be run */
     /* Bytes of memory for weights, K/V and all else; 0: as many as are needed. Experts of a packed
      * file that find no room stay in it and are read when a token needs them; same results. */
     uint64_t mem_limit;

@@ -57,7 +57,7 @@ double qn_machine_try_huge_pages(void)
 {
     const size_t bytes = (size_t)64 << 20;
     uint64_t before = huge_bytes();
-    char *p = qn_alloc(bytes, QN_MEM_MISC);
+    char *p = qn_alloc(bytes, QN_MEM_ACTIVATIONS); /* as what models use */
     if (!p || !before) {
         qn_free(p);
         return -1;

@@ -12,11 +12,13 @@
  * it is the last of the region; a region goes when its last block does. */
 #include "base/mem.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #define HEADER    ((size_t)64)
 #define PAGE      ((size_t)4096)
@@ -215,6 +217,60 @@ char *qn_strndup(const char *s, size_t n, qn_mem_tag tag)
 char *qn_strdup(const char *s, qn_mem_tag tag)
 {
     return qn_strndup(s, strlen(s), tag);
+}
+
+/* A line of /proc/self/status, "VmRSS:    1234 kB". */
+static size_t status_bytes(const char *key)
+{
+    static const char path[] = "/proc/self/status";
+    char text[4096];
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (fd >= 0)
+        (void)close(fd);
+    text[n > 0 ? n : 0] = 0;
+    const char *at = strstr(text, key);
+    size_t kb = 0;
+    for (at = at ? at + strlen(key) : ""; *at == ' ' || *at == '\t'; at++) {
+    }
+    for (; *at >= '0' && *at <= '9'; at++)
+        kb = kb * 10 + (size_t)(*at - '0');
+    return kb << 10;
+}
+
+size_t qn_mem_resident(void)
+{
+    return status_bytes("\nVmRSS:");
+}
+
+static size_t region_resident(const region *r)
+{
+    static const size_t step = (size_t)1 << 20;
+    unsigned char map[256]; /* pages of a step */
+    size_t n = 0;
+    for (size_t at = 0; at < r->used; at += step) {
+        if (mincore(r->base + at, QN_MIN(step, r->size - at), map) != 0)
+            return 0;
+        for (size_t i = 0; i < step / PAGE; i++)
+            n += (map[i] & 1u) * PAGE;
+    }
+    return n;
+}
+
+size_t qn_mem_resident_rest(void)
+{
+    size_t n = qn_mem_resident(), large = 0;
+    (void)pthread_mutex_lock(&lock);
+    for (int t = 0; t < QN_MEM_N_TAGS; t++)
+        for (const region *r = regions[t]; r; r = r->next)
+            large += region_resident(r);
+    (void)pthread_mutex_unlock(&lock);
+    return n - QN_MIN(n, large);
+}
+
+size_t qn_mem_resident_peak(void)
+{
+    return status_bytes("\nVmHWM:");
 }
 
 void *qn_zeros_map(size_t bytes)

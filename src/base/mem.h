@@ -30,7 +30,11 @@ char *qn_strndup(const char *s, size_t n, qn_mem_tag tag); /* copies n bytes, ad
 /* Address space that reads as zeros and takes no memory; not to be written. NULL: none left. */
 void *qn_zeros_map(size_t bytes);
 void qn_zeros_unmap(void *p, size_t bytes); /* NULL allowed */
-size_t qn_mem_live(qn_mem_tag tag);         /* bytes */
+/* Bytes of this process in memory, mapped files included: now, and at most so far; 0: not known. */
+size_t qn_mem_resident(void);
+size_t qn_mem_resident_peak(void);
+size_t qn_mem_resident_rest(void); /* now, without the large blocks of weights, K/V, activations */
+size_t qn_mem_live(qn_mem_tag tag); /* bytes */
 const char *qn_mem_tag_name(qn_mem_tag tag);
 
 /* Grows *p (elements of `size` bytes) so that at least `want` fit; *cap counts elements.

@@ -19,6 +19,8 @@ static const qn_opt config_opts[] = {
      "0: what this process may use", "worker threads"},
     {"mmap", 0, QN_OPT_FLAG, offsetof(qn_config, mmap),
      .help = "weights stay in the file's pages, shared between processes; wants a packed file"},
+    {"prefault", 0, QN_OPT_FLAG, offsetof(qn_config, prefault),
+     .help = "make the whole K/V cache resident at the start; else as it fills"},
     {"mem", 0, QN_OPT_SIZE, offsetof(qn_config, mem_limit), "BYTES", .def = "0: what is needed",
      .help = "memory for all; experts of a packed file that find no room are read when needed"},
     {"exact", 0, QN_OPT_FLAG, offsetof(qn_config, exact),

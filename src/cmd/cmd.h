@@ -23,13 +23,14 @@ int cmd_bench(int argc, char **argv);
 int cmd_profile(int argc, char **argv);
 int cmd_pull(int argc, char **argv);
 int cmd_pack(int argc, char **argv);
+int cmd_plan(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_tune(int argc, char **argv);
 int cmd_limits(int argc, char **argv);
 int cmd_completion(int argc, char **argv);
 extern const qn_opts cmd_run_opts, cmd_inspect_opts, cmd_tokenize_opts, cmd_template_opts,
     cmd_eval_opts, cmd_bench_opts, cmd_profile_opts, cmd_pull_opts, cmd_pack_opts, cmd_doctor_opts,
-    cmd_tune_opts, cmd_limits_opts, cmd_completion_opts;
+    cmd_tune_opts, cmd_plan_opts, cmd_limits_opts, cmd_completion_opts;
 
 /* -m, --threads, --exact, ...: fields of a qn_config (qn_config_default() first). */
 extern const qn_opt_group cmd_config_group;
@@ -44,6 +45,14 @@ int cmd_fail(const qn_err *err);
 
 /* A path as given; or OWNER/NAME[:FILE] in the hub's cache. */
 QN_MUST_USE qn_status cmd_model_find(qn_str *path, const char *model, qn_err *err);
+
+/* Bytes in memory: of an engine with a full cache and full steps. */
+typedef struct cmd_memory {
+    char name[128], type[24];
+    int max_ctx;
+    uint64_t weights, kv, activations, other, total;
+} cmd_memory;
+QN_MUST_USE qn_status cmd_memory_plan(cmd_memory *out, const qn_config *config, qn_err *err);
 
 /* What quern tune found best on this machine, for the fields that are 0. */
 void cmd_tuned(qn_config *c);

@@ -22,7 +22,7 @@ typedef struct tune_options {
 static const qn_opt tune_opts[] = {
     {"prefill", 'p', QN_OPT_INT, offsetof(tune_options, n_prefill), "N", 1, 1 << 16, "1024",
      "prompt tokens to time"},
-    {"repeat", 'r', QN_OPT_INT, offsetof(tune_options, repeat), "N", 1, 100, "3",
+    {"repeat", 'r', QN_OPT_INT, offsetof(tune_options, repeat), "N", 1, 50, "3",
      "runs of each setting; the median counts"},
     {"json", 0, QN_OPT_FLAG, offsetof(tune_options, json), .help = "one JSON object"},
 };
@@ -41,7 +41,7 @@ const qn_opts cmd_tune_opts = {
 };
 
 #define WORTH 1.05 /* gain below which the default stays */
-enum { DECODE = 32, MOST = 16 };
+enum { DECODE = 32, MOST = 16, MOST_RUNS = 50 };
 
 /* ---- what is kept ---- */
 
@@ -119,17 +119,16 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Median tokens per second of a spec, after one run to warm up. */
-static qn_status rate(qn_engine *e, const qn_bench_spec *spec, int repeat, double *out, qn_err *err)
+/* Median tokens per second of a spec; the first run warms up. */
+static qn_status rate(qn_engine *e, qn_bench_spec spec, int repeat, double *out, qn_err *err)
 {
-    double v[100];
-    for (int i = -1; i < repeat; i++) {
-        qn_bench_result r;
-        QN_TRY(qn_bench(e, spec, &r, err));
-        if (i >= 0)
-            v[i] = spec->n_prefill ? 1e3 * spec->n_prefill / r.prefill_ms
-                                   : 1e3 * spec->n_decode * spec->batch / r.decode_ms;
-    }
+    qn_bench_result r[MOST_RUNS + 1];
+    double v[MOST_RUNS];
+    spec.repeat = repeat + 1;
+    QN_TRY(qn_bench(e, &spec, r, err));
+    for (int i = 0; i < repeat; i++)
+        v[i] = spec.n_prefill ? 1e3 * spec.n_prefill / r[i + 1].prefill_ms
+                              : 1e3 * spec.n_decode * spec.batch / r[i + 1].decode_ms;
     qsort(v, (size_t)repeat, sizeof *v, by_value);
     *out = v[repeat / 2];
     return QN_OK;
@@ -155,9 +154,9 @@ static qn_status try_setting(const tune_options *o, trial *t, qn_err *err)
     qn_bench_spec pre = {.n_prefill = o->n_prefill, .batch = 1},
                   dec = {.n_decode = DECODE, .batch = 1};
     QN_TRY(open_engine(&e, o, t, err));
-    qn_status s = rate(e, &pre, o->repeat, &t->prefill, err);
+    qn_status s = rate(e, pre, o->repeat, &t->prefill, err);
     if (s == QN_OK)
-        s = rate(e, &dec, o->repeat, &t->decode, err);
+        s = rate(e, dec, o->repeat, &t->decode, err);
     qn_engine_free(e);
     if (s == QN_OK && !o->json) {
         char threads[16] = "default", tokens[16] = "default";
@@ -242,7 +241,7 @@ static qn_status tune_batch(const tune_options *o, qn_err *err)
     for (int b = 1; s == QN_OK && n < MOST && b <= most.batch; b *= 2) {
         qn_bench_spec spec = {.n_decode = DECODE, .batch = b};
         all[n] = (trial){.batch = b};
-        s = rate(e, &spec, o->repeat, &all[n].decode, err);
+        s = rate(e, spec, o->repeat, &all[n].decode, err);
         is_rising = is_rising && (n == 0 || all[n].decode > 1.15 * all[n - 1].decode);
         knee = is_rising ? n : knee;
         n++;

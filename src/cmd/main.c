@@ -22,6 +22,7 @@ static const command commands[] = {
     {&cmd_bench_opts, cmd_bench},
     {&cmd_profile_opts, cmd_profile},
     {&cmd_pack_opts, cmd_pack},
+    {&cmd_plan_opts, cmd_plan},
     {&cmd_doctor_opts, cmd_doctor},
     {&cmd_tune_opts, cmd_tune},
     {&cmd_limits_opts, cmd_limits},

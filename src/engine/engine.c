@@ -467,7 +467,8 @@ static qn_status open_steps(qn_engine *e, qn_err *err)
                    .max_ctx = (uint32_t)(c->max_ctx ? c->max_ctx : QN_LIMIT_CONTEXT)},
         .max_logit_rows = (uint32_t)QN_MAX(c->max_seqs, 64),
         .mapped = c->mmap,
-        .mem_limit = c->mem_limit,
+        .dry = c->dry,
+        .mem_limit = c->dry ? 0 : c->mem_limit, /* dry: what all of it takes */
         .plain_plan = c->exact || c->plain_plan,
         .progress = c->progress,
         .progress_arg = c->progress_arg};
@@ -484,6 +485,8 @@ static qn_status open_steps(qn_engine *e, qn_err *err)
     QN_TRY(size_cache(e, kv_dtype, &n_blocks, err));
     QN_TRY(qn_runner_new(&e->runner, e->model, n_blocks, (uint32_t)c->max_seqs,
                          (uint32_t)c->max_ctx, kv_dtype, err));
+    if (c->prefault)
+        QN_TRY(qn_kv_cache_touch(e->runner->kv, err));
     QN_TRY(qn_block_pool_new(&e->pool, n_blocks, err));
     qn_scheduler_init(&e->scheduler, e->pool, QN_KV_BLOCK, (uint32_t)c->max_batch_tokens,
                       (uint32_t)c->max_seqs);

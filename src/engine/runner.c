@@ -140,6 +140,8 @@ static qn_status run_op(qn_runner *r, size_t i, qn_err *err)
 qn_status qn_runner_step(qn_runner *r, const qn_run_seq *seqs, uint32_t n_seqs, const qn_tap *tap,
                          qn_err *err)
 {
+    if (r->model->dry)
+        return qn_fail(err, QN_E_ARG, "the engine was opened dry: it has no weights to run");
     qn_model *m = r->model;
     size_t rows = 0, logit_rows = 0;
     for (uint32_t s = 0; s < n_seqs; s++) {

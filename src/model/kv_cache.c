@@ -53,6 +53,18 @@ void qn_kv_cache_free(qn_kv_cache *c)
     qn_free(c);
 }
 
+qn_status qn_kv_cache_touch(qn_kv_cache *c, qn_err *err)
+{
+    static const uint8_t zero[1] = {0};
+    size_t bytes = c->block_bytes * c->n_blocks;
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        for (size_t at = 0; at < bytes; at += 4096) {
+            QN_TRY(c->backend->upload(c->layers[i].k, at, zero, 1, err));
+            QN_TRY(c->backend->upload(c->layers[i].v, at, zero, 1, err));
+        }
+    return QN_OK;
+}
+
 qn_status qn_kv_cache_copy_block(qn_kv_cache *c, uint32_t to, uint32_t from, qn_err *err)
 {
     size_t n = c->block_bytes;

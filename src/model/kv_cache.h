@@ -30,6 +30,8 @@ size_t qn_kv_block_bytes(const qn_backend *b, const qn_kv_shape *s);
 QN_MUST_USE qn_status qn_kv_cache_new(qn_kv_cache **out, const qn_backend *b, qn_device *d,
                                       const qn_kv_shape *s, uint32_t n_blocks, qn_err *err);
 void qn_kv_cache_free(qn_kv_cache *c);
+/* Makes all of a new cache resident. */
+QN_MUST_USE qn_status qn_kv_cache_touch(qn_kv_cache *c, qn_err *err);
 /* Copies a block in every layer. */
 QN_MUST_USE qn_status qn_kv_cache_copy_block(qn_kv_cache *c, uint32_t to, uint32_t from,
                                              qn_err *err);

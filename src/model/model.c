@@ -11,6 +11,7 @@
 struct qn_taken {
     const qn_weight *view;
     qn_dweight *w;
+    bool rows_only;
 };
 
 typedef struct opener {
@@ -52,10 +53,13 @@ static qn_status take_new(opener *op, qn_dweight **out, const qn_weight *view, b
     qn_weight w;
     QN_TRY(qn_native_view(&w, m->files, view, rows_only, op->o->device.exact, op->err));
     QN_TRY(check_mapped(op, &w, rows_only));
+    if (op->o->dry && !w.packed && !rows_only && !op->o->device.exact &&
+        m->backend->weight_form(&w, &w.packed_form, &w.packed_bytes))
+        w.packed = w.data; /* as if from a packed file: nothing of it is read */
     QN_TRY(m->backend->weight_new(out, m->device, &w, rows_only, op->err));
     if (!m->backend->weight_is_borrowed(*out))
         qn_weights_drop(m->files, view->data, qn_weight_bytes(view));
-    m->taken[m->n_taken++] = (struct qn_taken){.view = view, .w = *out};
+    m->taken[m->n_taken++] = (struct qn_taken){.view = view, .w = *out, .rows_only = rows_only};
     op->done += (double)qn_weight_bytes(view);
     report(op, "loading weights");
     return QN_OK;
@@ -105,6 +109,7 @@ static qn_status take_vector(opener *op, const qn_buf **out, const qn_node *n, i
         s = m->backend->buf_new(&b, m->device, width * sizeof *row, QN_MEM_WEIGHTS, op->err);
     if (s == QN_OK) {
         m->vectors[m->n_vectors++] = b;
+        m->vector_bytes += width * sizeof *row;
         s = m->backend->upload(b, 0, row, width * sizeof *row, op->err);
     }
     qn_free(row);
@@ -258,10 +263,14 @@ static qn_status open_steps(opener *op, const char *path)
     QN_TRY(m->backend->open(&m->device, &op->o->device, op->err));
     op->total = qn_plan_cost_of(m->plan, 1, 0, 1).matrix_bytes;
     QN_TRY(open_cache(op));
-    int n_areas = op->o->mapped ? 0 : m->cache ? QN_QPK_EXPERTS : QN_QPK_N_AREAS;
+    int n_areas = op->o->mapped || op->o->dry ? 0 : m->cache ? QN_QPK_EXPERTS : QN_QPK_N_AREAS;
     QN_TRY(qn_native_open(m->files, m->backend, op->o->device.n_threads, n_areas, op->err));
     report(op, "loading weights");
-    return bind_ops(op);
+    QN_TRY(bind_ops(op));
+    /* what binding and choosing looked at; what is used where it lies comes back when it is */
+    for (size_t i = 0; i < m->files->n_files; i++)
+        qn_file_drop(m->files->files[i], m->files->files[i]->data, m->files->files[i]->size);
+    return QN_OK;
 }
 
 qn_status qn_model_open(qn_model **out, const char *path, const qn_model_options *o, qn_err *err)
@@ -273,6 +282,7 @@ qn_status qn_model_open(qn_model **out, const char *path, const qn_model_options
     m->backend = qn_backend_cpu();
     m->max_rows = o->device.max_rows;
     m->max_logit_rows = o->max_logit_rows;
+    m->dry = o->dry;
     opener op = {.m = m, .o = o, .err = err};
     qn_status s = open_steps(&op, path);
     if (s != QN_OK) {
@@ -320,9 +330,10 @@ void qn_model_free(qn_model *m)
 
 uint64_t qn_model_weight_bytes(const qn_model *m)
 {
-    uint64_t b = 0;
+    uint64_t b = m->vector_bytes;
     for (size_t i = 0; i < m->n_taken; i++)
-        b += m->backend->weight_bytes(m->taken[i].w);
+        if (!m->taken[i].rows_only)
+            b += m->backend->weight_bytes(m->taken[i].w);
     if (!m->cache)
         return b;
     qn_expert_counts n = qn_expert_cache_count(m->cache);

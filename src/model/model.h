@@ -25,17 +25,19 @@ typedef struct qn_model {
     struct qn_taken *taken;
     size_t n_taken, taken_cap;
     qn_buf **vectors;
-    size_t n_vectors, vectors_cap;
+    size_t n_vectors, vectors_cap, vector_bytes;
     qn_experts *experts;
     qn_dweight **expert_lists;
     size_t n_experts;
     qn_expert_cache *cache; /* NULL: all experts are in memory */
     uint32_t max_rows, max_logit_rows;
+    bool dry;
 } qn_model;
 
 typedef struct qn_model_options {
     qn_device_config device;
     uint32_t max_logit_rows;
+    bool dry;    /* sizes only: weights are not read, and nothing can be run */
     bool mapped; /* weights stay in the file's mapping, shared with other processes */
     /* bytes that all may take; 0: as many as needed. Experts of a packed file may stay outside:
      * qn_expert_cache_fill gives them what is left */
@@ -50,7 +52,8 @@ QN_MUST_USE qn_status qn_model_open(qn_model **out, const char *path, const qn_m
 void qn_model_free(qn_model *m);
 /* Gives the plan's attention operations their layer of the cache. Before the first step. */
 QN_MUST_USE qn_status qn_model_bind_kv(qn_model *m, qn_kv_view *layers, qn_err *err);
-uint64_t qn_model_weight_bytes(const qn_model *m); /* resident, borrowed mappings included */
+/* Resident: vectors and all matrices but one that is only looked up; mapped ones included. */
+uint64_t qn_model_weight_bytes(const qn_model *m);
 /* The most used format of the matrices by bytes: "Q5_0". */
 const char *qn_model_main_dtype(const qn_model_weights *m, const qn_plan *p);
 

@@ -555,7 +555,7 @@ static void bench_run(void *arg, int thread, int n_threads)
 
 static void bench_format(const ck_isa *isa, qn_dtype t, bool exact, size_t rows, size_t cols)
 {
-    static const size_t batches[] = {1, 4, 64, 512};
+    static const size_t batches[] = {1, 2, 4, 8, 16, 32, 64, 512};
     stored s = stored_new(t, rows, cols);
     bench b = {.k = &isa->k, .n_copies = exact ? 4 : COPIES};
     float *x = ck_in(512 * cols * sizeof *x);
@@ -572,7 +572,8 @@ static void bench_format(const ck_isa *isa, qn_dtype t, bool exact, size_t rows,
                (double)b.n_copies * (double)qn_dweight_bytes(b.d[0]) * 1e-9);
     for (size_t i = 0; i < QN_COUNT(batches); i++) {
         size_t m = batches[i];
-        int copies = m == 1 && !exact ? b.n_copies : 1;
+        int copies =
+            m <= 32 && !exact ? b.n_copies : 1; /* few rows: the weights come from memory */
         bench one = b;
         one.n_copies = copies;
         qn_acts_begin(b.a, m, cols, 1u << QN_MM_F32 | 1u << QN_MM_INT);

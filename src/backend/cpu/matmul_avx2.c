@@ -344,7 +344,7 @@ INLINE void gemv(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, siz
 }
 
 enum {
-    DIRECT_QUADS = 3,    /* tokens / 4 up to which nothing is unpacked to memory */
+    DIRECT_QUADS = 4,    /* tokens / 4 up to which nothing is unpacked to memory */
     DIRECT_BYTES = 16384 /* of a panel, in the first-level cache */
 };
 
@@ -469,10 +469,6 @@ INLINE void tile(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *restri
 {
     const int steps = fold_steps(bits, scales), n_parts = has_parts(bits) ? 2 : 1;
     const __m256i one = _mm256_set1_epi16(1), sixteen = _mm256_set1_epi16(16);
-    __m256 f[8];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        f[i] = _mm256_loadu_ps(c + 8 * i);
     for (; n > 0; n--, a++, w += unpacked_bytes(bits, scales)) {
         const uint8_t *tail = w + 512 * n_parts;
         __m256i sum[8], acc[8];
@@ -504,15 +500,14 @@ INLINE void tile(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *restri
                 s = _mm256_mul_ps(
                     d, _mm256_cvtepi32_ps(_mm256_madd_epi16(load(tail + 256 + 32 * (i & 1)),
                                                             bcast4((const int8_t *)a->h[i / 2]))));
-            f[i] = _mm256_fmadd_ps(_mm256_load_ps((const float *)(tail + 32 * (i & 1))),
-                                   _mm256_mul_ps(d, _mm256_cvtepi32_ps(sum[i])), f[i]);
-            f[i] =
-                _mm256_fmadd_ps(_mm256_load_ps((const float *)(tail + 64 + 32 * (i & 1))), s, f[i]);
+            __m256 f = _mm256_fmadd_ps(_mm256_load_ps((const float *)(tail + 32 * (i & 1))),
+                                       _mm256_mul_ps(d, _mm256_cvtepi32_ps(sum[i])),
+                                       _mm256_loadu_ps(c + 8 * i));
+            f = _mm256_fmadd_ps(_mm256_load_ps((const float *)(tail + 64 + 32 * (i & 1))), s, f);
+            _mm256_storeu_ps(c + 8 * i, f);
         }
+        __asm__("" : "+r"(c)); /* or gcc keeps its sums on the stack for the loop */
     }
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        _mm256_storeu_ps(c + 8 * i, f[i]);
 }
 
 INLINE void gemm(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, size_t n_blocks,

@@ -62,7 +62,7 @@ static double read_bytes_s(const qn_device *d)
     size_t want = cache > 0 ? 4 * (size_t)cache : 128 * MIB;
     roof_job j = {.k = &d->k, .bytes = QN_MIN(QN_MAX(want, 128 * MIB), 1024 * MIB)};
     double best = 0;
-    j.memory = qn_alloc(j.bytes, QN_MEM_MISC);
+    j.memory = qn_alloc(j.bytes, QN_MEM_ACTIVATIONS);
     if (!j.memory)
         return 0;
     qn_team_run(d->team, touch, &j);
