@@ -314,7 +314,7 @@ static bool had_before(const qn_model *m, size_t op, const qn_dweight *w)
 {
     for (size_t i = 0; i < op; i++)
         for (uint32_t k = 0; k < m->ops[i].n_w; k++)
-            if (m->ops[i].w[k] == w)
+            if (m->ops[i].w[k] == w && m->ops[i].kind != QN_OP_EMBED)
                 return true;
     return false;
 }
@@ -348,7 +348,7 @@ void qn_engine_get_op(const qn_engine *e, int op, qn_op_info *out)
     *out = (qn_op_info){.format = "", .layer = o->layer};
     qn_op_name(o, out->name, sizeof out->name);
     for (uint32_t k = 0; k < o->n_w; k++)
-        if (!had_before(m, i, o->w[k]))
+        if (o->kind != QN_OP_EMBED && !had_before(m, i, o->w[k])) /* EMBED reads the file */
             out->weight_bytes += m->backend->weight_bytes(o->w[k]);
     if (o->n_w) {
         out->format = qn_dtype_get(n->w[0]->dtype)->name;
