@@ -350,6 +350,9 @@ void qn_engine_get_op(const qn_engine *e, int op, qn_op_info *out)
     for (uint32_t k = 0; k < o->n_w; k++)
         if (o->kind != QN_OP_EMBED && !had_before(m, i, o->w[k])) /* EMBED reads the file */
             out->weight_bytes += m->backend->weight_bytes(o->w[k]);
+    size_t sizes[QN_PLAN_MAX_VEC_PARTS];
+    for (int k = 0; k < 2; k++)
+        out->weight_bytes += qn_node_vector(n, k, sizes) * sizeof(float);
     if (o->n_w) {
         out->format = qn_dtype_get(n->w[0]->dtype)->name;
         out->n_in = (int)n->w[0]->cols;

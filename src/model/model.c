@@ -75,21 +75,14 @@ static qn_status take_weight(opener *op, qn_dweight **out, const qn_weight *view
     return take_new(op, out, view, rows_only);
 }
 
-/* Vector parts side by side as float32. A missing part (a model with a bias on some of q, k, v) is
- * zeros of its product's rows. */
+/* Vector parts side by side as float32. */
 static qn_status take_vector(opener *op, const qn_buf **out, const qn_node *n, int which)
 {
     qn_model *m = op->m;
     const qn_weight *const *part = n->vec[which];
     *out = NULL;
-    size_t width = 0, at = 0, sizes[QN_PLAN_MAX_VEC_PARTS] = {0};
-    bool any = false;
-    for (size_t i = 0; i < QN_PLAN_MAX_VEC_PARTS; i++) {
-        any = any || part[i];
-        sizes[i] = part[i] ? part[i]->cols : which == 1 && i < n->op.n_w ? n->w[i]->rows : 0;
-        width += sizes[i];
-    }
-    if (!any)
+    size_t at = 0, sizes[QN_PLAN_MAX_VEC_PARTS], width = qn_node_vector(n, which, sizes);
+    if (!width)
         return QN_OK;
     float *row = qn_calloc(width, sizeof *row, QN_MEM_MISC);
     if (!row || !qn_grow(&m->vectors, &m->vectors_cap, m->n_vectors + 1, sizeof *m->vectors,

@@ -424,6 +424,19 @@ static double resident(const qn_plan *p, size_t i)
     return b;
 }
 
+size_t qn_node_vector(const qn_node *n, int which, size_t sizes[QN_PLAN_MAX_VEC_PARTS])
+{
+    const qn_weight *const *part = n->vec[which];
+    size_t width = 0;
+    bool any = false;
+    for (size_t i = 0; i < QN_PLAN_MAX_VEC_PARTS; i++) {
+        any = any || part[i];
+        sizes[i] = part[i] ? part[i]->cols : which == 1 && i < n->op.n_w ? n->w[i]->rows : 0;
+        width += sizes[i];
+    }
+    return any ? width : 0;
+}
+
 qn_plan_cost qn_plan_cost_of(const qn_plan *p, size_t n_rows, size_t depth, size_t n_logit_rows)
 {
     qn_plan_cost c = {0};

@@ -68,6 +68,10 @@ void qn_pass_prune(qn_plan *p); /* after the last attention only the rows whose 
 /* Memory by liveness. max_logit_rows rows for what follows GATHER. False: too big. */
 bool qn_pass_place(qn_plan *p, size_t max_rows, size_t max_logit_rows);
 
+/* Floats of vector `which` of a node, and of its parts side by side; a missing part (a bias on some
+ * of q, k, v) is zeros of its product's rows. 0: the node has no such vector. */
+size_t qn_node_vector(const qn_node *n, int which, size_t sizes[QN_PLAN_MAX_VEC_PARTS]);
+
 /* What one step costs: n_rows tokens of one sequence after `depth` computed ones, logits of
  * n_logit_rows. */
 typedef struct qn_plan_cost {
