@@ -121,7 +121,8 @@ static qn_status measure(const qn_config *config, uint64_t *peak, qn_err *err)
         qn_engine_get_info(e, &info);
         int rows = QN_MIN(c.max_batch_tokens ? c.max_batch_tokens : 512, info.max_ctx - 8);
         int32_t *ids = qn_calloc((size_t)QN_MAX(rows, 1), sizeof *ids, QN_MEM_MISC);
-        /* one token again and again: a looked-up embedding stays in the file */
+        for (int i = 0; ids && i < rows; i++) /* all over the vocabulary */
+            ids[i] = (int32_t)((uint64_t)i * 2654435761u % (uint64_t)info.n_vocab);
         s = ids ? qn_score(e, ids, (size_t)QN_MAX(rows, 1), 0, every_row, NULL, NULL, err)
                 : qn_fail_nomem(err, sizeof *ids);
         qn_free(ids);

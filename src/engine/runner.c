@@ -159,6 +159,7 @@ qn_status qn_runner_step(qn_runner *r, const qn_run_seq *seqs, uint32_t n_seqs, 
         if (tap && m->plan->nodes[i].tap >= 0)
             QN_TRY(tap_node(r, op, m->plan->nodes[i].tap, tap, err));
     }
+    qn_model_looked_up(m, rows);
     const qn_op *last = &m->ops[m->plan->n_nodes - 1];
     if (!r->n_logit_rows)
         return QN_OK;

@@ -59,6 +59,8 @@ static qn_status take_new(opener *op, qn_dweight **out, const qn_weight *view, b
     QN_TRY(m->backend->weight_new(out, m->device, &w, rows_only, op->err));
     if (!m->backend->weight_is_borrowed(*out))
         qn_weights_drop(m->files, view->data, qn_weight_bytes(view));
+    if (rows_only)
+        m->looked_up = view;
     m->taken[m->n_taken++] = (struct qn_taken){.view = view, .w = *out, .rows_only = rows_only};
     op->done += (double)qn_weight_bytes(view);
     report(op, "loading weights");
@@ -295,6 +297,18 @@ qn_status qn_model_bind_kv(qn_model *m, qn_kv_view *layers, qn_err *err)
             op->kv = &layers[op->layer];
     }
     return m->backend->prepare(m->device, m->ops, m->plan->n_nodes, err);
+}
+
+/* A fault brings up to 16 pages: 256 rows at most 16 MiB. */
+#define LOOKUPS 256
+
+void qn_model_looked_up(qn_model *m, size_t n_rows)
+{
+    m->n_lookups += n_rows;
+    if (!m->looked_up || m->n_lookups < LOOKUPS)
+        return;
+    m->n_lookups = 0;
+    qn_weights_drop(m->files, m->looked_up->data, qn_weight_bytes(m->looked_up));
 }
 
 void qn_model_free(qn_model *m)

@@ -169,9 +169,15 @@ size_t qn_dweight_row_step(const qn_dweight *w)
     return w->kind == QN_MM_INT ? QN_PACK_ROWS : TILE_MIN_ROWS;
 }
 
+/* From the panels where they say the same: the file's pages then need not come back. */
 void qn_dweight_row(const qn_dweight *w, size_t row, float *out)
 {
-    qn_weight_decode(&w->view, row, 1, out);
+    qn_dtype t = w->view.dtype;
+    if (w->kind == QN_MM_INT && t != QN_GPTQ4 && t != QN_GPTQ8 && t != QN_AWQ4)
+        qn_pack_row(w->pack, w->panels + row / QN_PACK_ROWS * w->panel_bytes, row % QN_PACK_ROWS,
+                    w->view.cols, out);
+    else
+        qn_weight_decode(&w->view, row, 1, out);
 }
 
 /* ---- activations ---- */

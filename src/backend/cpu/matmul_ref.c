@@ -122,6 +122,27 @@ static void read_block(const qn_pack_info *p, const uint8_t *u, size_t b, size_t
     }
 }
 
+void qn_pack_row(qn_pack pack, const uint8_t *panel, size_t row, size_t cols, float *out)
+{
+    const qn_pack_info *p = &qn_packs[pack];
+    size_t per = qn_scales_blocks(p->scales), unit = qn_unit_bytes(p->bits, p->scales);
+    bool is_centred = p->scales == QN_SCALES_D || p->scales == QN_SCALES_KD;
+    int zero = qn_bits_zero(p->bits);
+    block_row w;
+    for (size_t b = 0; b < cols / 32; b++, out += 32) {
+        read_block(p, panel + b / per * unit, b % per, row, &w);
+        for (size_t k = 0; k < 32; k++) {
+            int i = k >= 16;
+            if (is_centred || p->scales == QN_SCALES_S)
+                out[k] = (w.has_sub ? w.s * (float)w.sc[i] : w.s) * (float)(w.q[k] - zero);
+            else if (w.has_sub)
+                out[k] = w.s * (float)w.sc[i] * (float)w.q[k] + w.m * (float)w.mn[i];
+            else
+                out[k] = w.s * (float)w.q[k] + w.m;
+        }
+    }
+}
+
 /* f of pack.h after one more block. a: 4 columns every `step` bytes. */
 static float add_block(const block_row *w, float d, float s, const int16_t *h, const int8_t *a,
                        size_t step, float f)

@@ -142,6 +142,9 @@ static inline size_t qn_unit_bytes(qn_pack_bits b, qn_pack_scales s)
 size_t qn_pack_panel_bytes(qn_pack p, size_t cols);
 /* The layout that holds w, or false: its format has none, or its shape does not fit. */
 bool qn_pack_choose(const qn_weight *w, qn_pack *out);
+/* Row `row` of 16 of a panel as float32: the bits of qn_weight_decode, but for GPTQ and AWQ, whose
+ * offsets a panel rounds (matmul_ref.c). */
+void qn_pack_row(qn_pack p, const uint8_t *panel, size_t row, size_t cols, float *out);
 /* Writes panel `panel` of w (rows beyond the last: zero) in layout p. */
 void qn_pack_panel(const qn_weight *w, qn_pack p, size_t panel, uint8_t *out);
 
