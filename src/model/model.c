@@ -299,8 +299,8 @@ qn_status qn_model_bind_kv(qn_model *m, qn_kv_view *layers, qn_err *err)
     return m->backend->prepare(m->device, m->ops, m->plan->n_nodes, err);
 }
 
-/* A fault brings up to 16 pages: 256 rows at most 16 MiB. */
-#define LOOKUPS 256
+#define FAULT   ((size_t)64 << 10) /* bytes that one fault in a mapped file brings in */
+#define LOOKUPS 256                /* rows: 16 MiB */
 
 void qn_model_looked_up(qn_model *m, size_t n_rows)
 {
@@ -333,6 +333,12 @@ void qn_model_free(qn_model *m)
     qn_model_weights_free(m->matrices);
     qn_weights_free(m->files);
     qn_free(m);
+}
+
+uint64_t qn_model_lookup_bytes(const qn_model *m)
+{
+    size_t rows = QN_MAX((size_t)m->max_rows, (size_t)LOOKUPS);
+    return m->looked_up ? QN_MIN(rows * FAULT, qn_weight_bytes(m->looked_up)) : 0;
 }
 
 uint64_t qn_model_weight_bytes(const qn_model *m)

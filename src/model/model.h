@@ -58,6 +58,7 @@ QN_MUST_USE qn_status qn_model_bind_kv(qn_model *m, qn_kv_view *layers, qn_err *
 /* After a step that embedded n_rows tokens: pages of a looked-up embedding do not pile up in this
  * process. */
 void qn_model_looked_up(qn_model *m, size_t n_rows);
+uint64_t qn_model_lookup_bytes(const qn_model *m); /* of such pages, at most */
 /* Resident: vectors and all matrices but one that is only looked up; mapped ones included. */
 uint64_t qn_model_weight_bytes(const qn_model *m);
 /* The most used format of the matrices by bytes: "Q5_0". */
