@@ -105,7 +105,7 @@ typedef struct qn_config {
     unsigned cpu_mask; /* instruction sets allowed; 0: the plain C kernels; default: all */
     bool exact;        /* float32 activations and K/V, no fused operations */
     qn_kv_cache_dtype kv_cache_dtype;
-    bool plain_plan;   /* one operation for each formula, also without exact: to compare with */
+    bool plain_plan; /* one operation for each formula, also without exact: to compare with */
     /* weights stay in the mapped file, whose pages processes share (a packed file, or formats that
      * need no packing); slower by what huge pages give */
     bool mmap;
@@ -146,7 +146,7 @@ typedef struct qn_engine_info {
     int prompt_tokens;
     const char *kv_cache_dtype; /* "f16" */
     uint64_t kv_bytes, activation_bytes, vocab_bytes;
-    uint64_t lookup_bytes; /* pages of the file with rows of an embedding, at most */
+    uint64_t lookup_bytes;              /* pages of the file with rows of an embedding, at most */
     int n_layers, hidden_size, n_vocab; /* n_vocab: logits of a row */
     int max_ctx, model_max_ctx;         /* tokens of one sequence: here; as trained */
     int n_threads;
