@@ -213,7 +213,7 @@ static void step(qn_engine *e)
         if (s == QN_OK && e->run_seqs[i].n_logits) {
             if (!q->request->over)
                 s = after_step(e, q, row, &err);
-            row += e->run_seqs[i].n_logits * e->model->config.n_vocab;
+            row += (size_t)e->run_seqs[i].n_logits * e->model->config.n_vocab;
         }
         if (s != QN_OK)
             qn_request_fail(q->request, s, &err);

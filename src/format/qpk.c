@@ -117,7 +117,7 @@ static bool read_files(reader *r)
 static bool read_dtype(reader *r, qn_dtype *out)
 {
     char *name = NULL;
-    if (!read_name(r, &name))
+    if (!read_name(r, &name) || !name)
         return false;
     for (int t = 0; t < QN_N_DTYPES; t++)
         if (strcmp(qn_dtype_get((qn_dtype)t)->name, name) == 0 &&
@@ -286,7 +286,7 @@ static bool read_all(reader *r)
     uint8_t have[HASH];
     if (!read_header(r, &head, &table, &hash))
         return false;
-    if (!sha256(have, head, table) || memcmp(have, hash.p, HASH) != 0)
+    if (!hash.p || !sha256(have, head, table) || memcmp(have, hash.p, HASH) != 0)
         return qn_cursor_fail(c, QN_E_FORMAT,
                               "header and table are not those that were written (SHA-256)");
     if (q->absent_bytes && !(q->absent = qn_zeros_map(q->absent_bytes)))

@@ -23,7 +23,7 @@ QN_MUST_USE qn_status qn_expert_cache_new(qn_expert_cache **out, const qn_qpk *f
                                           qn_err *err);
 void qn_expert_cache_free(qn_expert_cache *c); /* NULL allowed */
 /* A weight of an expert (gate, up, down) and where it stands in the file; NULL: it is not packed and stays where it is. */
-void qn_expert_cache_set(qn_expert_cache *c, size_t layer, uint32_t expert, int part, qn_dweight *w,
+void qn_expert_cache_set(qn_expert_cache *c, size_t layer, uint32_t id, int part, qn_dweight *w,
                          const qn_qpk_panels *p);
 /* The layer's experts come from here from now on. */
 void qn_expert_cache_bind(qn_expert_cache *c, size_t layer, qn_experts *ex);

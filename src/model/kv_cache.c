@@ -4,7 +4,7 @@
 
 size_t qn_kv_block_bytes(const qn_backend *b, const qn_kv_shape *s)
 {
-    return 2 * s->n_layers * b->kv_block_bytes(s->dtype, s->n_kv_heads, s->head_dim);
+    return (size_t)2 * s->n_layers * b->kv_block_bytes(s->dtype, s->n_kv_heads, s->head_dim);
 }
 
 qn_status qn_kv_cache_new(qn_kv_cache **out, const qn_backend *b, qn_device *d,

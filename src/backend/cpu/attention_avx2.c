@@ -251,6 +251,7 @@ static void scores_i8(const float *q, size_t n_q, const void *tile, size_t n, si
     p.col_scale = qn_kv_scales(tile, dim);
     while (n_q > 0) {
         size_t g = strip_size(n_q);
+        QN_ASSERT(g > 0);
         for (size_t i = 0; i < g; i++, q += p.a_stride) {
             step[i] = q[qn_kv_query_step(dim)];
             first[i] = dot_first(q, qn_kv_first(tile, dim), qn_kv_width(dim));
@@ -306,6 +307,7 @@ static void weigh_i8(const float *p, const float *scale, size_t n_q, const void 
     args.step = step;
     while (n_q > 0) {
         size_t g = strip_size(n_q);
+        QN_ASSERT(g > 0);
         for (size_t i = 0; i < g; i++)
             step[i] = int_weights(p + i * QN_KV_TILE, v_scale, (int16_t *)(void *)w[i]);
         strips_i8[g](&args);

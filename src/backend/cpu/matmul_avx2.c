@@ -303,12 +303,13 @@ enum {
     PREFETCH = 2048 /* bytes ahead of each */
 };
 
-/* `n_streams` panels, `apart` bytes and `y_apart` outputs from one another. */
+/* `n_streams` panels, `apart` panels from one another. */
 INLINE void gemv_panels(qn_pack_bits bits, qn_pack_scales scales, int n_streams, const uint8_t *w,
-                        size_t apart, size_t n_blocks, const qn_act1 *a, float *y, size_t y_apart)
+                        size_t apart, size_t n_blocks, const qn_act1 *a, float *y)
 {
     const size_t per = qn_scales_blocks(scales), bytes = 2 * qn_bits_bytes(bits),
-                 head = qn_scales_bytes(scales);
+                 head = qn_scales_bytes(scales),
+                 stream = apart * (n_blocks / per) * (head + per * bytes);
     __m256 f[2 * STREAMS];
 #pragma GCC unroll 4
     for (int i = 0; i < 2 * n_streams; i++)
@@ -317,7 +318,7 @@ INLINE void gemv_panels(qn_pack_bits bits, qn_pack_scales scales, int n_streams,
         for (size_t b = 0; b < per; b++, a++)
 #pragma GCC unroll 4
             for (int i = 0; i < 2 * n_streams; i++) {
-                const uint8_t *u = w + (size_t)(i / 2) * apart, *next = u + head + b * bytes;
+                const uint8_t *u = w + (size_t)(i / 2) * stream, *next = u + head + b * bytes;
                 for (size_t line = 0; line < bytes + head / per && i % 2 == 0; line += 64)
                     _mm_prefetch((const char *)next + PREFETCH + line, _MM_HINT_T0);
                 f[i] = gemv_half(bits, scales, u, b, (size_t)i % 2, a, f[i]);
@@ -325,7 +326,7 @@ INLINE void gemv_panels(qn_pack_bits bits, qn_pack_scales scales, int n_streams,
                         : "+r"(a)); /* or gcc keeps activations for the next rows, on the stack */
             }
 #pragma GCC unroll 2
-    for (int i = 0; i < n_streams; i++, y += y_apart) {
+    for (int i = 0; i < n_streams; i++, y += apart * QN_PACK_ROWS) {
         _mm256_storeu_ps(y, f[2 * i]);
         _mm256_storeu_ps(y + 8, f[2 * i + 1]);
     }
@@ -338,9 +339,9 @@ INLINE void gemv(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, siz
     const size_t half = n_panels / STREAMS,
                  bytes = n_blocks / qn_scales_blocks(scales) * qn_unit_bytes(bits, scales);
     for (size_t i = 0; i < half; i++, w += bytes, y += QN_PACK_ROWS)
-        gemv_panels(bits, scales, STREAMS, w, half * bytes, n_blocks, a, y, half * QN_PACK_ROWS);
+        gemv_panels(bits, scales, STREAMS, w, half, n_blocks, a, y);
     if (n_panels % STREAMS != 0)
-        gemv_panels(bits, scales, 1, w + half * bytes, 0, n_blocks, a, y + half * QN_PACK_ROWS, 0);
+        gemv_panels(bits, scales, 1, w + half * bytes, 0, n_blocks, a, y + half * QN_PACK_ROWS);
 }
 
 enum {

@@ -242,7 +242,7 @@ static void cut_pieces(qn_device *d, int n_threads)
     size_t total = 0, at = 0;
     for (size_t i = 0; i < d->n_groups; i++)
         total += group_cost(&d->groups[i]);
-    size_t share = QN_DIV_UP(total, (size_t)n_threads * PIECES);
+    size_t share = QN_MAX(QN_DIV_UP(total, (size_t)n_threads * PIECES), (size_t)1);
     for (size_t i = 0; i < d->n_groups; i++) {
         group *g = &d->groups[i];
         size_t blocks = QN_DIV_UP(g->n, (size_t)BLOCK_ROWS),
@@ -316,6 +316,7 @@ static void inner_piece(const qn_device *d, const group *g, const qn_acts *x, si
                         size_t begin, size_t end, int thread)
 {
     qn_acts h = hidden_rows(d, g);
+    QN_ASSERT(x->rows > 0);
     size_t cols = QN_MAX(TILE_FLOATS / 2 / x->rows / COLUMN_STEP, (size_t)1) * COLUMN_STEP;
     for (size_t c = begin; c < end; c += cols) {
         size_t n = QN_MIN(cols, end - c);

@@ -54,7 +54,7 @@ static double int8_ops(size_t n)
 /* One register each: as an array gcc keeps them in memory. */
 #define CHAIN(s)                                                                                   \
     do {                                                                                           \
-        s = _mm256_fmadd_ps(x, y, s);                                                              \
+        (s) = _mm256_fmadd_ps(x, y, s);                                                            \
         OPAQUE(s);                                                                                 \
     } while (0)
 
