@@ -2,9 +2,10 @@
  * mem.c - allocation. Each block:  [ header, 64 bytes ][ user bytes ... ]
  *
  * A block is malloc's, or, when it is large and of a tag that lives as long as a model, a piece of
- * a region: 256 MiB of address space (more for a larger block) on a 2 MiB border that asks for huge
- * pages. Reads of weights run 15-20 % faster from those than from 4 KiB pages (measured on 2 Zen 3
- * cores), whatever the size of a single matrix, and nothing is resident until it is written.
+ * a region: 8 to 256 MiB of address space (as much as the tag has already; more for a larger block)
+ * on a 2 MiB border that asks for huge pages. Reads of weights run 15-20 % faster from those than
+ * from 4 KiB pages (measured on 2 Zen 3 cores), whatever the size of a single matrix, and nothing is
+ * resident until it is written.
  *
  *   region  [ header ][ block ][ header ][ block ] ... [ never touched ]
  *
@@ -20,12 +21,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define HEADER    ((size_t)64)
-#define PAGE      ((size_t)4096)
-#define HUGE_PAGE ((size_t)2 << 20)
-#define REGION    ((size_t)256 << 20)
-#define LARGE     ((size_t)64 << 10) /* blocks of this many bytes and more go to regions */
-#define MAGIC     0x51756572u
+#define HEADER     ((size_t)64)
+#define PAGE       ((size_t)4096)
+#define HUGE_PAGE  ((size_t)2 << 20)
+#define MIN_REGION ((size_t)8 << 20)
+#define MAX_REGION ((size_t)256 << 20)
+#define LARGE      ((size_t)64 << 10) /* blocks of this many bytes and more go to regions */
+#define MAGIC      0x51756572u
 
 typedef struct region {
     struct region *next;
@@ -56,7 +58,7 @@ static header *header_of(void *p)
 static region *region_new(size_t bytes)
 {
     size_t size, span;
-    if (!qn_add_size(QN_MAX(bytes, REGION), HUGE_PAGE - 1, &size))
+    if (!qn_add_size(bytes, HUGE_PAGE - 1, &size))
         return NULL;
     size &= ~(HUGE_PAGE - 1);
     region *r = malloc(sizeof *r);
@@ -84,10 +86,11 @@ static region *region_new(size_t bytes)
 static char *region_take(qn_mem_tag tag, size_t total, bool zeroed, region **from)
 {
     region *r = regions[tag];
-    while (r && r->size - r->used < total)
-        r = r->next;
+    size_t have = MIN_REGION;
+    for (; r && r->size - r->used < total; r = r->next)
+        have += r->size;
     if (!r) {
-        r = region_new(total);
+        r = region_new(QN_MAX(total, QN_MIN(have, MAX_REGION)));
         if (!r)
             return NULL;
         r->next = regions[tag];

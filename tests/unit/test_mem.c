@@ -48,7 +48,8 @@ static void test_regions(void **state)
 {
     (void)state;
     enum { N = 8, BYTES = 3 << 20 };
-    unsigned char *p[N];
+    unsigned char *p[N], *first = qn_alloc(64u << 20, QN_MEM_WEIGHTS); /* the next one is larger */
+    assert_non_null(first);
     for (size_t i = 0; i < N; i++) {
         p[i] = qn_calloc(BYTES, 1, QN_MEM_WEIGHTS);
         assert_non_null(p[i]);
@@ -74,6 +75,7 @@ static void test_regions(void **state)
     for (size_t i = 0; i < N; i++)
         if (i != 3)
             qn_free(p[i]);
+    qn_free(first);
     assert_int_equal(qn_mem_live(QN_MEM_WEIGHTS), 0);
 }
 
