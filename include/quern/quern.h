@@ -146,7 +146,6 @@ typedef struct qn_engine_info {
     int prompt_tokens;
     const char *kv_cache_dtype; /* "f16" */
     uint64_t kv_bytes, activation_bytes, vocab_bytes;
-    uint64_t lookup_bytes;              /* pages of the file with rows of an embedding, at most */
     int n_layers, hidden_size, n_vocab; /* n_vocab: logits of a row */
     int max_ctx, model_max_ctx;         /* tokens of one sequence: here; as trained */
     int n_threads;

@@ -46,7 +46,7 @@ qn_status cmd_memory_plan(cmd_memory *out, const qn_config *config, qn_err *err)
     *out = (cmd_memory){.weights = info.weight_bytes,
                         .kv = info.kv_bytes,
                         .activations = info.activation_bytes,
-                        .other = qn_mem_resident_rest() + info.lookup_bytes,
+                        .other = qn_mem_resident_rest(),
                         .max_ctx = info.max_ctx};
     (void)snprintf(out->type, sizeof out->type, "%s", info.quantization);
     (void)snprintf(out->name, sizeof out->name, "%s", info.name);

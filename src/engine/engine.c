@@ -442,7 +442,6 @@ static void fill_info(qn_engine *e)
                          .kv_bytes = qn_mem_live(QN_MEM_KV),
                          .activation_bytes = qn_mem_live(QN_MEM_ACTIVATIONS),
                          .vocab_bytes = qn_mem_live(QN_MEM_VOCAB),
-                         .lookup_bytes = qn_model_lookup_bytes(e->model),
                          .n_layers = (int)c->n_layers,
                          .hidden_size = (int)c->hidden_size,
                          .n_vocab = (int)c->n_vocab,

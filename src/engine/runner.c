@@ -151,6 +151,7 @@ qn_status qn_runner_step(qn_runner *r, const qn_run_seq *seqs, uint32_t n_seqs, 
     QN_ASSERT(n_seqs && n_seqs <= r->max_seqs && rows <= r->max_rows &&
               logit_rows <= r->max_logit_rows);
     prepare(r, seqs, n_seqs);
+    QN_TRY(qn_model_look_up(m, r->token_ids, rows, err));
     for (size_t i = 0; i < m->plan->n_nodes; i++) {
         const qn_op *op = &m->ops[i];
         if (op->on_logit_rows && !r->n_logit_rows)
@@ -159,7 +160,6 @@ qn_status qn_runner_step(qn_runner *r, const qn_run_seq *seqs, uint32_t n_seqs, 
         if (tap && m->plan->nodes[i].tap >= 0)
             QN_TRY(tap_node(r, op, m->plan->nodes[i].tap, tap, err));
     }
-    qn_model_looked_up(m, rows);
     const qn_op *last = &m->ops[m->plan->n_nodes - 1];
     if (!r->n_logit_rows)
         return QN_OK;

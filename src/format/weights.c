@@ -149,6 +149,14 @@ void qn_weights_free(qn_weights *w)
     qn_free(w);
 }
 
+const qn_file *qn_weights_file(const qn_weights *w, const void *p)
+{
+    for (size_t i = 0; i < w->n_files; i++)
+        if (w->files[i]->data && (uintptr_t)p - (uintptr_t)w->files[i]->data < w->files[i]->size)
+            return w->files[i];
+    return NULL;
+}
+
 void qn_weights_drop(const qn_weights *w, const void *p, size_t n)
 {
     for (size_t i = 0; i < w->n_files; i++)

@@ -56,6 +56,8 @@ QN_MUST_USE qn_status qn_weights_open(qn_weights **out, const char *path, qn_err
 void qn_weights_free(qn_weights *w);
 const qn_tensor *qn_weights_find(const qn_weights *w, const char *name); /* NULL: not there */
 
+/* The file whose mapping holds p; NULL: none (a misplaced tensor's copy). */
+const qn_file *qn_weights_file(const qn_weights *w, const void *p);
 /* Mapped bytes that will not be read again soon. */
 void qn_weights_drop(const qn_weights *w, const void *p, size_t n);
 qn_folder qn_weights_folder(const qn_weights *w); /* HF: the files beside the tensors */

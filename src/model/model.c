@@ -42,6 +42,22 @@ static qn_status check_mapped(const opener *op, const qn_weight *w, bool rows_on
                    qn_base_name(op->m->files->path), op->m->files->path);
 }
 
+/* w, whose rows are only looked up, becomes the rows of one step (qn_model_look_up). */
+static qn_status look_up_rows(opener *op, const qn_weight *view, qn_weight *w)
+{
+    qn_model *m = op->m;
+    m->lookup_file = qn_weights_file(m->files, view->data);
+    if (!m->lookup_file || !view->stride || view->scale)
+        return QN_OK;
+    m->lookup_rows = qn_alloc_array(m->max_rows, view->stride, QN_MEM_ACTIVATIONS);
+    if (!m->lookup_rows)
+        return qn_fail_nomem(op->err, m->max_rows * view->stride);
+    m->looked_up = view;
+    w->data = m->lookup_rows;
+    w->rows = m->max_rows;
+    return QN_OK;
+}
+
 static qn_status take_new(opener *op, qn_dweight **out, const qn_weight *view, bool rows_only)
 {
     qn_model *m = op->m;
@@ -56,11 +72,11 @@ static qn_status take_new(opener *op, qn_dweight **out, const qn_weight *view, b
     if (op->o->dry && !w.packed && !rows_only && !op->o->device.exact &&
         m->backend->weight_form(&w, &w.packed_form, &w.packed_bytes))
         w.packed = w.data; /* as if from a packed file: nothing of it is read */
+    if (rows_only)
+        QN_TRY(look_up_rows(op, view, &w));
     QN_TRY(m->backend->weight_new(out, m->device, &w, rows_only, op->err));
     if (!m->backend->weight_is_borrowed(*out))
         qn_weights_drop(m->files, view->data, qn_weight_bytes(view));
-    if (rows_only)
-        m->looked_up = view;
     m->taken[m->n_taken++] = (struct qn_taken){.view = view, .w = *out, .rows_only = rows_only};
     op->done += (double)qn_weight_bytes(view);
     report(op, "loading weights");
@@ -299,16 +315,18 @@ qn_status qn_model_bind_kv(qn_model *m, qn_kv_view *layers, qn_err *err)
     return m->backend->prepare(m->device, m->ops, m->plan->n_nodes, err);
 }
 
-#define FAULT   ((size_t)64 << 10) /* bytes that one fault in a mapped file brings in */
-#define LOOKUPS 256                /* rows: 16 MiB */
-
-void qn_model_looked_up(qn_model *m, size_t n_rows)
+qn_status qn_model_look_up(qn_model *m, int32_t *ids, size_t n, qn_err *err)
 {
-    m->n_lookups += n_rows;
-    if (!m->looked_up || m->n_lookups < LOOKUPS)
-        return;
-    m->n_lookups = 0;
-    qn_weights_drop(m->files, m->looked_up->data, qn_weight_bytes(m->looked_up));
+    const qn_weight *w = m->looked_up;
+    for (size_t i = 0; w && i < n; i++) {
+        if (ids[i] < 0 || (size_t)ids[i] >= w->rows)
+            return qn_fail(err, QN_E_ARG, "token id %d: the vocabulary has %zu", ids[i], w->rows);
+        const uint8_t *row = (const uint8_t *)w->data + (size_t)ids[i] * w->stride;
+        QN_TRY(qn_file_pread(m->lookup_file, (size_t)(row - m->lookup_file->data),
+                             m->lookup_rows + i * w->stride, w->stride, err));
+        ids[i] = (int32_t)i;
+    }
+    return QN_OK;
 }
 
 void qn_model_free(qn_model *m)
@@ -322,6 +340,7 @@ void qn_model_free(qn_model *m)
     if (m->arena)
         m->backend->buf_free(m->arena);
     qn_expert_cache_free(m->cache);
+    qn_free(m->lookup_rows);
     qn_free(m->taken);
     qn_free(m->vectors);
     qn_free(m->experts);
@@ -333,12 +352,6 @@ void qn_model_free(qn_model *m)
     qn_model_weights_free(m->matrices);
     qn_weights_free(m->files);
     qn_free(m);
-}
-
-uint64_t qn_model_lookup_bytes(const qn_model *m)
-{
-    size_t rows = QN_MAX((size_t)m->max_rows, (size_t)LOOKUPS);
-    return m->looked_up ? QN_MIN(rows * FAULT, qn_weight_bytes(m->looked_up)) : 0;
 }
 
 uint64_t qn_model_weight_bytes(const qn_model *m)

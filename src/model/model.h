@@ -31,9 +31,10 @@ typedef struct qn_model {
     size_t n_experts;
     qn_expert_cache *cache; /* NULL: all experts are in memory */
     uint32_t max_rows, max_logit_rows;
-    const qn_weight
-        *looked_up; /* an embedding that no product uses: it stays in the file; or NULL */
-    size_t n_lookups;
+    /* an embedding that no product uses stays in its file; NULL: none, or no plain rows there */
+    const qn_weight *looked_up;
+    const qn_file *lookup_file;
+    uint8_t *lookup_rows; /* [max_rows]: those of a step, which EMBED sees */
     bool dry;
 } qn_model;
 
@@ -55,10 +56,9 @@ QN_MUST_USE qn_status qn_model_open(qn_model **out, const char *path, const qn_m
 void qn_model_free(qn_model *m);
 /* Gives the plan's attention operations their layer of the cache. Before the first step. */
 QN_MUST_USE qn_status qn_model_bind_kv(qn_model *m, qn_kv_view *layers, qn_err *err);
-/* After a step that embedded n_rows tokens: pages of a looked-up embedding do not pile up in this
- * process. */
-void qn_model_looked_up(qn_model *m, size_t n_rows);
-uint64_t qn_model_lookup_bytes(const qn_model *m); /* of such pages, at most */
+/* Before a step: where the embedding stays in its file, the rows of these tokens are read and ids[i]
+ * becomes i. Not from the mapping, whose pages would pile up in this process. */
+QN_MUST_USE qn_status qn_model_look_up(qn_model *m, int32_t *ids, size_t n, qn_err *err);
 /* Resident: vectors and all matrices but one that is only looked up; mapped ones included. */
 uint64_t qn_model_weight_bytes(const qn_model *m);
 /* The most used format of the matrices by bytes: "Q5_0". */
