@@ -180,44 +180,37 @@ INLINE int fold_steps(qn_pack_bits b, qn_pack_scales s)
     return b == QN_BITS_6 ? 2 : b == QN_BITS_5 || has_sub(s) ? 4 : 8;
 }
 
-/* S and M, or D and N (pack.h), of 8 rows. */
-INLINE void scales_at(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
-                      size_t half, __m256 out[2])
+INLINE bool has_min(qn_pack_scales s)
 {
-    const __m256 minus = _mm256_set1_ps((float)-qn_bits_zero(bits)), sign = _mm256_set1_ps(-0.0f);
-    const uint8_t *sc = u + 16 * b + 8 * half;
-    __m256 d = half8(u + 16 * half), m;
-    switch (scales) {
-    case QN_SCALES_D:
-    case QN_SCALES_S:
-        out[0] = d;
-        out[1] = _mm256_mul_ps(minus, d);
-        return;
-    case QN_SCALES_DM:
-        out[0] = d;
-        out[1] = half8(u + 32 + 16 * half);
-        return;
-    case QN_SCALES_SM:
-        out[0] = d;
-        out[1] = _mm256_xor_ps(sign, half8(u + 32 + 16 * half));
-        return;
-    case QN_SCALES_K:
-        m = half8(u + 32 + 16 * half);
-        out[0] = _mm256_mul_ps(d, byte8(sc + 64));
-        out[1] = _mm256_xor_ps(sign, _mm256_mul_ps(m, byte8(sc + 64 + 128)));
-        return;
-    case QN_SCALES_KD:
-        out[0] = _mm256_mul_ps(d, byte8(sc + 32));
-        out[1] = _mm256_mul_ps(minus, out[0]);
-        return;
-    }
+    return s == QN_SCALES_DM || s == QN_SCALES_K || s == QN_SCALES_SM;
 }
 
-/* f after one more block (pack.h), for 8 rows. */
-INLINE __m256 add_block(const __m256 sm[2], __m256i sum, __m256 d, __m256 s, __m256 f)
+/* S and M (pack.h) of 8 rows. */
+INLINE void scales_at(qn_pack_scales scales, const uint8_t *u, size_t b, size_t half, __m256 out[2])
 {
-    f = _mm256_fmadd_ps(sm[0], _mm256_mul_ps(d, _mm256_cvtepi32_ps(sum)), f);
-    return _mm256_fmadd_ps(sm[1], s, f);
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    const uint8_t *sc = u + 16 * b + 8 * half;
+    __m256 d = half8(u + 16 * half), m = _mm256_setzero_ps();
+    if (has_min(scales))
+        m = half8(u + 32 + 16 * half);
+    switch (scales) {
+    case QN_SCALES_D:
+    case QN_SCALES_DM:
+    case QN_SCALES_S:
+        break;
+    case QN_SCALES_SM:
+        m = _mm256_xor_ps(sign, m);
+        break;
+    case QN_SCALES_K:
+        d = _mm256_mul_ps(d, byte8(sc + 64));
+        m = _mm256_xor_ps(sign, _mm256_mul_ps(m, byte8(sc + 64 + 128)));
+        break;
+    case QN_SCALES_KD:
+        d = _mm256_mul_ps(d, byte8(sc + 32));
+        break;
+    }
+    out[0] = d;
+    out[1] = m;
 }
 
 /* Pairs (scale of columns 0..15, of 16..31) of 8 rows as int16; m: the pairs of the minima. */
@@ -236,20 +229,36 @@ INLINE __m256i sub_twice(__m256i pairs, int which)
     return _mm256_shuffle_epi8(pairs, which ? _mm256_add_epi8(mask, _mm256_set1_epi8(2)) : mask);
 }
 
-/* s of pack.h, or d * J where scales belong to 16 columns. h: their sums, d and s: of the activations. */
-INLINE __m256 offset_at(qn_pack_scales scales, const uint8_t *u, size_t b, size_t half,
-                        const int16_t h[2], __m256 d, __m256 s)
+/* Pairs that, times the sums of activations, make J; without a minimum what the zeros add to I. */
+INLINE __m256i offset_pairs(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
+                            size_t half)
 {
+    const __m256i minus = _mm256_set1_epi16((int16_t)-qn_pack_zero(bits, scales));
     if (!has_sub(scales))
-        return s;
-    __m256i m = sub_pairs(scales, u, b, half, scales == QN_SCALES_SM);
-    m = _mm256_madd_epi16(m, bcast4((const int8_t *)h));
-    return _mm256_mul_ps(d, _mm256_cvtepi32_ps(m));
+        return minus;
+    __m256i pairs = sub_pairs(scales, u, b, half, has_min(scales));
+    return has_min(scales) ? pairs : _mm256_mullo_epi16(pairs, minus);
+}
+
+/* f after one more block (pack.h), for 8 rows. offset: offset_pairs; d, s, h: of the activations, for every row. */
+INLINE __m256 add_block(qn_pack_scales scales, const __m256 sm[2], __m256i sum, __m256i offset,
+                        __m256 d, __m256 s, __m256i h, __m256 f)
+{
+    if (!has_min(scales) || has_sub(scales))
+        offset = _mm256_madd_epi16(offset, h);
+    if (!has_min(scales))
+        sum = _mm256_add_epi32(sum, offset);
+    f = _mm256_fmadd_ps(sm[0], _mm256_mul_ps(d, _mm256_cvtepi32_ps(sum)), f);
+    if (!has_min(scales))
+        return f;
+    if (has_sub(scales))
+        s = _mm256_mul_ps(d, _mm256_cvtepi32_ps(offset));
+    return _mm256_fmadd_ps(sm[1], s, f);
 }
 
 /* ---- one row of activations ---- */
 
-/* I of pack.h for 8 rows of a block, whose quants are at q. */
+/* I of pack.h, zeros aside, for 8 rows of a block, whose quants are at q. */
 INLINE __m256i half_sum(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *q,
                         const qn_act1 *a, __m256i pairs)
 {
@@ -291,11 +300,12 @@ INLINE __m256 gemv_half(qn_pack_bits bits, qn_pack_scales scales, const uint8_t 
     __m256i pairs = _mm256_setzero_si256();
     if (has_sub(scales))
         pairs = sub_pairs(scales, u, b, half, false);
-    __m256i sum = half_sum(bits, scales, q, a, pairs);
-    __m256 sm[2], d = _mm256_set1_ps(a->d);
-    scales_at(bits, scales, u, b, half, sm);
-    __m256 s = offset_at(scales, u, b, half, a->h, d, _mm256_set1_ps(a->s));
-    return add_block(sm, sum, d, s, f);
+    __m256i sum = half_sum(bits, scales, q, a, pairs),
+            offset = offset_pairs(bits, scales, u, b, half);
+    __m256 sm[2];
+    scales_at(scales, u, b, half, sm);
+    return add_block(scales, sm, sum, offset, _mm256_set1_ps(a->d), _mm256_set1_ps(a->s),
+                     bcast4((const int8_t *)a->h), f);
 }
 
 enum {
@@ -344,55 +354,126 @@ INLINE void gemv(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, siz
         gemv_panels(bits, scales, 1, w + half * bytes, 0, n_blocks, a, y + half * QN_PACK_ROWS);
 }
 
+/* ---- many rows of activations, 4 at a time ----
+ * A slice of a panel is unpacked to memory once and then meets all tokens; for a few tokens, every tile unpacks it in registers
+ * instead. Either way the tiles fetch the next slice. Unpacked block, 32-byte vectors:
+ *   quants [part][group 8][rows 8..15], S[16], M[16] as float32, and for integer scales of 16 columns
+ *   [columns 16..31][rows 8..15] scales twice each, [rows 8..15] offset_pairs */
 enum {
     DIRECT_QUADS = 4,    /* tokens / 4 up to which nothing is unpacked to memory */
     DIRECT_BYTES = 16384 /* of a panel, in the first-level cache */
 };
 
-/* ---- a few rows of activations: each tile of 4 tokens unpacks the weights in registers ---- */
+INLINE size_t unpacked_bytes(qn_pack_bits bits, qn_pack_scales scales)
+{
+    return (has_parts(bits) ? 1024 : 512) + 128 + (has_sub(scales) ? 192 : 0);
+}
 
-/* c[4][16] += 16 rows x 4 tokens of block b of unit u. The registers hold no float sums beside 8 int16 accumulators, so they stay in c. */
-INLINE void direct_block(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
-                         const qn_act4 *a, float *c)
+/* Block b of unit u of a panel; or, if b is UNPACKED, the unpacked block u. */
+#define UNPACKED SIZE_MAX
+typedef struct block {
+    const uint8_t *u;
+    size_t b;
+} block;
+
+INLINE __m256i block_quant(qn_pack_bits bits, qn_pack_scales scales, block w, int g, size_t part,
+                           size_t half)
 {
     const size_t bytes = qn_bits_bytes(bits);
-    const uint8_t *q = u + qn_scales_bytes(scales) + 2 * b * bytes;
-    const int steps = fold_steps(bits, scales), n_parts = has_parts(bits) ? 2 : 1;
-    __m256i sum[8], acc[8];
-#pragma GCC unroll 16
-    for (int g = 0; g < 8 * n_parts; g++) {
-        const __m256i w0 = quant(bits, q, g % 8, g / 8), w1 = quant(bits, q + bytes, g % 8, g / 8);
+    if (w.b == UNPACKED)
+        return load(w.u + 512 * part + 64 * (size_t)g + 32 * half);
+    return quant(bits, w.u + qn_scales_bytes(scales) + (2 * w.b + half) * bytes, g, (int)part);
+}
+
+/* Integer scales of the columns 0..15 or 16..31. */
+INLINE __m256i block_sub(qn_pack_scales scales, block w, int upper, size_t half)
+{
+    if (w.b == UNPACKED)
+        return load(w.u + 512 + 128 + 64 * upper + 32 * half);
+    return sub_twice(sub_pairs(scales, w.u, w.b, half, false), upper);
+}
+
+INLINE void block_scales(qn_pack_bits bits, qn_pack_scales scales, block w, size_t half,
+                         __m256 sm[2], __m256i *offset)
+{
+    const uint8_t *tail = w.u + (has_parts(bits) ? 1024 : 512);
+    if (w.b != UNPACKED) {
+        scales_at(scales, w.u, w.b, half, sm);
+        *offset = offset_pairs(bits, scales, w.u, w.b, half);
+        return;
+    }
+    sm[0] = _mm256_load_ps((const float *)(tail + 32 * half));
+    sm[1] = _mm256_load_ps((const float *)(tail + 64 + 32 * half));
+    *offset = has_sub(scales) ? load(tail + 256 + 32 * half)
+                              : offset_pairs(bits, scales, NULL, 0, half);
+}
+
+/* c[4][16] += rows [8 half, 8 (half + n_halves)) x 4 tokens of a block. */
+INLINE void tile_rows(qn_pack_bits bits, qn_pack_scales scales, block w, const qn_act4 *a, float *c,
+                      size_t half, size_t n_halves)
+{
+    const int steps = fold_steps(bits, scales);
+    const size_t n_parts = has_parts(bits) ? 2 : 1;
+    const __m256i one = _mm256_set1_epi16(1), sixteen = _mm256_set1_epi16(16);
+    __m256i sum[8], acc[2][8], v[2][2]; /* acc: [part][half][token], v: [part][half] */
+#pragma GCC unroll 8
+    for (int g = 0; g < 8; g++) {
 #pragma GCC unroll 4
-        for (int t = 0; t < 4; t++) {
-            const __m256i x = bcast4(a->q[g % 8][t]);
-            const __m256i p0 = _mm256_maddubs_epi16(w0, x), p1 = _mm256_maddubs_epi16(w1, x);
-            acc[2 * t] = g % steps == 0 ? p0 : add16(acc[2 * t], p0);
-            acc[2 * t + 1] = g % steps == 0 ? p1 : add16(acc[2 * t + 1], p1);
+        for (size_t i = 0; i < n_parts * n_halves; i++)
+            v[i / n_halves][i % n_halves] =
+                block_quant(bits, scales, w, g, i / n_halves, half + i % n_halves);
+#pragma GCC unroll 4
+        for (size_t t = 0; t < 4; t++) {
+            const __m256i x = bcast4(a->q[g][t]);
+#pragma GCC unroll 4
+            for (size_t i = 0; i < n_parts * n_halves; i++) {
+                __m256i *s = &acc[i / n_halves][i % n_halves * 4 + t],
+                        p = _mm256_maddubs_epi16(v[i / n_halves][i % n_halves], x);
+                *s = g % steps == 0 ? p : add16(*s, p);
+            }
         }
-        if (g % 4 == 3) /* or gcc keeps loads for the second half, on the stack */
-            __asm__("" : "+r"(a), "+r"(q));
+        if (w.b != UNPACKED && g % 4 == 3) /* or gcc keeps loads for the next groups, on the stack */
+            __asm__("" : "+r"(a), "+r"(w.u));
         if ((g + 1) % steps != 0)
             continue;
 #pragma GCC unroll 8
-        for (size_t i = 0; i < 8; i++) {
-            __m256i k = _mm256_set1_epi16(g < 8 ? 1 : 16);
-            if (has_sub(scales))
-                k = sub_twice(sub_pairs(scales, u, b, i & 1, false), g / 4);
-            __m256i x = _mm256_madd_epi16(acc[i], k);
+        for (size_t i = 0; i < n_halves * 4; i++) {
+            const __m256i k =
+                has_sub(scales) ? block_sub(scales, w, g / 4, half + i / 4) : one;
+            __m256i x = _mm256_madd_epi16(acc[0][i], k);
+            if (n_parts == 2)
+                x = _mm256_add_epi32(x, _mm256_madd_epi16(acc[1][i], sixteen));
             sum[i] = g < steps ? x : _mm256_add_epi32(sum[i], x);
         }
     }
-#pragma GCC unroll 2
-    for (size_t half = 0; half < 2; half++) {
-        __m256 sm[2];
-        scales_at(bits, scales, u, b, half, sm);
+    __m256 sm[2][2];
+    __m256i offset[2];
+    for (size_t h = 0; h < n_halves; h++)
+        block_scales(bits, scales, w, half + h, sm[h], &offset[h]);
 #pragma GCC unroll 4
-        for (size_t t = 0; t < 4; t++) {
-            float *f = c + QN_PACK_ROWS * t + 8 * half;
-            const __m256 d = _mm256_set1_ps(a->d[t]);
-            __m256 s = offset_at(scales, u, b, half, a->h[t], d, _mm256_set1_ps(a->s[t]));
-            _mm256_storeu_ps(f, add_block(sm, sum[2 * t + half], d, s, _mm256_loadu_ps(f)));
+    for (size_t t = 0; t < 4; t++) {
+        const __m256 d = _mm256_set1_ps(a->d[t]), s = _mm256_set1_ps(a->s[t]);
+        const __m256i k = bcast4((const int8_t *)a->h[t]);
+#pragma GCC unroll 2
+        for (size_t h = 0; h < n_halves; h++) {
+            float *f = c + QN_PACK_ROWS * t + 8 * (half + h);
+            _mm256_storeu_ps(f, add_block(scales, sm[h], sum[h * 4 + t], offset[h], d, s, k,
+                                          _mm256_loadu_ps(f)));
         }
+    }
+}
+
+/* c[4][16] += 16 rows x 4 tokens of a block: 8 accumulators, which with 2 weights, a broadcast and a product fit the 16 registers; the
+ * float sums stay in c. Quants of two parts take 8 rows at a time. Where several chains make a sum, gcc keeps sums on the stack, which
+ * was still faster than 8 rows or 2 tokens at a time (6 bits: 10 %). */
+INLINE void tile_block(qn_pack_bits bits, qn_pack_scales scales, block w, const qn_act4 *a,
+                       float *c)
+{
+    if (has_parts(bits)) {
+        tile_rows(bits, scales, w, a, c, 0, 1);
+        tile_rows(bits, scales, w, a, c, 1, 1);
+    } else {
+        tile_rows(bits, scales, w, a, c, 0, 2);
     }
 }
 
@@ -404,7 +485,7 @@ INLINE void direct_tile(qn_pack_bits bits, qn_pack_scales scales, const uint8_t 
         for (size_t b = 0; b < qn_scales_blocks(scales); b++, a++, next += share) {
             for (size_t line = 0; line < share; line += 64)
                 _mm_prefetch(next + line, _MM_HINT_T0);
-            direct_block(bits, scales, u, b, a, c);
+            tile_block(bits, scales, (block){u, b}, a, c);
             __asm__("" : "+r"(c)); /* or gcc keeps its sums on the stack for the loop */
         }
 }
@@ -425,16 +506,6 @@ INLINE void direct(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, s
     }
 }
 
-/* ---- many rows of activations ----
- * A slice of a panel is unpacked once, then meets all tokens, 4 at a time; the tiles fetch the next slice. Unpacked block, 32-byte vectors:
- *   quants [part][group 8][rows 8..15], then
- *   S[16], M[16]                                     float scales
- *   D[16], N[16], scales [columns 16..31][rows 8..15] twice each, pairs [rows 8..15]   integer scales of 16 columns */
-INLINE size_t unpacked_bytes(qn_pack_bits bits, qn_pack_scales scales)
-{
-    return (has_parts(bits) ? 1024 : 512) + 128 + (has_sub(scales) ? 192 : 0);
-}
-
 INLINE void unpack(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
                    uint8_t *restrict out)
 {
@@ -450,64 +521,16 @@ INLINE void unpack(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, s
                 _mm256_store_si256((__m256i *)(out + 512 * part + 64 * g + 32 * half),
                                    quant(bits, q + (size_t)half * bytes, g, part));
         __m256 sm[2];
-        scales_at(bits, scales, u, b, (size_t)half, sm);
+        scales_at(scales, u, b, (size_t)half, sm);
         _mm256_store_ps((float *)(tail + 32 * half), sm[0]);
         _mm256_store_ps((float *)(tail + 64 + 32 * half), sm[1]);
         if (has_sub(scales)) {
             __m256i pairs = sub_pairs(scales, u, b, (size_t)half, false);
             _mm256_store_si256((__m256i *)(tail + 128 + 32 * half), sub_twice(pairs, 0));
             _mm256_store_si256((__m256i *)(tail + 192 + 32 * half), sub_twice(pairs, 1));
-            if (scales == QN_SCALES_SM)
-                pairs = sub_pairs(scales, u, b, (size_t)half, true);
-            _mm256_store_si256((__m256i *)(tail + 256 + 32 * half), pairs);
+            _mm256_store_si256((__m256i *)(tail + 256 + 32 * half),
+                               offset_pairs(bits, scales, u, b, (size_t)half));
         }
-    }
-}
-
-/* c[4][16] += 16 rows x 4 tokens over n blocks. 8 int16 accumulators, 2 weights and a broadcast fit the 16 registers. */
-INLINE void tile(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *restrict w, size_t n,
-                 const qn_act4 *restrict a, float *restrict c)
-{
-    const int steps = fold_steps(bits, scales), n_parts = has_parts(bits) ? 2 : 1;
-    const __m256i one = _mm256_set1_epi16(1), sixteen = _mm256_set1_epi16(16);
-    for (; n > 0; n--, a++, w += unpacked_bytes(bits, scales)) {
-        const uint8_t *tail = w + 512 * n_parts;
-        __m256i sum[8], acc[8];
-#pragma GCC unroll 16
-        for (int g = 0; g < 8 * n_parts; g++) {
-            const __m256i w0 = load(w + 64 * g), w1 = load(w + 64 * g + 32);
-#pragma GCC unroll 4
-            for (int t = 0; t < 4; t++) {
-                const __m256i x = bcast4(a->q[g % 8][t]);
-                const __m256i p0 = _mm256_maddubs_epi16(w0, x), p1 = _mm256_maddubs_epi16(w1, x);
-                acc[2 * t] = g % steps == 0 ? p0 : add16(acc[2 * t], p0);
-                acc[2 * t + 1] = g % steps == 0 ? p1 : add16(acc[2 * t + 1], p1);
-            }
-            if ((g + 1) % steps != 0)
-                continue;
-            const uint8_t *sub = tail + 128 + 64 * (g / 4 % 2);
-#pragma GCC unroll 8
-            for (int i = 0; i < 8; i++) {
-                __m256i k = has_sub(scales) ? load(sub + 32 * (i & 1)) : g < 8 ? one : sixteen;
-                __m256i x = _mm256_madd_epi16(acc[i], k);
-                sum[i] = g < steps ? x : _mm256_add_epi32(sum[i], x);
-            }
-        }
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) {
-            const __m256 d = _mm256_set1_ps(a->d[i / 2]);
-            __m256 s = _mm256_set1_ps(a->s[i / 2]);
-            if (has_sub(scales))
-                s = _mm256_mul_ps(
-                    d, _mm256_cvtepi32_ps(_mm256_madd_epi16(load(tail + 256 + 32 * (i & 1)),
-                                                            bcast4((const int8_t *)a->h[i / 2]))));
-            __m256 f = _mm256_fmadd_ps(_mm256_load_ps((const float *)(tail + 32 * (i & 1))),
-                                       _mm256_mul_ps(d, _mm256_cvtepi32_ps(sum[i])),
-                                       _mm256_loadu_ps(c + 8 * i));
-            f = _mm256_fmadd_ps(_mm256_load_ps((const float *)(tail + 64 + 32 * (i & 1))), s, f);
-            _mm256_storeu_ps(c + 8 * i, f);
-        }
-        __asm__("" : "+r"(c)); /* or gcc keeps its sums on the stack for the loop */
     }
 }
 
@@ -527,9 +550,14 @@ INLINE void gemm(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, siz
             unpack(bits, scales, w + i / per * unit, i % per, scratch + i * bytes);
         w += n / per * unit;
         for (size_t t = 0; t < n_quads; t++) {
+            float *to = c + t * 4 * QN_PACK_ROWS;
             for (size_t line = 0; line < share; line += 64)
                 _mm_prefetch((const char *)w + t * share + line, _MM_HINT_T1);
-            tile(bits, scales, scratch, n, a + t * n_blocks + b, c + t * 4 * QN_PACK_ROWS);
+            for (size_t i = 0; i < n; i++) {
+                tile_block(bits, scales, (block){scratch + i * bytes, UNPACKED},
+                           a + t * n_blocks + b + i, to);
+                __asm__("" : "+r"(to)); /* or gcc keeps its sums on the stack for the loop */
+            }
         }
     }
 }

@@ -89,63 +89,70 @@ INLINE __m512i quant(qn_pack_bits bits, const uint8_t *q, int g)
     __builtin_unreachable();
 }
 
-/* S and M, or D and N (pack.h), of 16 rows. */
-INLINE void scales_at(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
-                      __m512 out[2])
+INLINE bool has_min(qn_pack_scales s)
 {
-    const __m512 minus = _mm512_set1_ps((float)-qn_bits_zero(bits));
-    const uint8_t *sc = u + 16 * b;
-    __m512 d = half16(u);
-    switch (scales) {
-    case QN_SCALES_D:
-    case QN_SCALES_S:
-        out[0] = d;
-        out[1] = _mm512_mul_ps(minus, d);
-        return;
-    case QN_SCALES_DM:
-        out[0] = d;
-        out[1] = half16(u + 32);
-        return;
-    case QN_SCALES_SM:
-        out[0] = d;
-        out[1] = negative(half16(u + 32));
-        return;
-    case QN_SCALES_K:
-        out[0] = _mm512_mul_ps(d, byte16(sc + 64));
-        out[1] = negative(_mm512_mul_ps(half16(u + 32), byte16(sc + 64 + 128)));
-        return;
-    case QN_SCALES_KD:
-        out[0] = _mm512_mul_ps(d, byte16(sc + 32));
-        out[1] = _mm512_mul_ps(minus, out[0]);
-        return;
-    }
+    return s == QN_SCALES_DM || s == QN_SCALES_K || s == QN_SCALES_SM;
 }
 
-/* out: integer scales of the columns 0..15 and 16..31 as int32, and the pairs (minima of both, or scales again) as int16. */
+/* S and M (pack.h) of 16 rows. */
+INLINE void scales_at(qn_pack_scales scales, const uint8_t *u, size_t b, __m512 out[2])
+{
+    const uint8_t *sc = u + 16 * b;
+    __m512 d = half16(u), m = _mm512_setzero_ps();
+    if (has_min(scales))
+        m = half16(u + 32);
+    switch (scales) {
+    case QN_SCALES_D:
+    case QN_SCALES_DM:
+    case QN_SCALES_S:
+        break;
+    case QN_SCALES_SM:
+        m = negative(m);
+        break;
+    case QN_SCALES_K:
+        d = _mm512_mul_ps(d, byte16(sc + 64));
+        m = negative(_mm512_mul_ps(m, byte16(sc + 64 + 128)));
+        break;
+    case QN_SCALES_KD:
+        d = _mm512_mul_ps(d, byte16(sc + 32));
+        break;
+    }
+    out[0] = d;
+    out[1] = m;
+}
+
+/* What a sum of quants begins with, so that it becomes one of quants less their zero; h: the sum of the activations. */
+INLINE __m512i first_sum(qn_pack_bits bits, qn_pack_scales scales, int h)
+{
+    return _mm512_set1_epi32(-qn_pack_zero(bits, scales) * h);
+}
+
+/* out: integer scales of the columns 0..15 and 16..31 as int32, and the pairs of minima as int16, where there are any. */
 INLINE void sub_at(qn_pack_scales scales, const uint8_t *u, size_t b, __m512i out[3])
 {
     const uint8_t *at = u + (scales == QN_SCALES_SM ? 64 : 32) + 32 * b;
     __m512i v = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)at));
     out[0] = _mm512_srai_epi32(_mm512_slli_epi32(v, 16), 16);
     out[1] = _mm512_srai_epi32(v, 16);
-    out[2] = scales == QN_SCALES_SM
-                 ? _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(at + 256)))
-                 : v;
+    out[2] = has_min(scales) ? _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(at + 256)))
+                             : _mm512_setzero_si512();
 }
 
-/* f of pack.h after one more block. low, high: sums of the columns 0..15 and 16..31; h: two int16 sums of activations. */
+/* f of pack.h after one more block. sum: of the columns 0..15 and 16..31, or all in one; h: two int16 sums of activations. */
 INLINE __m512 add_block(qn_pack_scales scales, const __m512 sm[2], const __m512i sub[3],
                         const __m512i sum[2], float act_d, float act_s, const int16_t *h, __m512 f)
 {
     const __m512 d = _mm512_set1_ps(act_d);
-    __m512 s = _mm512_set1_ps(act_s);
     __m512i i = sum[0];
-    if (has_sub(scales)) {
+    if (has_sub(scales))
         i = _mm512_add_epi32(_mm512_mullo_epi32(sum[0], sub[0]),
                              _mm512_mullo_epi32(sum[1], sub[1]));
-        s = _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_madd_epi16(sub[2], bcast4(h))));
-    }
     f = _mm512_fmadd_ps(sm[0], _mm512_mul_ps(d, _mm512_cvtepi32_ps(i)), f);
+    if (!has_min(scales))
+        return f;
+    __m512 s = _mm512_set1_ps(act_s);
+    if (has_sub(scales))
+        s = _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_madd_epi16(sub[2], bcast4(h))));
     return _mm512_fmadd_ps(sm[1], s, f);
 }
 
@@ -167,14 +174,14 @@ INLINE void gemv(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, siz
             for (size_t b = 0; b < per; b++, a++, w += bytes) {
                 __m512 sm[2];
                 __m512i sub[3] = {_mm512_setzero_si512()},
-                        sum[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+                        sum[2] = {first_sum(bits, scales, a->h[0]), first_sum(bits, scales, a->h[1])};
                 for (size_t line = 0; line < bytes; line += 64)
                     __builtin_prefetch(w + PREFETCH + line);
 #pragma GCC unroll 8
                 for (int g = 0; g < 8; g++)
                     sum[g / 4] =
                         _mm512_dpbusd_epi32(sum[g / 4], quant(bits, w, g), bcast4(a->q[g]));
-                scales_at(bits, scales, u, b, sm);
+                scales_at(scales, u, b, sm);
                 if (has_sub(scales))
                     sub_at(scales, u, b, sub);
                 else
@@ -202,7 +209,7 @@ INLINE void unpack(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, s
 #pragma GCC unroll 8
     for (int g = 0; g < 8; g++)
         _mm512_storeu_si512(out + 64 * g, quant(bits, q, g));
-    scales_at(bits, scales, u, b, sm);
+    scales_at(scales, u, b, sm);
     _mm512_storeu_ps(out + 512, sm[0]);
     _mm512_storeu_ps(out + 576, sm[1]);
     if (has_sub(scales)) {
@@ -215,7 +222,7 @@ INLINE void unpack(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, s
 
 /* c[n_tokens][16] += 16 rows x n_tokens over n blocks; n_tokens is 4 or 8, the second 4 at a + a_stride. Of 32 registers: 8 sums
  * (16 with integer scales), 8 results, a weight, the scales. */
-INLINE void tile(qn_pack_scales scales, int n_tokens, const uint8_t *restrict w, size_t n,
+INLINE void tile(qn_pack_bits bits, qn_pack_scales scales, int n_tokens, const uint8_t *restrict w, size_t n,
                  const qn_act4 *restrict a, size_t a_stride, float *restrict c)
 {
     __m512 f[8];
@@ -226,8 +233,11 @@ INLINE void tile(qn_pack_scales scales, int n_tokens, const uint8_t *restrict w,
         __m512i sum[8][2], sub[3] = {_mm512_setzero_si512()};
         __m512 sm[2] = {_mm512_loadu_ps(w + 512), _mm512_loadu_ps(w + 576)};
 #pragma GCC unroll 8
-        for (int t = 0; t < n_tokens; t++)
-            sum[t][0] = sum[t][1] = _mm512_setzero_si512();
+        for (int t = 0; t < n_tokens; t++) {
+            const int16_t *h = a[t < 4 ? 0 : a_stride].h[t % 4];
+            sum[t][0] = first_sum(bits, scales, has_sub(scales) ? h[0] : h[0] + h[1]);
+            sum[t][1] = first_sum(bits, scales, h[1]);
+        }
 #pragma GCC unroll 8
         for (int g = 0; g < 8; g++) {
             const __m512i v = _mm512_loadu_si512(w + 64 * g);
@@ -262,9 +272,9 @@ INLINE void gemm(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, siz
             unpack(bits, scales, w + (b + i) / per * qn_unit_bytes(bits, scales), (b + i) % per,
                    scratch + i * bytes);
         for (; t + 2 <= n_quads; t += 2)
-            tile(scales, 8, scratch, n, a + t * n_blocks + b, n_blocks, c + t * 4 * QN_PACK_ROWS);
+            tile(bits, scales, 8, scratch, n, a + t * n_blocks + b, n_blocks, c + t * 4 * QN_PACK_ROWS);
         if (t < n_quads)
-            tile(scales, 4, scratch, n, a + t * n_blocks + b, 0, c + t * 4 * QN_PACK_ROWS);
+            tile(bits, scales, 4, scratch, n, a + t * n_blocks + b, 0, c + t * 4 * QN_PACK_ROWS);
     }
 }
 

@@ -69,7 +69,8 @@ INLINE void gemv_block(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *
 #pragma GCC unroll 4
     for (size_t part = 0; part < 4; part++) {
         const uint8_t *at = q + part / 2 * qn_bits_bytes(bits) + 16 * (part % 2);
-        int32x4_t s = vdupq_n_s32(bias_of(bits) * (h0 + h1)), t = vdupq_n_s32(0);
+        int32x4_t s = vdupq_n_s32(bias_of(bits, scales) * h0),
+                  t = vdupq_n_s32(bias_of(bits, scales) * h1);
         s = vdotq_laneq_s32(s, quant(bits, at, 0), x0, 0);
         t = vdotq_laneq_s32(t, quant(bits, at, 4), x1, 0);
         s = vdotq_laneq_s32(s, quant(bits, at, 1), x0, 1);
@@ -78,20 +79,23 @@ INLINE void gemv_block(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *
         t = vdotq_laneq_s32(t, quant(bits, at, 6), x1, 2);
         s = vdotq_laneq_s32(s, quant(bits, at, 3), x0, 3);
         t = vdotq_laneq_s32(t, quant(bits, at, 7), x1, 3);
-        float32x4x2_t sm = scales_at(bits, scales, u, b, part);
-        float32x4_t off = vdupq_n_f32(a->s);
+        float32x4x2_t sm = scales_at(scales, u, b, part);
         if (has_sub(scales)) {
-            int32x4x2_t sc = sub_at(scales, u, b, part, false), m = sc;
-            if (scales == QN_SCALES_SM)
-                m = sub_at(scales, u, b, part, true);
+            int32x4x2_t sc = sub_at(scales, u, b, part, false);
             s = vmlaq_s32(vmulq_s32(s, sc.val[0]), t, sc.val[1]);
-            int32x4_t j = vmlaq_n_s32(vmulq_n_s32(m.val[0], h0), m.val[1], h1);
-            off = vmulq_n_f32(vcvtq_f32_s32(j), a->d);
         } else {
             s = vaddq_s32(s, t);
         }
         f[part] = vfmaq_f32(f[part], sm.val[0], vmulq_n_f32(vcvtq_f32_s32(s), a->d));
-        f[part] = vfmaq_f32(f[part], sm.val[1], off);
+        if (has_min(scales)) {
+            float32x4_t off = vdupq_n_f32(a->s);
+            if (has_sub(scales)) {
+                int32x4x2_t m = sub_at(scales, u, b, part, true);
+                int32x4_t j = vmlaq_n_s32(vmulq_n_s32(m.val[0], h0), m.val[1], h1);
+                off = vmulq_n_f32(vcvtq_f32_s32(j), a->d);
+            }
+            f[part] = vfmaq_f32(f[part], sm.val[1], off);
+        }
         __asm__ volatile("" : "+w"(f[part])); /* as in_order */
     }
 }

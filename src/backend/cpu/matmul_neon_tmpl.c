@@ -3,8 +3,8 @@
  * matmul_neon.c and, with QN_I8MM = 1, by matmul_i8mm.c. pack.h draws the layouts and gives the order of every sum; the kernels give
  * the bits of matmul_ref.c.
  *
- * Weights are signed here: quants of 2 to 6 bits as they are, of 8 bits and IQ4 less 128; their sums begin at 128 * (sum of the
- * activations) instead of 0, so that I is that of unsigned quants. int32 holds every sum, so nothing saturates.
+ * Weights are signed here: quants of 2 to 6 bits as they are, of 8 bits and IQ4 less 128; what a sum begins with makes it that of
+ * pack.h. int32 holds every sum, so nothing saturates.
  *
  *   sdot    4 rows x 4 columns a register, 4 activations by lane: 4 rows of sums for 1 token
  *   smmla   2 rows x 8 columns against 2 tokens x 8 columns: sums (r0 t0, r0 t1, r1 t0, r1 t1). Of two groups of 4 columns, 32-bit
@@ -26,10 +26,15 @@ INLINE bool has_sub(qn_pack_scales s)
     return s == QN_SCALES_S || s == QN_SCALES_SM;
 }
 
-/* What the sums of quants begin with, times the sum of activations. */
-INLINE int bias_of(qn_pack_bits b)
+INLINE bool has_min(qn_pack_scales s)
 {
-    return b == QN_BITS_8 || b == QN_BITS_N ? 128 : 0;
+    return s == QN_SCALES_DM || s == QN_SCALES_K || s == QN_SCALES_SM;
+}
+
+/* What the sums of quants begin with, times the sum of activations. */
+INLINE int bias_of(qn_pack_bits b, qn_pack_scales s)
+{
+    return (b == QN_BITS_8 || b == QN_BITS_N ? 128 : 0) - qn_pack_zero(b, s);
 }
 
 INLINE uint8x16_t nibble(const uint8_t *p, bool high)
@@ -87,42 +92,33 @@ INLINE float32x4_t byte4(const uint8_t *p)
     return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8((uint32_t)v)))));
 }
 
-/* S and M, or D and N (pack.h), of rows [4 part, 4 part + 4). */
-INLINE float32x4x2_t scales_at(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
-                               size_t part)
+/* S and M (pack.h) of rows [4 part, 4 part + 4). */
+INLINE float32x4x2_t scales_at(qn_pack_scales scales, const uint8_t *u, size_t b, size_t part)
 {
-    const float32x4_t minus = vdupq_n_f32((float)-qn_bits_zero(bits));
     const uint8_t *sc = u + 16 * b + 4 * part;
-    float32x4x2_t r;
-    float32x4_t d = half4(u + 8 * part), m;
+    float32x4x2_t r = {{half4(u + 8 * part), vdupq_n_f32(0)}};
+    if (has_min(scales))
+        r.val[1] = half4(u + 32 + 8 * part);
     switch (scales) {
     case QN_SCALES_D:
-    case QN_SCALES_S:
-        r.val[0] = d;
-        r.val[1] = vmulq_f32(minus, d);
-        break;
     case QN_SCALES_DM:
-        r.val[0] = d;
-        r.val[1] = half4(u + 32 + 8 * part);
+    case QN_SCALES_S:
         break;
     case QN_SCALES_SM:
-        r.val[0] = d;
-        r.val[1] = vnegq_f32(half4(u + 32 + 8 * part));
+        r.val[1] = vnegq_f32(r.val[1]);
         break;
     case QN_SCALES_K:
-        m = half4(u + 32 + 8 * part);
-        r.val[0] = vmulq_f32(d, byte4(sc + 64));
-        r.val[1] = vnegq_f32(vmulq_f32(m, byte4(sc + 64 + 128)));
+        r.val[0] = vmulq_f32(r.val[0], byte4(sc + 64));
+        r.val[1] = vnegq_f32(vmulq_f32(r.val[1], byte4(sc + 64 + 128)));
         break;
     case QN_SCALES_KD:
-        r.val[0] = vmulq_f32(d, byte4(sc + 32));
-        r.val[1] = vmulq_f32(minus, r.val[0]);
+        r.val[0] = vmulq_f32(r.val[0], byte4(sc + 32));
         break;
     }
     return r;
 }
 
-/* Integer scales of columns 0..15 and of 16..31, or with m the minima. */
+/* Integer scales of columns 0..15 and of 16..31, or with m the minima (SM). */
 INLINE int32x4x2_t sub_at(qn_pack_scales scales, const uint8_t *u, size_t b, size_t part, bool m)
 {
     size_t at = scales == QN_SCALES_SM ? (m ? 64 + 256 : 64) : 32;
@@ -136,7 +132,7 @@ INLINE int32x4x2_t sub_at(qn_pack_scales scales, const uint8_t *u, size_t b, siz
  * A slice of a panel is unpacked once, then meets all tokens, 4 at a time. Unpacked block:
  *   quants   rows 0..7, rows 8..15, each 256 bytes of 16-byte vectors, in the order the tile reads
  *            sdot [group 8][4 rows x 4 columns: 2], smmla [two groups: 4][2 rows x 8 columns: 4]
- *   scales   rows 0..7, rows 8..15, each vectors of 4: S, M; for integer scales also sc of columns 0..15, of 16..31, m likewise
+ *   scales   rows 0..7, rows 8..15, each vectors of 4: S, M; for integer scales also sc of columns 0..15, of 16..31, m likewise if there are any
  * A tile is 8 rows x 4 tokens: 8 vectors of sums. They hold sdot: 4 rows of token i / 2; smmla: rows 2 (i / 2), + 1 of the tokens
  * 2 (i % 2), + 1; so smmla has each scale twice. */
 enum { SUMS = 8, SCALE_VECTORS = QN_I8MM ? 4 : 2 };
@@ -178,16 +174,17 @@ INLINE void unpack(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, s
                 vst1q_s8(v + (QN_I8MM ? 16 : 32),
                          vreinterpretq_s8_s32(QN_I8MM ? vzip2q_s32(x, y) : y));
             }
-            float32x4x2_t sm = scales_at(bits, scales, u, b, 2 * half + part);
+            float32x4x2_t sm = scales_at(scales, u, b, 2 * half + part);
             put_scale(s, vreinterpretq_s32_f32(sm.val[0]), part);
             put_scale(s + stride, vreinterpretq_s32_f32(sm.val[1]), part);
             if (!has_sub(scales))
                 continue;
-            int32x4x2_t sc = sub_at(scales, u, b, 2 * half + part, false), m = sc;
-            if (scales == QN_SCALES_SM)
-                m = sub_at(scales, u, b, 2 * half + part, true);
+            int32x4x2_t sc = sub_at(scales, u, b, 2 * half + part, false);
             put_scale(s + 2 * stride, sc.val[0], part);
             put_scale(s + 3 * stride, sc.val[1], part);
+            if (!has_min(scales))
+                continue;
+            int32x4x2_t m = sub_at(scales, u, b, 2 * half + part, true);
             put_scale(s + 4 * stride, m.val[0], part);
             put_scale(s + 5 * stride, m.val[1], part);
         }
@@ -255,18 +252,20 @@ INLINE void tile_block(qn_pack_bits bits, qn_pack_scales scales, const int8_t *r
                        const int32_t *restrict s, const qn_act4 *restrict a, float32x4_t f[SUMS])
 {
     const size_t stride = 4 * SCALE_VECTORS;
-    int32_t h0[4], h1[4], start[4];
-    if (has_sub(scales) || bias_of(bits))
+    const int bias = bias_of(bits, scales);
+    int32_t h0[4], h1[4], start[2][4];
+    if (has_sub(scales) || bias)
         for (int t = 0; t < 4; t++) {
             h0[t] = a->h[t][0];
             h1[t] = a->h[t][1];
-            start[t] = bias_of(bits) * (h0[t] + h1[t]);
+            start[0][t] = bias * (has_sub(scales) ? h0[t] : h0[t] + h1[t]);
+            start[1][t] = bias * h1[t];
         }
     int32x4_t sum[SUMS], upper[SUMS];
 #pragma GCC unroll 8
     for (int i = 0; i < SUMS; i++) {
-        sum[i] = bias_of(bits) ? of_token(start, i) : vdupq_n_s32(0);
-        upper[i] = vdupq_n_s32(0);
+        sum[i] = bias ? of_token(start[0], i) : vdupq_n_s32(0);
+        upper[i] = bias ? of_token(start[1], i) : vdupq_n_s32(0);
     }
     multiply(w, a->q[0][0], sum);
     multiply(w + 128, a->q[4][0], has_sub(scales) ? upper : sum);
@@ -274,17 +273,21 @@ INLINE void tile_block(qn_pack_bits bits, qn_pack_scales scales, const int8_t *r
     for (int i = 0; i < SUMS; i++) {
         const int32_t *at = s + 4 * rows_of(i);
         const float32x4_t d = vreinterpretq_f32_s32(of_token(a->d, i));
-        float32x4_t off = vreinterpretq_f32_s32(of_token(a->s, i));
         if (has_sub(scales)) {
             sum[i] = vmulq_s32(sum[i], vld1q_s32(at + 2 * stride));
             sum[i] = vmlaq_s32(sum[i], upper[i], vld1q_s32(at + 3 * stride));
-            int32x4_t j = vmulq_s32(of_token(h0, i), vld1q_s32(at + 4 * stride));
-            j = vmlaq_s32(j, of_token(h1, i), vld1q_s32(at + 5 * stride));
-            off = vmulq_f32(d, vcvtq_f32_s32(j));
         }
         const float32x4_t big_s = vreinterpretq_f32_s32(vld1q_s32(at)),
                           big_m = vreinterpretq_f32_s32(vld1q_s32(at + stride));
         f[i] = vfmaq_f32(f[i], big_s, vmulq_f32(d, vcvtq_f32_s32(sum[i])));
+        if (!has_min(scales))
+            continue;
+        float32x4_t off = vreinterpretq_f32_s32(of_token(a->s, i));
+        if (has_sub(scales)) {
+            int32x4_t j = vmulq_s32(of_token(h0, i), vld1q_s32(at + 4 * stride));
+            j = vmlaq_s32(j, of_token(h1, i), vld1q_s32(at + 5 * stride));
+            off = vmulq_f32(d, vcvtq_f32_s32(j));
+        }
         f[i] = vfmaq_f32(f[i], big_m, off);
     }
 }

@@ -2,7 +2,7 @@
  * matmul_ref.c - products in plain C: the definition of every kernel in the matmul part of kernels.h.
  *
  * Integer products read one weight at a time as pack.h draws the layouts. Their integer part is exact, so any kernel that keeps the
- * order of the float chain (block after block, the two fused multiply-adds of a block in order) gives these bits.
+ * order of the float chain (block after block, the fused multiply-adds of a block in order) gives these bits.
  * Threads: any, pure. */
 #include <math.h>
 #include <string.h>
@@ -60,8 +60,9 @@ static float half_at(const uint8_t *p, size_t i)
 /* One row of one block, unpacked. */
 typedef struct block_row {
     int16_t q[32];
-    bool has_sub; /* integer scales sc and m of 16 columns; else only s and m */
-    float s, m;   /* S, M or D, N of pack.h */
+    bool has_sub, has_m; /* integer scales (and minima) of 16 columns; a minimum */
+    int zero;
+    float s, m; /* S, M of pack.h */
     int sc[2], mn[2];
 } block_row;
 
@@ -95,29 +96,28 @@ static void read_block(const qn_pack_info *p, const uint8_t *u, size_t b, size_t
 {
     size_t bytes = qn_bits_bytes(p->bits);
     const uint8_t *q = u + qn_scales_bytes(p->scales) + (b * 2 + row / 8) * bytes;
+    const int8_t *sc = (const int8_t *)u;
+    *out = (block_row){.has_sub = p->scales == QN_SCALES_S || p->scales == QN_SCALES_SM,
+                       .has_m = p->scales == QN_SCALES_DM || p->scales == QN_SCALES_K ||
+                                p->scales == QN_SCALES_SM,
+                       .zero = qn_pack_zero(p->bits, p->scales),
+                       .s = half_at(u, row)};
     for (size_t k = 0; k < 32; k++)
         out->q[k] = (int16_t)quant_at(p->bits, q, row % 8, k);
-    float d = half_at(u, row), zero = (float)qn_bits_zero(p->bits);
-    const int8_t *sc = (const int8_t *)u;
-    out->has_sub = p->scales == QN_SCALES_S || p->scales == QN_SCALES_SM;
-    out->s = d;
-    out->m = -zero * d;
     if (p->scales == QN_SCALES_DM) {
         out->m = half_at(u + 32, row);
     } else if (p->scales == QN_SCALES_K) {
-        out->s = d * (float)sc[64 + 16 * b + row];
+        out->s *= (float)sc[64 + 16 * b + row];
         out->m = -(half_at(u + 32, row) * (float)sc[64 + 128 + 16 * b + row]);
     } else if (p->scales == QN_SCALES_KD) {
-        out->s = d * (float)sc[32 + 16 * b + row];
-        out->m = -zero * out->s;
+        out->s *= (float)sc[32 + 16 * b + row];
     } else if (out->has_sub) {
-        bool has_m = p->scales == QN_SCALES_SM;
-        if (has_m)
+        if (out->has_m)
             out->m = -half_at(u + 32, row);
-        sc += (has_m ? 64 : 32) + 32 * b + 2 * row;
+        sc += (out->has_m ? 64 : 32) + 32 * b + 2 * row;
         for (int i = 0; i < 2; i++) {
             out->sc[i] = sc[i];
-            out->mn[i] = has_m ? sc[256 + i] : sc[i];
+            out->mn[i] = out->has_m ? sc[256 + i] : 0;
         }
     }
 }
@@ -126,19 +126,15 @@ void qn_pack_row(qn_pack pack, const uint8_t *panel, size_t row, size_t cols, fl
 {
     const qn_pack_info *p = &qn_packs[pack];
     size_t per = qn_scales_blocks(p->scales), unit = qn_unit_bytes(p->bits, p->scales);
-    bool is_centred = p->scales == QN_SCALES_D || p->scales == QN_SCALES_KD;
-    int zero = qn_bits_zero(p->bits);
     block_row w;
     for (size_t b = 0; b < cols / 32; b++, out += 32) {
         read_block(p, panel + b / per * unit, b % per, row, &w);
         for (size_t k = 0; k < 32; k++) {
             int i = k >= 16;
-            if (is_centred || p->scales == QN_SCALES_S)
-                out[k] = (w.has_sub ? w.s * (float)w.sc[i] : w.s) * (float)(w.q[k] - zero);
-            else if (w.has_sub)
-                out[k] = w.s * (float)w.sc[i] * (float)w.q[k] + w.m * (float)w.mn[i];
-            else
-                out[k] = w.s * (float)w.q[k] + w.m;
+            float scale = w.has_sub ? w.s * (float)w.sc[i] : w.s, q = (float)(w.q[k] - w.zero);
+            out[k] = !w.has_m    ? scale * q
+                     : w.has_sub ? scale * q + w.m * (float)w.mn[i]
+                                 : scale * q + w.m;
         }
     }
 }
@@ -150,13 +146,12 @@ static float add_block(const block_row *w, float d, float s, const int16_t *h, c
     int sum[2] = {0, 0};
     for (size_t g = 0; g < 8; g++, a += step)
         for (size_t j = 0; j < 4; j++)
-            sum[g / 4] += w->q[4 * g + j] * a[j];
-    if (w->has_sub) {
-        f = fmaf(w->s, d * (float)(w->sc[0] * sum[0] + w->sc[1] * sum[1]), f);
-        return fmaf(w->m, d * (float)(w->mn[0] * h[0] + w->mn[1] * h[1]), f);
-    }
-    f = fmaf(w->s, d * (float)(sum[0] + sum[1]), f);
-    return fmaf(w->m, s, f);
+            sum[g / 4] += (w->q[4 * g + j] - w->zero) * a[j];
+    int i = w->has_sub ? w->sc[0] * sum[0] + w->sc[1] * sum[1] : sum[0] + sum[1];
+    f = fmaf(w->s, d * (float)i, f);
+    if (w->has_m)
+        f = fmaf(w->m, w->has_sub ? d * (float)(w->mn[0] * h[0] + w->mn[1] * h[1]) : s, f);
+    return f;
 }
 
 static void gemv_ref(qn_pack pack, const uint8_t *w, size_t n_panels, size_t n_blocks,

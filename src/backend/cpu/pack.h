@@ -22,9 +22,11 @@
  *
  * Activations: blocks of 32 as int8 with one float scale: x = d * a. Four rows lie together (qn_act4) for products of many rows.
  *
- * The sum (matmul_ref.c): per element one chain f over the blocks in order; I = sum of q * a, an exact integer:
- *   D DM K KD   f = fma(S, d * I, f);  f = fma(M, s, f)       S, M: the row's scale and offset, s = d * sum of a
- *   S SM        I = sum of sc * q * a, J = sum of m * a (m = sc for S):  f = fma(D, d * I, f);  f = fma(N, d * J, f)
+ * The sum (matmul_ref.c): per element one chain f over the blocks in order; I and J are exact integers:
+ *   D KD   I = sum of (q - zero) * a:       f = fma(S, d * I, f)                            S, M: the row's scale and offset
+ *   S      I = sum of sc * (q - zero) * a:  f = fma(S, d * I, f)
+ *   DM K   I = sum of q * a:                f = fma(S, d * I, f);  f = fma(M, s, f)         s = d * sum of a
+ *   SM     I = sum of sc * q * a:           f = fma(S, d * I, f);  f = fma(M, d * J, f)     J = sum of m * a
  *
  * Threads: any, pure. */
 #ifndef QN_BACKEND_CPU_PACK_H
@@ -106,14 +108,15 @@ static inline size_t qn_bits_bytes(qn_pack_bits b)
                             : 128;
 }
 
-/* What is subtracted from q. */
-static inline int qn_bits_zero(qn_pack_bits b)
+/* What is subtracted from q; 0: the format has a minimum instead. */
+static inline int qn_pack_zero(qn_pack_bits b, qn_pack_scales s)
 {
-    return b == QN_BITS_4   ? 8
-           : b == QN_BITS_5 ? 16
-           : b == QN_BITS_6 ? 32
-           : b == QN_BITS_3 ? 4
-                            : 128;
+    return s == QN_SCALES_DM || s == QN_SCALES_K || s == QN_SCALES_SM ? 0
+           : b == QN_BITS_4                                           ? 8
+           : b == QN_BITS_5                                           ? 16
+           : b == QN_BITS_6                                           ? 32
+           : b == QN_BITS_3                                           ? 4
+                                                                      : 128;
 }
 
 /* Blocks of 32 columns in a unit. */
