@@ -250,7 +250,9 @@ typedef struct qn_event {
     const qn_logprob *logprobs; /* [0] the chosen token, then the best ones */
     size_t n_logprobs;
     qn_finish finish; /* set on the last TOKEN event of each candidate */
-    float score;      /* with finish: sum of logprobs; with beam search its score */
+    /* With finish: sum of logprobs, NaN for a single candidate whose logprobs were not asked for;
+     * with beam search its score. */
+    float score;
     /* DONE: */
     int n_prompt_tokens, n_output_tokens;  /* of all candidates together */
     int n_draft_tokens, n_accepted_tokens; /* guessed ahead; those of them that came true */

@@ -118,7 +118,8 @@ static qn_status sample_one(qn_engine *e, qn_seq *q, const float *logits, qn_err
         return qn_sampler_top(q->sampler, logits, q->top, 2 * (size_t)r->params.beam_width, err);
     }
     size_t n_best = (size_t)QN_MAX(r->params.n_logprobs, 0);
-    QN_TRY(qn_sampler_sample(q->sampler, logits, e->best, n_best, err));
+    bool scored = r->params.n_logprobs >= 0 || r->params.n > 1;
+    QN_TRY(qn_sampler_sample(q->sampler, logits, e->best, scored ? n_best : QN_ID_ONLY, err));
     qn_sampler_accept(q->sampler, e->best[0].id, true);
     q->sum_logprob += (double)e->best[0].logprob;
     return qn_request_emit(r, q, e->best, 1 + n_best, err);

@@ -650,8 +650,11 @@ qn_status qn_sampler_sample(qn_sampler *s, const float *logits, qn_candidate *be
         QN_TRY(scan_row(row, s->n_tokens, &id, &max, err));
     if (s->n_items)
         id = draw(s, row, max);
+    best[0] = (qn_candidate){id, NAN};
+    if (n_best == QN_ID_ONLY)
+        return QN_OK;
     double norm = (double)raw_max + log(sum_exp(logits, s->n_vocab, raw_max, 1.0));
-    best[0] = (qn_candidate){id, (float)((double)logits[id] - norm)};
+    best[0].logprob = (float)((double)logits[id] - norm);
     if (n_best == 0)
         return QN_OK;
     size_t n = top_select(logits, s->n_tokens, best + 1, n_best);

@@ -36,8 +36,10 @@ typedef struct qn_candidate {
     float logprob; /* natural log, of the unmodified logits */
 } qn_candidate;
 
+#define QN_ID_ONLY SIZE_MAX
 /* Chooses a token from logits[n_vocab] (left unchanged). best[0] is the chosen one, best[1..n_best]
- * the n_best most likely of the unmodified logits. */
+ * the n_best most likely of the unmodified logits. QN_ID_ONLY: best[0] without its log-probability
+ * (NaN), whose norm costs as much as all the rest. */
 QN_MUST_USE qn_status qn_sampler_sample(qn_sampler *s, const float *logits, qn_candidate *best,
                                         size_t n_best, qn_err *err);
 /* The k most likely tokens after penalties and bias, with log-probabilities of the modified logits:
