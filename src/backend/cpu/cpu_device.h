@@ -62,6 +62,7 @@ typedef struct qn_cpu_job {
     const qn_op *op;
     const qn_batch *batch;
     size_t n_rows;
+    bool is_shared; /* LINEAR: the team takes the ends of its shares one by one */
 } qn_cpu_job;
 
 static inline float *qn_cpu_row(const qn_operand *o, size_t row)
@@ -109,13 +110,6 @@ static inline float *qn_cpu_tile_at(float *tile, size_t begin)
 {
     return (float *)((uintptr_t)tile - begin * sizeof *tile);
 }
-/* One weight in a list that is split over the team by bytes. */
-typedef struct qn_cpu_span {
-    size_t total, before, bytes; /* of the list; of the weights before it; its own */
-    size_t rows, step;           /* its outputs, and their unit */
-} qn_cpu_span;
-/* Its first output that belongs to worker t of n or a later one: where t/n of all bytes have passed. */
-size_t qn_cpu_border(const qn_cpu_span *s, int t, int n);
 /* The rows of in[0], normalised if the operation says so, prepared for products: begin before the team starts, prepare by every worker
  * first thing; after it all rows are there. */
 void qn_cpu_begin_rows(const qn_cpu_job *job, unsigned kinds);

@@ -3,7 +3,7 @@
  *
  *   rows of in[0] --(norm)--> acts | barrier, if many | each thread: its outputs of w[0], w[1], ... for all rows, then the epilogue on them
  *
- * Outputs are split by the bytes of their weights, so that the threads end together. A product that needs an epilogue with another
+ * Outputs are split by the bytes of their weights. A product that needs an epilogue with another
  * operand goes through the thread's tile, some columns at a time, while it is in the cache. */
 #include "backend/cpu/cpu_device.h"
 
@@ -98,9 +98,16 @@ void qn_cpu_gated_run(const qn_device *d, const qn_cpu_gated *g, size_t begin, s
     }
 }
 
-size_t qn_cpu_border(const qn_cpu_span *s, int t, int n)
+/* One weight in a list that is split by bytes. */
+typedef struct span {
+    size_t total, before, bytes; /* of the list; of the weights before it; its own */
+    size_t rows, step;           /* its outputs, and their unit */
+} span;
+
+/* Its first output behind the place where i/n of all bytes have passed. */
+static size_t border(const span *s, size_t i, size_t n)
 {
-    size_t at = (size_t)((double)s->total * t / n);
+    size_t at = (size_t)((double)s->total * (double)i / (double)n);
     if (at >= s->before + s->bytes)
         return s->rows;
     if (at <= s->before)
@@ -136,47 +143,90 @@ static void outputs(const qn_cpu_job *job, const qn_dweight *w, size_t first, si
     }
 }
 
-static void linear(void *arg, int thread, int n_threads)
+/* A thread's share of the outputs in parts: the first OWN are its own, in one run; the last ones go to whoever is ready for them, so
+ * that all end together even if one was held up. */
+enum { PARTS = 16, OWN = 12 };
+
+/* The parts [begin, end) of all n_threads * PARTS that this thread computes next; false: none is left. */
+typedef struct turn {
+    size_t begin, end;
+    bool is_later;
+} turn;
+
+static bool next_turn(turn *t, const qn_cpu_job *job, size_t thread, size_t n_threads)
 {
-    const qn_cpu_job *job = arg;
-    const qn_op *op = job->op;
-    qn_cpu_prepare_rows(job, thread, n_threads);
-    if (op->fuse & QN_FUSE_SILU_MUL) {
-        qn_cpu_gated g = {.acts = job->d->acts,
-                          .n_rows = job->n_rows,
-                          .gate = op->w[0],
-                          .up = op->w[1],
-                          .bias = op->fuse & QN_FUSE_BIAS ? qn_cpu_vec(op->vec[1]) : NULL,
-                          .residual = op->fuse & QN_FUSE_RESIDUAL ? &op->in[1] : NULL,
-                          .h = qn_cpu_row(&op->out, 0),
-                          .stride = op->out.width};
-        size_t b, e;
-        qn_team_split(qn_dweight_rows(g.gate), qn_cpu_gated_step(g.gate, g.up), thread, n_threads,
-                      &b, &e);
-        qn_cpu_gated_run(job->d, &g, b, e, thread);
-        return;
+    if (!t->is_later) {
+        t->is_later = true;
+        t->begin = thread * PARTS;
+        t->end = t->begin + (job->is_shared ? OWN : PARTS);
+        return true;
     }
-    size_t first = 0;
-    qn_cpu_span s = {0};
+    if (!job->is_shared)
+        return false;
+    size_t i = atomic_fetch_add(&job->d->next_piece, 1);
+    t->begin = i % n_threads * PARTS + OWN + i / n_threads;
+    t->end = t->begin + 1;
+    return i < (PARTS - OWN) * n_threads;
+}
+
+static void gated_part(const qn_cpu_job *job, const turn *t, int thread, int n_threads)
+{
+    const qn_op *op = job->op;
+    qn_cpu_gated g = {.acts = job->d->acts,
+                      .n_rows = job->n_rows,
+                      .gate = op->w[0],
+                      .up = op->w[1],
+                      .bias = op->fuse & QN_FUSE_BIAS ? qn_cpu_vec(op->vec[1]) : NULL,
+                      .residual = op->fuse & QN_FUSE_RESIDUAL ? &op->in[1] : NULL,
+                      .h = qn_cpu_row(&op->out, 0),
+                      .stride = op->out.width};
+    size_t rows = qn_dweight_rows(g.gate), n = (size_t)n_threads * PARTS;
+    span s = {.total = rows, .bytes = rows, .rows = rows, .step = qn_cpu_gated_step(g.gate, g.up)};
+    qn_cpu_gated_run(job->d, &g, border(&s, t->begin, n), border(&s, t->end, n), thread);
+}
+
+static void outputs_part(const qn_cpu_job *job, const turn *t, int thread, int n_threads)
+{
+    const qn_op *op = job->op;
+    size_t first = 0, n = (size_t)n_threads * PARTS;
+    span s = {0};
     for (uint32_t i = 0; i < op->n_w; i++)
         s.total += qn_dweight_bytes(op->w[i]);
     for (uint32_t i = 0; i < op->n_w; i++) {
         s.bytes = qn_dweight_bytes(op->w[i]);
         s.rows = qn_dweight_rows(op->w[i]);
         s.step = qn_dweight_row_step(op->w[i]);
-        outputs(job, op->w[i], first, qn_cpu_border(&s, thread, n_threads),
-                qn_cpu_border(&s, thread + 1, n_threads), thread);
+        outputs(job, op->w[i], first, border(&s, t->begin, n), border(&s, t->end, n), thread);
         s.before += s.bytes;
         first += s.rows;
     }
+}
+
+static void linear(void *arg, int thread, int n_threads)
+{
+    const qn_cpu_job *job = arg;
+    turn t = {0};
+    qn_cpu_prepare_rows(job, thread, n_threads);
+    while (next_turn(&t, job, (size_t)thread, (size_t)n_threads))
+        if (job->op->fuse & QN_FUSE_SILU_MUL)
+            gated_part(job, &t, thread, n_threads);
+        else
+            outputs_part(job, &t, thread, n_threads);
 }
 
 void qn_cpu_linear(const qn_cpu_job *job)
 {
     const qn_op *op = job->op;
     unsigned kinds = 0;
-    for (uint32_t i = 0; i < op->n_w; i++)
+    size_t steps = 0;
+    for (uint32_t i = 0; i < op->n_w; i++) {
         kinds |= qn_cpu_kind(op->w[i]);
-    qn_cpu_begin_rows(job, kinds);
-    qn_team_run(job->d->team, linear, (void *)(uintptr_t)job);
+        steps += qn_dweight_rows(op->w[i]) / qn_dweight_row_step(op->w[i]);
+    }
+    qn_cpu_job shared = *job;
+    size_t n_threads = (size_t)qn_team_size(job->d->team);
+    shared.is_shared = n_threads > 1 && steps >= n_threads * PARTS;
+    atomic_store(&job->d->next_piece, 0);
+    qn_cpu_begin_rows(&shared, kinds);
+    qn_team_run(job->d->team, linear, &shared);
 }

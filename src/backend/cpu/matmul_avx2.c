@@ -404,8 +404,8 @@ INLINE void block_scales(qn_pack_bits bits, qn_pack_scales scales, block w, size
     }
     sm[0] = _mm256_load_ps((const float *)(tail + 32 * half));
     sm[1] = _mm256_load_ps((const float *)(tail + 64 + 32 * half));
-    *offset = has_sub(scales) ? load(tail + 256 + 32 * half)
-                              : offset_pairs(bits, scales, NULL, 0, half);
+    *offset =
+        has_sub(scales) ? load(tail + 256 + 32 * half) : offset_pairs(bits, scales, NULL, 0, half);
 }
 
 /* c[4][16] += rows [8 half, 8 (half + n_halves)) x 4 tokens of a block. */
@@ -432,14 +432,14 @@ INLINE void tile_rows(qn_pack_bits bits, qn_pack_scales scales, block w, const q
                 *s = g % steps == 0 ? p : add16(*s, p);
             }
         }
-        if (w.b != UNPACKED && g % 4 == 3) /* or gcc keeps loads for the next groups, on the stack */
+        if (w.b != UNPACKED &&
+            g % 4 == 3) /* or gcc keeps loads for the next groups, on the stack */
             __asm__("" : "+r"(a), "+r"(w.u));
         if ((g + 1) % steps != 0)
             continue;
 #pragma GCC unroll 8
         for (size_t i = 0; i < n_halves * 4; i++) {
-            const __m256i k =
-                has_sub(scales) ? block_sub(scales, w, g / 4, half + i / 4) : one;
+            const __m256i k = has_sub(scales) ? block_sub(scales, w, g / 4, half + i / 4) : one;
             __m256i x = _mm256_madd_epi16(acc[0][i], k);
             if (n_parts == 2)
                 x = _mm256_add_epi32(x, _mm256_madd_epi16(acc[1][i], sixteen));

@@ -174,7 +174,8 @@ INLINE void gemv(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, siz
             for (size_t b = 0; b < per; b++, a++, w += bytes) {
                 __m512 sm[2];
                 __m512i sub[3] = {_mm512_setzero_si512()},
-                        sum[2] = {first_sum(bits, scales, a->h[0]), first_sum(bits, scales, a->h[1])};
+                        sum[2] = {first_sum(bits, scales, a->h[0]),
+                                  first_sum(bits, scales, a->h[1])};
                 for (size_t line = 0; line < bytes; line += 64)
                     __builtin_prefetch(w + PREFETCH + line);
 #pragma GCC unroll 8
@@ -222,8 +223,8 @@ INLINE void unpack(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, s
 
 /* c[n_tokens][16] += 16 rows x n_tokens over n blocks; n_tokens is 4 or 8, the second 4 at a + a_stride. Of 32 registers: 8 sums
  * (16 with integer scales), 8 results, a weight, the scales. */
-INLINE void tile(qn_pack_bits bits, qn_pack_scales scales, int n_tokens, const uint8_t *restrict w, size_t n,
-                 const qn_act4 *restrict a, size_t a_stride, float *restrict c)
+INLINE void tile(qn_pack_bits bits, qn_pack_scales scales, int n_tokens, const uint8_t *restrict w,
+                 size_t n, const qn_act4 *restrict a, size_t a_stride, float *restrict c)
 {
     __m512 f[8];
 #pragma GCC unroll 8
@@ -272,7 +273,8 @@ INLINE void gemm(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, siz
             unpack(bits, scales, w + (b + i) / per * qn_unit_bytes(bits, scales), (b + i) % per,
                    scratch + i * bytes);
         for (; t + 2 <= n_quads; t += 2)
-            tile(bits, scales, 8, scratch, n, a + t * n_blocks + b, n_blocks, c + t * 4 * QN_PACK_ROWS);
+            tile(bits, scales, 8, scratch, n, a + t * n_blocks + b, n_blocks,
+                 c + t * 4 * QN_PACK_ROWS);
         if (t < n_quads)
             tile(bits, scales, 4, scratch, n, a + t * n_blocks + b, 0, c + t * 4 * QN_PACK_ROWS);
     }
