@@ -267,10 +267,12 @@ static void test_pressure(void **state)
             e = open_engine(&c);
         }
         uint64_t before = e->scheduler.n_preempted;
+        qn_step_lock(e); /* all arrive before the first is over */
         for (size_t i = 0; i < N; i++)
             if (qn_request_submit(&r[i], e, &(qn_prompt){.ids = ids[i], .n_ids = 40 + 12 * i},
                                   &sp[i], &err) != QN_OK)
                 fail_msg("%s", err.msg);
+        qn_step_unlock(e);
         for (size_t i = 0; i < N; i++) {
             read_all(r[i], &got[i]);
             qn_request_free(r[i]);

@@ -220,10 +220,12 @@ static void preempt(int mode)
         size_t n = 20 + 12 * i;
         assert_int_equal(answer(e, &(qn_prompt){.ids = ids[i], .n_ids = n}, &sp, alone[i], 60), 60);
     }
+    qn_step_lock(e); /* all arrive before the first is over */
     for (size_t i = 0; i < 8; i++)
         if (qn_request_submit(&r[i], e, &(qn_prompt){.ids = ids[i], .n_ids = 20 + 12 * i}, &sp,
                               &err) != QN_OK)
             fail_msg("%s", err.msg);
+    qn_step_unlock(e);
     for (size_t i = 0; i < 8; i++) {
         qn_event ev = {0};
         for (size_t n = 0; ev.kind != QN_EVENT_DONE;) {
@@ -268,12 +270,14 @@ static void test_beams_in_a_small_cache(void **state)
         qn_event ev = {0};
         qn_status s;
         size_t n = 0;
+        qn_step_lock(e); /* both arrive before the first is over */
         assert_int_equal(
             qn_request_submit(&r[0], e, &(qn_prompt){.ids = ids, .n_ids = 100}, &beams, &err),
             QN_OK);
         assert_int_equal(
             qn_request_submit(&r[1], e, &(qn_prompt){.ids = ids, .n_ids = 90}, &plain, &err),
             QN_OK);
+        qn_step_unlock(e);
         while ((s = qn_request_next(r[0], &ev, &err)) == QN_OK && ev.kind != QN_EVENT_DONE)
             if (ev.kind == QN_EVENT_TOKEN && n < 30)
                 got[n++] = ev.token_id;
