@@ -174,11 +174,16 @@ qn_status qn_file_pread(const qn_file *f, size_t at, void *dst, size_t n, qn_err
     return QN_OK;
 }
 
+bool qn_file_holds(const qn_file *f, const void *p)
+{
+    return f->data && (uintptr_t)p - (uintptr_t)f->data < f->size;
+}
+
 void qn_file_drop(const qn_file *f, const void *p, size_t n)
 {
-    size_t at = (size_t)((uintptr_t)p - (uintptr_t)f->data);
-    if (!f->data || at >= f->size)
+    if (!qn_file_holds(f, p))
         return;
+    size_t at = (size_t)((uintptr_t)p - (uintptr_t)f->data);
     size_t begin = QN_ROUND_UP(at, (size_t)4096),
            end = (at + QN_MIN(n, f->size - at)) & ~(size_t)4095;
     if (begin < end)

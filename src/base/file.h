@@ -21,6 +21,7 @@ QN_MUST_USE qn_status qn_file_map(qn_file **out, const char *path, qn_err *err);
 void qn_file_unmap(qn_file *f); /* NULL allowed */
 /* Bytes [at, at + n) of the file, which must be there. Any thread. */
 QN_MUST_USE qn_status qn_file_pread(const qn_file *f, size_t at, void *dst, size_t n, qn_err *err);
+bool qn_file_holds(const qn_file *f, const void *p); /* p is in its mapping */
 /* What of [p, p + n) is mapped need not stay resident: read again, it comes from the file. */
 void qn_file_drop(const qn_file *f, const void *p, size_t n);
 /* Installs a SIGBUS handler that writes one line naming the mapped file and exits with 74. Called

@@ -152,15 +152,16 @@ void qn_weights_free(qn_weights *w)
 const qn_file *qn_weights_file(const qn_weights *w, const void *p)
 {
     for (size_t i = 0; i < w->n_files; i++)
-        if (w->files[i]->data && (uintptr_t)p - (uintptr_t)w->files[i]->data < w->files[i]->size)
+        if (qn_file_holds(w->files[i], p))
             return w->files[i];
     return NULL;
 }
 
 void qn_weights_drop(const qn_weights *w, const void *p, size_t n)
 {
-    for (size_t i = 0; i < w->n_files; i++)
-        qn_file_drop(w->files[i], p, n);
+    const qn_file *f = qn_weights_file(w, p);
+    if (f)
+        qn_file_drop(f, p, n);
 }
 
 qn_folder qn_weights_folder(const qn_weights *w)

@@ -275,7 +275,7 @@ static uint8_t *random_panels(qn_pack p, size_t n, size_t cols)
     size_t bytes = qn_pack_panel_bytes(p, cols),
            unit = qn_unit_bytes(qn_packs[p].bits, qn_packs[p].scales);
     qn_pack_scales s = qn_packs[p].scales;
-    bool has_m = s == QN_SCALES_DM || s == QN_SCALES_K || s == QN_SCALES_SM;
+    bool has_m = qn_scales_has_min(s);
     uint8_t *w = ck_in(n * bytes);
     random_bytes(w, n * bytes);
     if (ck_rand() % 4 == 0) /* the largest quants */

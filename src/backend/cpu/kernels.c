@@ -66,7 +66,7 @@ static void fill_panel(test_case *c, qn_pack p, uint32_t seed)
 {
     qn_pack_scales s = qn_packs[p].scales;
     size_t unit = qn_unit_bytes(qn_packs[p].bits, s), n = COLS / 32 / qn_scales_blocks(s) * unit;
-    size_t n_halves = s == QN_SCALES_DM || s == QN_SCALES_K || s == QN_SCALES_SM ? 32 : 16;
+    size_t n_halves = qn_scales_has_min(s) ? 32 : 16;
     QN_ASSERT(n <= PANEL_BYTES);
     for (size_t i = 0; i < n; i++)
         c->panel[i] = (uint8_t)next(&seed);

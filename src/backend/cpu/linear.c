@@ -3,8 +3,8 @@
  *
  *   rows of in[0] --(norm)--> acts | barrier, if many | each thread: its outputs of w[0], w[1], ... for all rows, then the epilogue on them
  *
- * Outputs are split by the bytes of their weights. A product that needs an epilogue with another
- * operand goes through the thread's tile, some columns at a time, while it is in the cache. */
+ * Outputs are split by the bytes of their weights. A product that needs an epilogue with another operand goes through the thread's
+ * tile, some columns at a time, while it is in the cache. */
 #include "backend/cpu/cpu_device.h"
 
 static size_t op_outputs(const qn_op *op)
@@ -147,12 +147,13 @@ static void outputs(const qn_cpu_job *job, const qn_dweight *w, size_t first, si
  * that all end together even if one was held up. */
 enum { PARTS = 16, OWN = 12 };
 
-/* The parts [begin, end) of all n_threads * PARTS that this thread computes next; false: none is left. */
+/* Parts [begin, end) of all n_threads * PARTS. */
 typedef struct turn {
     size_t begin, end;
-    bool is_later;
+    bool is_later; /* not the thread's own first ones */
 } turn;
 
+/* What this thread computes next, from {0} on; false: nothing is left. */
 static bool next_turn(turn *t, const qn_cpu_job *job, size_t thread, size_t n_threads)
 {
     if (!t->is_later) {

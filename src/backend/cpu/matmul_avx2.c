@@ -164,11 +164,6 @@ INLINE __m256i quant(qn_pack_bits bits, const uint8_t *q, int g, int part)
     __builtin_unreachable();
 }
 
-INLINE bool has_sub(qn_pack_scales s)
-{
-    return s == QN_SCALES_S || s == QN_SCALES_SM;
-}
-
 INLINE bool has_parts(qn_pack_bits b)
 {
     return b == QN_BITS_8 || b == QN_BITS_N;
@@ -177,12 +172,7 @@ INLINE bool has_parts(qn_pack_bits b)
 /* Steps of 4 columns that int16 holds (top of the file); a scale of 16 columns ends a chain too. */
 INLINE int fold_steps(qn_pack_bits b, qn_pack_scales s)
 {
-    return b == QN_BITS_6 ? 2 : b == QN_BITS_5 || has_sub(s) ? 4 : 8;
-}
-
-INLINE bool has_min(qn_pack_scales s)
-{
-    return s == QN_SCALES_DM || s == QN_SCALES_K || s == QN_SCALES_SM;
+    return b == QN_BITS_6 ? 2 : b == QN_BITS_5 || qn_scales_has_sub(s) ? 4 : 8;
 }
 
 /* S and M (pack.h) of 8 rows. */
@@ -191,7 +181,7 @@ INLINE void scales_at(qn_pack_scales scales, const uint8_t *u, size_t b, size_t 
     const __m256 sign = _mm256_set1_ps(-0.0f);
     const uint8_t *sc = u + 16 * b + 8 * half;
     __m256 d = half8(u + 16 * half), m = _mm256_setzero_ps();
-    if (has_min(scales))
+    if (qn_scales_has_min(scales))
         m = half8(u + 32 + 16 * half);
     switch (scales) {
     case QN_SCALES_D:
@@ -234,24 +224,24 @@ INLINE __m256i offset_pairs(qn_pack_bits bits, qn_pack_scales scales, const uint
                             size_t half)
 {
     const __m256i minus = _mm256_set1_epi16((int16_t)-qn_pack_zero(bits, scales));
-    if (!has_sub(scales))
+    if (!qn_scales_has_sub(scales))
         return minus;
-    __m256i pairs = sub_pairs(scales, u, b, half, has_min(scales));
-    return has_min(scales) ? pairs : _mm256_mullo_epi16(pairs, minus);
+    __m256i pairs = sub_pairs(scales, u, b, half, qn_scales_has_min(scales));
+    return qn_scales_has_min(scales) ? pairs : _mm256_mullo_epi16(pairs, minus);
 }
 
 /* f after one more block (pack.h), for 8 rows. offset: offset_pairs; d, s, h: of the activations, for every row. */
 INLINE __m256 add_block(qn_pack_scales scales, const __m256 sm[2], __m256i sum, __m256i offset,
                         __m256 d, __m256 s, __m256i h, __m256 f)
 {
-    if (!has_min(scales) || has_sub(scales))
+    if (!qn_scales_has_min(scales) || qn_scales_has_sub(scales))
         offset = _mm256_madd_epi16(offset, h);
-    if (!has_min(scales))
+    if (!qn_scales_has_min(scales))
         sum = _mm256_add_epi32(sum, offset);
     f = _mm256_fmadd_ps(sm[0], _mm256_mul_ps(d, _mm256_cvtepi32_ps(sum)), f);
-    if (!has_min(scales))
+    if (!qn_scales_has_min(scales))
         return f;
-    if (has_sub(scales))
+    if (qn_scales_has_sub(scales))
         s = _mm256_mul_ps(d, _mm256_cvtepi32_ps(offset));
     return _mm256_fmadd_ps(sm[1], s, f);
 }
@@ -277,7 +267,7 @@ INLINE __m256i half_sum(qn_pack_bits bits, qn_pack_scales scales, const uint8_t 
         if (v != 3 && !(steps == 2 && v == 1))
             continue;
         __m256i *s = acc[0], *t = acc[1], x;
-        if (has_sub(scales))
+        if (qn_scales_has_sub(scales))
             x = _mm256_add_epi32(_mm256_madd_epi16(s[0], sub_twice(pairs, 0)),
                                  _mm256_madd_epi16(t[0], sub_twice(pairs, 1)));
         else if (n_parts == 2)
@@ -298,7 +288,7 @@ INLINE __m256 gemv_half(qn_pack_bits bits, qn_pack_scales scales, const uint8_t 
 {
     const uint8_t *q = u + qn_scales_bytes(scales) + (2 * b + half) * qn_bits_bytes(bits);
     __m256i pairs = _mm256_setzero_si256();
-    if (has_sub(scales))
+    if (qn_scales_has_sub(scales))
         pairs = sub_pairs(scales, u, b, half, false);
     __m256i sum = half_sum(bits, scales, q, a, pairs),
             offset = offset_pairs(bits, scales, u, b, half);
@@ -364,9 +354,15 @@ enum {
     DIRECT_BYTES = 16384 /* of a panel, in the first-level cache */
 };
 
+/* Of an unpacked block: its quants, and all of it. */
+INLINE size_t unpacked_quants(qn_pack_bits bits)
+{
+    return has_parts(bits) ? 1024 : 512;
+}
+
 INLINE size_t unpacked_bytes(qn_pack_bits bits, qn_pack_scales scales)
 {
-    return (has_parts(bits) ? 1024 : 512) + 128 + (has_sub(scales) ? 192 : 0);
+    return unpacked_quants(bits) + 128 + (qn_scales_has_sub(scales) ? 192 : 0);
 }
 
 /* Block b of unit u of a panel; or, if b is UNPACKED, the unpacked block u. */
@@ -386,17 +382,17 @@ INLINE __m256i block_quant(qn_pack_bits bits, qn_pack_scales scales, block w, in
 }
 
 /* Integer scales of the columns 0..15 or 16..31. */
-INLINE __m256i block_sub(qn_pack_scales scales, block w, int upper, size_t half)
+INLINE __m256i block_sub(qn_pack_bits bits, qn_pack_scales scales, block w, int upper, size_t half)
 {
     if (w.b == UNPACKED)
-        return load(w.u + 512 + 128 + 64 * upper + 32 * half);
+        return load(w.u + unpacked_quants(bits) + 128 + 64 * upper + 32 * half);
     return sub_twice(sub_pairs(scales, w.u, w.b, half, false), upper);
 }
 
 INLINE void block_scales(qn_pack_bits bits, qn_pack_scales scales, block w, size_t half,
                          __m256 sm[2], __m256i *offset)
 {
-    const uint8_t *tail = w.u + (has_parts(bits) ? 1024 : 512);
+    const uint8_t *tail = w.u + unpacked_quants(bits);
     if (w.b != UNPACKED) {
         scales_at(scales, w.u, w.b, half, sm);
         *offset = offset_pairs(bits, scales, w.u, w.b, half);
@@ -404,8 +400,8 @@ INLINE void block_scales(qn_pack_bits bits, qn_pack_scales scales, block w, size
     }
     sm[0] = _mm256_load_ps((const float *)(tail + 32 * half));
     sm[1] = _mm256_load_ps((const float *)(tail + 64 + 32 * half));
-    *offset =
-        has_sub(scales) ? load(tail + 256 + 32 * half) : offset_pairs(bits, scales, NULL, 0, half);
+    *offset = qn_scales_has_sub(scales) ? load(tail + 256 + 32 * half)
+                                        : offset_pairs(bits, scales, NULL, 0, half);
 }
 
 /* c[4][16] += rows [8 half, 8 (half + n_halves)) x 4 tokens of a block. */
@@ -439,7 +435,8 @@ INLINE void tile_rows(qn_pack_bits bits, qn_pack_scales scales, block w, const q
             continue;
 #pragma GCC unroll 8
         for (size_t i = 0; i < n_halves * 4; i++) {
-            const __m256i k = has_sub(scales) ? block_sub(scales, w, g / 4, half + i / 4) : one;
+            const __m256i k =
+                qn_scales_has_sub(scales) ? block_sub(bits, scales, w, g / 4, half + i / 4) : one;
             __m256i x = _mm256_madd_epi16(acc[0][i], k);
             if (n_parts == 2)
                 x = _mm256_add_epi32(x, _mm256_madd_epi16(acc[1][i], sixteen));
@@ -509,27 +506,25 @@ INLINE void direct(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, s
 INLINE void unpack(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
                    uint8_t *restrict out)
 {
-    const size_t bytes = qn_bits_bytes(bits);
-    const uint8_t *q = u + qn_scales_bytes(scales) + b * 2 * bytes;
-    const int n_parts = has_parts(bits) ? 2 : 1;
-    uint8_t *tail = out + 512 * n_parts;
+    const size_t n_parts = has_parts(bits) ? 2 : 1;
+    uint8_t *tail = out + unpacked_quants(bits);
 #pragma GCC unroll 2
-    for (int half = 0; half < 2; half++) {
+    for (size_t half = 0; half < 2; half++) {
 #pragma GCC unroll 8
         for (int g = 0; g < 8; g++)
-            for (int part = 0; part < n_parts; part++)
-                _mm256_store_si256((__m256i *)(out + 512 * part + 64 * g + 32 * half),
-                                   quant(bits, q + (size_t)half * bytes, g, part));
+            for (size_t part = 0; part < n_parts; part++)
+                _mm256_store_si256((__m256i *)(out + 512 * part + 64 * (size_t)g + 32 * half),
+                                   block_quant(bits, scales, (block){u, b}, g, part, half));
         __m256 sm[2];
-        scales_at(scales, u, b, (size_t)half, sm);
+        scales_at(scales, u, b, half, sm);
         _mm256_store_ps((float *)(tail + 32 * half), sm[0]);
         _mm256_store_ps((float *)(tail + 64 + 32 * half), sm[1]);
-        if (has_sub(scales)) {
-            __m256i pairs = sub_pairs(scales, u, b, (size_t)half, false);
+        if (qn_scales_has_sub(scales)) {
+            __m256i pairs = sub_pairs(scales, u, b, half, false);
             _mm256_store_si256((__m256i *)(tail + 128 + 32 * half), sub_twice(pairs, 0));
             _mm256_store_si256((__m256i *)(tail + 192 + 32 * half), sub_twice(pairs, 1));
             _mm256_store_si256((__m256i *)(tail + 256 + 32 * half),
-                               offset_pairs(bits, scales, u, b, (size_t)half));
+                               offset_pairs(bits, scales, u, b, half));
         }
     }
 }

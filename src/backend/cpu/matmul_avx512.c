@@ -36,11 +36,6 @@ INLINE __m512 negative(__m512 v)
     return _mm512_mul_ps(v, _mm512_set1_ps(-1.0f));
 }
 
-INLINE bool has_sub(qn_pack_scales s)
-{
-    return s == QN_SCALES_S || s == QN_SCALES_SM;
-}
-
 /* ---- quants and scales of a unit ---- */
 
 /* The vectors at p (rows 0..7) and p + bytes (rows 8..15) after a shift, masked. */
@@ -89,17 +84,12 @@ INLINE __m512i quant(qn_pack_bits bits, const uint8_t *q, int g)
     __builtin_unreachable();
 }
 
-INLINE bool has_min(qn_pack_scales s)
-{
-    return s == QN_SCALES_DM || s == QN_SCALES_K || s == QN_SCALES_SM;
-}
-
 /* S and M (pack.h) of 16 rows. */
 INLINE void scales_at(qn_pack_scales scales, const uint8_t *u, size_t b, __m512 out[2])
 {
     const uint8_t *sc = u + 16 * b;
     __m512 d = half16(u), m = _mm512_setzero_ps();
-    if (has_min(scales))
+    if (qn_scales_has_min(scales))
         m = half16(u + 32);
     switch (scales) {
     case QN_SCALES_D:
@@ -134,8 +124,9 @@ INLINE void sub_at(qn_pack_scales scales, const uint8_t *u, size_t b, __m512i ou
     __m512i v = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)at));
     out[0] = _mm512_srai_epi32(_mm512_slli_epi32(v, 16), 16);
     out[1] = _mm512_srai_epi32(v, 16);
-    out[2] = has_min(scales) ? _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(at + 256)))
-                             : _mm512_setzero_si512();
+    out[2] = qn_scales_has_min(scales)
+                 ? _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(at + 256)))
+                 : _mm512_setzero_si512();
 }
 
 /* f of pack.h after one more block. sum: of the columns 0..15 and 16..31, or all in one; h: two int16 sums of activations. */
@@ -144,14 +135,14 @@ INLINE __m512 add_block(qn_pack_scales scales, const __m512 sm[2], const __m512i
 {
     const __m512 d = _mm512_set1_ps(act_d);
     __m512i i = sum[0];
-    if (has_sub(scales))
+    if (qn_scales_has_sub(scales))
         i = _mm512_add_epi32(_mm512_mullo_epi32(sum[0], sub[0]),
                              _mm512_mullo_epi32(sum[1], sub[1]));
     f = _mm512_fmadd_ps(sm[0], _mm512_mul_ps(d, _mm512_cvtepi32_ps(i)), f);
-    if (!has_min(scales))
+    if (!qn_scales_has_min(scales))
         return f;
     __m512 s = _mm512_set1_ps(act_s);
-    if (has_sub(scales))
+    if (qn_scales_has_sub(scales))
         s = _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_madd_epi16(sub[2], bcast4(h))));
     return _mm512_fmadd_ps(sm[1], s, f);
 }
@@ -183,7 +174,7 @@ INLINE void gemv(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, siz
                     sum[g / 4] =
                         _mm512_dpbusd_epi32(sum[g / 4], quant(bits, w, g), bcast4(a->q[g]));
                 scales_at(scales, u, b, sm);
-                if (has_sub(scales))
+                if (qn_scales_has_sub(scales))
                     sub_at(scales, u, b, sub);
                 else
                     sum[0] = _mm512_add_epi32(sum[0], sum[1]);
@@ -199,7 +190,7 @@ INLINE void gemv(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *w, siz
  *   quants [group 8], S, M; for integer scales of 16 columns sc of columns 0..15, of 16..31, pairs of minima */
 INLINE size_t block_bytes(qn_pack_scales scales)
 {
-    return 64 * (8 + 2 + (has_sub(scales) ? 3 : 0));
+    return 64 * (8 + 2 + (qn_scales_has_sub(scales) ? 3 : 0));
 }
 
 INLINE void unpack(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, size_t b,
@@ -213,7 +204,7 @@ INLINE void unpack(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, s
     scales_at(scales, u, b, sm);
     _mm512_storeu_ps(out + 512, sm[0]);
     _mm512_storeu_ps(out + 576, sm[1]);
-    if (has_sub(scales)) {
+    if (qn_scales_has_sub(scales)) {
         __m512i sub[3];
         sub_at(scales, u, b, sub);
         for (int i = 0; i < 3; i++)
@@ -236,19 +227,19 @@ INLINE void tile(qn_pack_bits bits, qn_pack_scales scales, int n_tokens, const u
 #pragma GCC unroll 8
         for (int t = 0; t < n_tokens; t++) {
             const int16_t *h = a[t < 4 ? 0 : a_stride].h[t % 4];
-            sum[t][0] = first_sum(bits, scales, has_sub(scales) ? h[0] : h[0] + h[1]);
+            sum[t][0] = first_sum(bits, scales, qn_scales_has_sub(scales) ? h[0] : h[0] + h[1]);
             sum[t][1] = first_sum(bits, scales, h[1]);
         }
 #pragma GCC unroll 8
         for (int g = 0; g < 8; g++) {
             const __m512i v = _mm512_loadu_si512(w + 64 * g);
-            const int upper = has_sub(scales) ? g / 4 : 0;
+            const int upper = qn_scales_has_sub(scales) ? g / 4 : 0;
 #pragma GCC unroll 8
             for (int t = 0; t < n_tokens; t++)
                 sum[t][upper] = _mm512_dpbusd_epi32(sum[t][upper], v,
                                                     bcast4(a[t < 4 ? 0 : a_stride].q[g][t % 4]));
         }
-        for (int i = 0; i < 3 && has_sub(scales); i++)
+        for (int i = 0; i < 3 && qn_scales_has_sub(scales); i++)
             sub[i] = _mm512_loadu_si512(w + 640 + 64 * i);
 #pragma GCC unroll 8
         for (int t = 0; t < n_tokens; t++) {

@@ -80,16 +80,16 @@ INLINE void gemv_block(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *
         s = vdotq_laneq_s32(s, quant(bits, at, 3), x0, 3);
         t = vdotq_laneq_s32(t, quant(bits, at, 7), x1, 3);
         float32x4x2_t sm = scales_at(scales, u, b, part);
-        if (has_sub(scales)) {
+        if (qn_scales_has_sub(scales)) {
             int32x4x2_t sc = sub_at(scales, u, b, part, false);
             s = vmlaq_s32(vmulq_s32(s, sc.val[0]), t, sc.val[1]);
         } else {
             s = vaddq_s32(s, t);
         }
         f[part] = vfmaq_f32(f[part], sm.val[0], vmulq_n_f32(vcvtq_f32_s32(s), a->d));
-        if (has_min(scales)) {
+        if (qn_scales_has_min(scales)) {
             float32x4_t off = vdupq_n_f32(a->s);
-            if (has_sub(scales)) {
+            if (qn_scales_has_sub(scales)) {
                 int32x4x2_t m = sub_at(scales, u, b, part, true);
                 int32x4_t j = vmlaq_n_s32(vmulq_n_s32(m.val[0], h0), m.val[1], h1);
                 off = vmulq_n_f32(vcvtq_f32_s32(j), a->d);

@@ -21,16 +21,6 @@
 
 /* ---- quants and scales of a unit, for 4 rows ---- */
 
-INLINE bool has_sub(qn_pack_scales s)
-{
-    return s == QN_SCALES_S || s == QN_SCALES_SM;
-}
-
-INLINE bool has_min(qn_pack_scales s)
-{
-    return s == QN_SCALES_DM || s == QN_SCALES_K || s == QN_SCALES_SM;
-}
-
 /* What the sums of quants begin with, times the sum of activations. */
 INLINE int bias_of(qn_pack_bits b, qn_pack_scales s)
 {
@@ -97,7 +87,7 @@ INLINE float32x4x2_t scales_at(qn_pack_scales scales, const uint8_t *u, size_t b
 {
     const uint8_t *sc = u + 16 * b + 4 * part;
     float32x4x2_t r = {{half4(u + 8 * part), vdupq_n_f32(0)}};
-    if (has_min(scales))
+    if (qn_scales_has_min(scales))
         r.val[1] = half4(u + 32 + 8 * part);
     switch (scales) {
     case QN_SCALES_D:
@@ -139,7 +129,7 @@ enum { SUMS = 8, SCALE_VECTORS = QN_I8MM ? 4 : 2 };
 
 INLINE size_t block_bytes(qn_pack_scales scales)
 {
-    return 512 + 2 * 16 * SCALE_VECTORS * (has_sub(scales) ? 6 : 2);
+    return 512 + 2 * 16 * SCALE_VECTORS * (qn_scales_has_sub(scales) ? 6 : 2);
 }
 
 /* 4 rows of a scale, to where vectors of rows [4 part, 4 part + 4) of 8 lie. */
@@ -160,7 +150,7 @@ INLINE void unpack(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, s
     const uint8_t *q = u + qn_scales_bytes(scales) + b * 2 * bytes;
 #pragma GCC unroll 2
     for (size_t half = 0; half < 2; half++) {
-        int32_t *s = (int32_t *)(out + 512) + half * stride * (has_sub(scales) ? 6 : 2);
+        int32_t *s = (int32_t *)(out + 512) + half * stride * (qn_scales_has_sub(scales) ? 6 : 2);
 #pragma GCC unroll 2
         for (size_t part = 0; part < 2; part++) {
             const uint8_t *at = q + half * bytes + 16 * part;
@@ -177,12 +167,12 @@ INLINE void unpack(qn_pack_bits bits, qn_pack_scales scales, const uint8_t *u, s
             float32x4x2_t sm = scales_at(scales, u, b, 2 * half + part);
             put_scale(s, vreinterpretq_s32_f32(sm.val[0]), part);
             put_scale(s + stride, vreinterpretq_s32_f32(sm.val[1]), part);
-            if (!has_sub(scales))
+            if (!qn_scales_has_sub(scales))
                 continue;
             int32x4x2_t sc = sub_at(scales, u, b, 2 * half + part, false);
             put_scale(s + 2 * stride, sc.val[0], part);
             put_scale(s + 3 * stride, sc.val[1], part);
-            if (!has_min(scales))
+            if (!qn_scales_has_min(scales))
                 continue;
             int32x4x2_t m = sub_at(scales, u, b, 2 * half + part, true);
             put_scale(s + 4 * stride, m.val[0], part);
@@ -254,11 +244,11 @@ INLINE void tile_block(qn_pack_bits bits, qn_pack_scales scales, const int8_t *r
     const size_t stride = 4 * SCALE_VECTORS;
     const int bias = bias_of(bits, scales);
     int32_t h0[4], h1[4], start[2][4];
-    if (has_sub(scales) || bias)
+    if (qn_scales_has_sub(scales) || bias)
         for (int t = 0; t < 4; t++) {
             h0[t] = a->h[t][0];
             h1[t] = a->h[t][1];
-            start[0][t] = bias * (has_sub(scales) ? h0[t] : h0[t] + h1[t]);
+            start[0][t] = bias * (qn_scales_has_sub(scales) ? h0[t] : h0[t] + h1[t]);
             start[1][t] = bias * h1[t];
         }
     int32x4_t sum[SUMS], upper[SUMS];
@@ -268,22 +258,22 @@ INLINE void tile_block(qn_pack_bits bits, qn_pack_scales scales, const int8_t *r
         upper[i] = bias ? of_token(start[1], i) : vdupq_n_s32(0);
     }
     multiply(w, a->q[0][0], sum);
-    multiply(w + 128, a->q[4][0], has_sub(scales) ? upper : sum);
+    multiply(w + 128, a->q[4][0], qn_scales_has_sub(scales) ? upper : sum);
 #pragma GCC unroll 8
     for (int i = 0; i < SUMS; i++) {
         const int32_t *at = s + 4 * rows_of(i);
         const float32x4_t d = vreinterpretq_f32_s32(of_token(a->d, i));
-        if (has_sub(scales)) {
+        if (qn_scales_has_sub(scales)) {
             sum[i] = vmulq_s32(sum[i], vld1q_s32(at + 2 * stride));
             sum[i] = vmlaq_s32(sum[i], upper[i], vld1q_s32(at + 3 * stride));
         }
         const float32x4_t big_s = vreinterpretq_f32_s32(vld1q_s32(at)),
                           big_m = vreinterpretq_f32_s32(vld1q_s32(at + stride));
         f[i] = vfmaq_f32(f[i], big_s, vmulq_f32(d, vcvtq_f32_s32(sum[i])));
-        if (!has_min(scales))
+        if (!qn_scales_has_min(scales))
             continue;
         float32x4_t off = vreinterpretq_f32_s32(of_token(a->s, i));
-        if (has_sub(scales)) {
+        if (qn_scales_has_sub(scales)) {
             int32x4_t j = vmulq_s32(of_token(h0, i), vld1q_s32(at + 4 * stride));
             j = vmlaq_s32(j, of_token(h1, i), vld1q_s32(at + 5 * stride));
             off = vmulq_f32(d, vcvtq_f32_s32(j));

@@ -97,9 +97,8 @@ static void read_block(const qn_pack_info *p, const uint8_t *u, size_t b, size_t
     size_t bytes = qn_bits_bytes(p->bits);
     const uint8_t *q = u + qn_scales_bytes(p->scales) + (b * 2 + row / 8) * bytes;
     const int8_t *sc = (const int8_t *)u;
-    *out = (block_row){.has_sub = p->scales == QN_SCALES_S || p->scales == QN_SCALES_SM,
-                       .has_m = p->scales == QN_SCALES_DM || p->scales == QN_SCALES_K ||
-                                p->scales == QN_SCALES_SM,
+    *out = (block_row){.has_sub = qn_scales_has_sub(p->scales),
+                       .has_m = qn_scales_has_min(p->scales),
                        .zero = qn_pack_zero(p->bits, p->scales),
                        .s = half_at(u, row)};
     for (size_t k = 0; k < 32; k++)

@@ -343,7 +343,7 @@ static void put_quants(qn_pack_bits bits, const uint32_t *q, size_t r, uint8_t *
 
 static void put_scales(qn_pack_scales s, const unit_row *u, size_t r, uint8_t *out)
 {
-    bool has_m = s == QN_SCALES_DM || s == QN_SCALES_K || s == QN_SCALES_SM;
+    bool has_m = qn_scales_has_min(s);
     memcpy(out + 2 * r, &u->d, 2);
     if (has_m)
         memcpy(out + 32 + 2 * r, &u->m, 2);
@@ -354,7 +354,7 @@ static void put_scales(qn_pack_scales s, const unit_row *u, size_t r, uint8_t *o
             if (has_m)
                 sc[128 + 16 * i + r] = (uint8_t)u->mn[i];
         }
-    } else if (s == QN_SCALES_S || s == QN_SCALES_SM) {
+    } else if (qn_scales_has_sub(s)) {
         for (size_t i = 0; i < 16; i++) {
             sc[32 * (i / 2) + 2 * r + i % 2] = (uint8_t)u->sc[i];
             if (has_m)

@@ -108,15 +108,27 @@ static inline size_t qn_bits_bytes(qn_pack_bits b)
                             : 128;
 }
 
+/* Integer scales (and minima) of 16 columns. */
+static inline bool qn_scales_has_sub(qn_pack_scales s)
+{
+    return s == QN_SCALES_S || s == QN_SCALES_SM;
+}
+
+/* A minimum beside the scale. */
+static inline bool qn_scales_has_min(qn_pack_scales s)
+{
+    return s == QN_SCALES_DM || s == QN_SCALES_K || s == QN_SCALES_SM;
+}
+
 /* What is subtracted from q; 0: the format has a minimum instead. */
 static inline int qn_pack_zero(qn_pack_bits b, qn_pack_scales s)
 {
-    return s == QN_SCALES_DM || s == QN_SCALES_K || s == QN_SCALES_SM ? 0
-           : b == QN_BITS_4                                           ? 8
-           : b == QN_BITS_5                                           ? 16
-           : b == QN_BITS_6                                           ? 32
-           : b == QN_BITS_3                                           ? 4
-                                                                      : 128;
+    return qn_scales_has_min(s) ? 0
+           : b == QN_BITS_4     ? 8
+           : b == QN_BITS_5     ? 16
+           : b == QN_BITS_6     ? 32
+           : b == QN_BITS_3     ? 4
+                                : 128;
 }
 
 /* Blocks of 32 columns in a unit. */
