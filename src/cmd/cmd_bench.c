@@ -310,6 +310,7 @@ static qn_status open_model(bench *b, qn_engine **out, model_rows *m, const char
     config.model = path;
     config.progress = cmd_progress_load;
     config.progress_arg = &bar;
+    config.prefault |= !o->load; /* clearing pages is not part of a row */
     cmd_tuned(&config);
     for (int k = 0; k < (o->load ? o->repeat : 1); k++) {
         qn_engine_free(*out);
