@@ -94,6 +94,24 @@ typedef enum qn_speculation {
     QN_SPEC_DRAFT  /* always: what draft_model says */
 } qn_speculation;
 
+/* What requests of one kind may count on, and what they weigh against others. */
+typedef struct qn_class {
+    const char *name; /* 1 to 32 of [A-Za-z0-9_-] */
+    uint32_t
+        share; /* of the machine's time while others want it too; 1 to 10000. Unused share is lent */
+    /* From submit to the end of the answer; 0: none. Steps are kept as short as running answers need
+     * that are within their class's share. */
+    uint32_t target_ms;
+    uint32_t
+        gap_ms; /* a running answer waits no longer for its next token while prompts are read; 0: none */
+    bool refuse_late; /* what will surely miss the target is refused at once (QN_E_TIMEOUT) */
+} qn_class;
+
+/* At most max_seqs sequences of up to max_tokens tokens (prompt and answer) are computed together. */
+typedef struct qn_bucket {
+    uint32_t max_tokens, max_seqs;
+} qn_bucket;
+
 typedef struct qn_config {
     /* a GGUF file (the first of a split set), a packed file, or a Hugging Face folder */
     const char *model;
@@ -124,6 +142,17 @@ typedef struct qn_config {
     qn_speculation speculation;
     const char *draft_model; /* a small model with the same vocabulary that guesses; NULL: none */
     int max_draft;           /* tokens guessed ahead in one step; 0: 16, at most 63 */
+    /* Requests of several classes, most urgent first; NULL: one class, "default". Copied. */
+    const qn_class *classes;
+    int n_classes;
+    int default_class;        /* of requests that name none */
+    bool fifo;                /* in order of arrival, whatever the class: to compare with */
+    const qn_bucket *buckets; /* by ascending max_tokens; NULL: none. Copied */
+    int n_buckets;
+    int min_seqs; /* adaptive: between this and max_seqs, as many as gain throughput; 0: max_seqs */
+    int batch_timeout_ms; /* an idle engine waits so long for max_seqs requests; 0: not */
+    int max_queue;        /* waiting requests; one more is QN_E_QUEUE_FULL. 0: 512 */
+    bool no_prefix_cache; /* K/V of ended requests are not kept for those that begin alike */
     /* Called by qn_engine_open: what is being done, and how much of it (0 to 1). NULL: silent. */
     void (*progress)(void *arg, const char *what, double done);
     void *progress_arg;
@@ -209,6 +238,17 @@ typedef struct qn_params {
     int n;                   /* candidates, 1 to 16; with beam_width at most that */
     int beam_width;          /* 0: sample; to 16: beam search that gives the n best */
     float length_penalty;    /* beam search: score = sum of logprobs / length^penalty */
+    /* serving */
+    const char *class_name; /* of qn_config.classes; NULL: the default one */
+    /* Whose request: classes are fair among tenants, and cached prefixes are shared within one only. NULL: nobody's */
+    const char *tenant;
+    const char
+        *cache_salt; /* cached prefixes are shared among requests of the same salt; NULL: none */
+    /* Called when an event was added or the request ended: on the engine's thread, which waits
+     * meanwhile; it must be short and call nothing of here. Not called after qn_request_drop or
+     * qn_request_free has returned. */
+    void (*notify)(void *arg);
+    void *notify_arg;
 } qn_params;
 QN_API qn_params qn_params_default(void);
 /* The defaults, and over them the model's generation_config.json. */
@@ -227,6 +267,15 @@ typedef struct qn_logprob {
     size_t n_text;
 } qn_logprob;
 
+/* Why no more of a prompt was found in the prefix cache. */
+typedef enum qn_miss {
+    QN_MISS_NONE,  /* all that can be: the last token is always computed */
+    QN_MISS_OFF,   /* no prefix cache */
+    QN_MISS_SHORT, /* the prompt is shorter than a block of 64 tokens */
+    QN_MISS_NEW,   /* nothing of it was seen before (of this tenant and salt), or it was evicted */
+    QN_MISS_PART   /* it began like an earlier one, then went another way */
+} qn_miss;
+
 typedef enum qn_event_kind { QN_EVENT_TOKEN, QN_EVENT_DONE } qn_event_kind;
 
 typedef enum qn_finish {
@@ -241,7 +290,8 @@ typedef enum qn_finish {
 /* TOKEN: one for each token of each candidate. DONE: one, at the end. */
 typedef struct qn_event {
     qn_event_kind kind;
-    int index; /* candidate, 0 to n - 1 */
+    int index;      /* candidate, 0 to n - 1 */
+    uint64_t at_ns; /* when it came to be, by the monotonic clock */
     int32_t token_id;
     /* Whole UTF-8; empty while a character or a stop string is incomplete. Valid, as logprobs,
      * until the next call for this request. */
@@ -256,9 +306,12 @@ typedef struct qn_event {
     /* DONE: */
     int n_prompt_tokens, n_output_tokens;  /* of all candidates together */
     int n_draft_tokens, n_accepted_tokens; /* guessed ahead; those of them that came true */
-    double queue_ms;                       /* from submit until the engine took it up */
-    double prefill_ms;                     /* from there until the first token */
-    double decode_ms;                      /* from there until the end */
+    int n_cached_tokens;                   /* of the prompt, from the prefix cache */
+    qn_miss miss;
+    int n_preempted;   /* how often its sequences gave their place to others */
+    double queue_ms;   /* from submit until the engine took it up */
+    double prefill_ms; /* from there until the first token */
+    double decode_ms;  /* from there until the end */
 } qn_event;
 
 /* Waits for the next event. A request that failed gives its error once, after the events before it.
@@ -267,8 +320,44 @@ QN_API qn_status qn_request_next(qn_request *r, qn_event *out, qn_err *err);
 /* Asks for the end: next then fails with QN_E_CANCELLED, unless the request is done by then. Does
  * not wait; from any thread, also in a signal handler. */
 QN_API void qn_request_cancel(qn_request *r);
+/* The same without waiting: *got is false when there is no event now. */
+QN_API qn_status qn_request_poll(qn_request *r, qn_event *out, bool *got, qn_err *err);
 /* Cancels if needed, and waits until the engine has let go of it. NULL allowed. */
 QN_API void qn_request_free(qn_request *r);
+/* The same without waiting: the engine frees it. NULL allowed. */
+QN_API void qn_request_drop(qn_request *r);
+
+/* ---- what the engine is doing ---- */
+
+#define QN_MAX_CLASSES 16
+
+typedef struct qn_class_stats {
+    const char *name; /* valid while the engine lives */
+    uint32_t share, target_ms;
+    uint32_t n_running, n_waiting; /* requests */
+    /* requests so far: ended with an answer; those of them within target_ms; refused (queue, target) */
+    uint64_t n_done, n_met, n_refused;
+    uint64_t n_preempted;
+    uint64_t used_ns; /* of the steps' time, by the rows it had in them */
+} qn_class_stats;
+
+/* Counters grow from qn_engine_open on. */
+typedef struct qn_engine_stats {
+    uint32_t n_running, n_waiting; /* requests now */
+    uint64_t n_kv_blocks, n_kv_used,
+        n_kv_cached; /* of the K/V cache: all, held by requests, free but kept for prompts that begin alike */
+    uint64_t n_prompt_tokens, n_output_tokens; /* of ended and running requests */
+    uint64_t n_cache_queries,
+        n_cache_hits; /* prompt tokens looked for, and found, in the prefix cache */
+    uint64_t n_preempted;
+    uint64_t n_draft_tokens, n_accepted_tokens;
+    uint64_t n_steps, n_step_rows, n_step_seqs; /* sums over all steps */
+    uint64_t schedule_ns, model_ns, sample_ns;  /* of the steps' time */
+    int n_classes;
+    qn_class_stats classes[QN_MAX_CLASSES];
+} qn_engine_stats;
+/* From any thread; never waits for a step. */
+QN_API void qn_engine_get_stats(qn_engine *e, qn_engine_stats *out);
 
 /* ---- text ---- */
 

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * metrics.h - what is counted of requests, as Prometheus text; and the last requests as a timeline.
+ *
+ * Histograms have vLLM's bucket edges, so that boards made for it work and fleets can be mixed; `quern:` names have a class label.
+ * Token counters are the sums of what usage told the clients.
+ * Threads: any; a lock that is held for some hundred nanoseconds. */
+#ifndef QN_SERVER_METRICS_H
+#define QN_SERVER_METRICS_H
+
+#include "base/str.h"
+
+typedef struct qn_metrics qn_metrics;
+
+QN_MUST_USE qn_status qn_metrics_new(qn_metrics **out, qn_err *err);
+void qn_metrics_free(qn_metrics *m);
+
+/* One HTTP answer. */
+void qn_metrics_http(qn_metrics *m, const char *method, const char *route, int status);
+
+/* One request of an engine, when it ended. */
+typedef struct qn_request_record {
+    char id[64], model[64], class_name[33], api[24]; /* api: the route's path, cut */
+    int status;                                      /* of HTTP */
+    qn_finish finish;
+    uint64_t submit_ns, start_ns, first_ns, end_ns; /* monotonic; start, first 0: never */
+    int n_prompt, n_cached, n_output, n_preempted, n_draft, n_accepted, max_tokens, n;
+    bool is_stream;
+    const char
+        *reason; /* of an error: "queue_full", "timeout", "cancelled", ...; NULL: none. Static */
+} qn_request_record;
+void qn_metrics_request(qn_metrics *m, const qn_request_record *r);
+/* Time between two tokens of one answer. */
+void qn_metrics_gap(qn_metrics *m, const char *model, const char *class_name, uint64_t ns);
+
+/* All of it in text format 0.0.4, with the engines' own counters: names[i] of engines[i] (NULL: not open). */
+void qn_metrics_write(qn_metrics *m, qn_str *out, const char *const *names,
+                      qn_engine *const *engines, size_t n);
+/* The last `last` requests as a Chrome trace: queue, prefill, decode of each; cut at 1,000. */
+void qn_metrics_timeline(qn_metrics *m, qn_str *out, size_t last);
+/* One JSON object for `quern top` and the operator's page: rates over the last seconds, percentiles by class, attainment. */
+void qn_metrics_snapshot(qn_metrics *m, qn_str *out, const char *const *names,
+                         qn_engine *const *engines, size_t n);
+/* A table for people: class, requests, p50, p95, p99, target, attained. On shutdown. */
+void qn_metrics_report(qn_metrics *m, qn_str *out, const char *const *names,
+                       qn_engine *const *engines, size_t n);
+
+#endif

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * server.h - serves models over HTTP: sockets, workers, models, and the end of it.
+ *
+ * qn_server_new listens; qn_server_run serves until qn_server_stop, on the caller's thread, which is the I/O thread. Models are
+ * opened by qn_server_new's loader thread one after the other while /health and /ready already answer.
+ * Threads: as exchange.h; stop is safe in a signal handler. */
+#ifndef QN_SERVER_SERVER_H
+#define QN_SERVER_SERVER_H
+
+#include "server/metrics.h"
+
+typedef struct qn_server qn_server;
+
+/* A key and whose it is. */
+typedef struct qn_api_key {
+    const char *key;
+    const char *tenant;     /* NULL: made of the key's hash */
+    const char *class_name; /* of its requests that name none; NULL: the default */
+} qn_api_key;
+
+typedef struct qn_server_model {
+    const char *name; /* as requests name it */
+    const char *const *aliases;
+    size_t n_aliases;
+    qn_config config; /* borrowed until the model is open */
+} qn_server_model;
+
+typedef struct qn_server_config {
+    const char *host; /* "127.0.0.1"; "unix:/path" */
+    int port;         /* 0: any; qn_server_port says which */
+    const qn_server_model *models;
+    size_t n_models;
+    bool any_model; /* an unknown name means the first */
+    const qn_api_key *keys;
+    size_t n_keys;
+    const char *const *cors; /* origins allowed; "*": all */
+    size_t n_cors;
+    const char *const *
+        hosts; /* names in the Host header that are ours besides the address and localhost; only on loopback */
+    size_t n_hosts;
+    const char *tls_cert, *tls_key;       /* PEM files; NULL: plain HTTP */
+    int n_workers;                        /* 0: 2 */
+    int drain_s;                          /* the time that running answers have after stop; 0: 30 */
+    int max_connections, max_per_address; /* 0: limits.def */
+    const char *web_dir; /* files of the page from here, not the built-in ones: while developing */
+    /* One line of log, without its newline; any thread. NULL: none. Never holds a prompt, an answer or a key. */
+    void (*log)(void *arg, const char *line);
+    /* The loader's: what of which model, how far. */
+    void (*progress)(void *arg, const char *model, const char *what, double done);
+    /* A model is ready, or (err) failed to open. */
+    void (*opened)(void *arg, const char *model, qn_engine *e, const qn_err *err);
+    void *arg;
+} qn_server_config;
+
+/* cfg and what it points to are borrowed while the server lives. */
+QN_MUST_USE qn_status qn_server_new(qn_server **out, const qn_server_config *cfg, qn_err *err);
+int qn_server_port(const qn_server *s);
+/* QN_OK after a stop; an error if a model could not be opened, or the loop failed. */
+QN_MUST_USE qn_status qn_server_run(qn_server *s, qn_err *err);
+/* First: no new requests (503), running answers end within drain_s. Second: at once. */
+void qn_server_stop(qn_server *s);
+qn_metrics *qn_server_metrics(qn_server *s);
+/* Names and engines of the models, for qn_metrics_*. Valid while the server lives. */
+size_t qn_server_engines(const qn_server *s, const char *const **names, qn_engine *const **engines);
+void qn_server_free(qn_server *s);
+
+#endif
