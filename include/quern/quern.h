@@ -361,6 +361,9 @@ QN_API void qn_engine_get_stats(qn_engine *e, qn_engine_stats *out);
 
 /* ---- text ---- */
 
+/* The token ids that a request with this prompt would begin with. *ids is freed with qn_release. */
+QN_API qn_status qn_encode(const qn_engine *e, const qn_prompt *prompt, int32_t **ids,
+                           size_t *n_ids, qn_err *err);
 /* Token ids of text[0..n), without a token for its beginning. *ids is freed with qn_release. */
 QN_API qn_status qn_tokenize(const qn_engine *e, const char *text, size_t n, bool parse_special,
                              int32_t **ids, size_t *n_ids, qn_err *err);
@@ -379,7 +382,7 @@ typedef bool (*qn_logits_fn)(void *arg, size_t pos, const float *logits, size_t 
  * final norm's. */
 typedef bool (*qn_hidden_fn)(void *arg, int layer, size_t pos, const float *hidden, size_t width);
 /* Runs ids through the model on this thread, in chunks of at most `chunk` tokens (0: as many as the
- * engine takes); requests wait meanwhile. Either callback may be NULL; neither may call the engine.
+ * engine takes); requests wait while a chunk is computed. Either callback may be NULL; neither may call the engine.
  * QN_E_KV_FULL: running requests leave too little room. */
 QN_API qn_status qn_score(qn_engine *e, const int32_t *ids, size_t n_ids, size_t chunk,
                           qn_logits_fn on_logits, qn_hidden_fn on_hidden, void *arg, qn_err *err);

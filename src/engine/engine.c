@@ -19,10 +19,7 @@ static void detach(qn_engine *e, qn_request *r)
     for (size_t i = 0; i < r->n_seqs; i++)
         qn_seq_free(e, r->seqs[i]);
     r->n_seqs = 0;
-    (void)pthread_mutex_lock(&r->lock);
-    r->detached = true;
-    (void)pthread_cond_broadcast(&r->changed);
-    (void)pthread_mutex_unlock(&r->lock);
+    qn_request_detach(r);
 }
 
 /* The request's first sequence goes to the scheduler. */
@@ -187,7 +184,8 @@ static void step(qn_engine *e)
     size_t n = qn_scheduler_schedule(&e->scheduler, e->chosen);
     qn_err err = {0};
     if (!n) {
-        fail_stuck(e);
+        if (!e->n_scoring) /* else blocks will come back */
+            fail_stuck(e);
         return;
     }
     qn_draft_prepare(e, n);

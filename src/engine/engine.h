@@ -10,7 +10,8 @@
  *   events, text, logprobs, over, detached, error    request->lock
  *   active, scheduler, sequences, samplers           engine thread only
  *   runner, device, block pool                       engine->step_lock: the engine thread during
- *                                                    a step, qn_score and qn_bench for a whole run
+ *                                                    a step, qn_score for a chunk, qn_bench for a
+ *                                                    whole run
  * A request ends by DETACHED: the engine thread will not look at it again, so that the caller may
  * free it. */
 #ifndef QN_ENGINE_ENGINE_H
@@ -57,6 +58,7 @@ typedef struct qn_event_node {
     qn_event_kind kind;
     int index;
     int32_t token_id;
+    uint64_t at_ns;
     size_t text_at, n_text, logprobs_at, n_logprobs;
     qn_finish finish;
     float score;
@@ -98,6 +100,7 @@ struct qn_request {
     size_t n_logprobs, logprobs_cap;
     bool over;     /* no more events will come */
     bool detached; /* the engine thread is through with it */
+    bool dropped;  /* nobody will free it: who comes last does */
     bool reported; /* the error was handed out */
     qn_err error;
     /* what next() handed out last */
@@ -133,6 +136,7 @@ struct qn_engine {
     pthread_cond_t wake;
     qn_request *inbox, **inbox_end;
     bool stopping;
+    int n_scoring; /* under step_lock: runs of qn_score that hold blocks for now */
     pthread_mutex_t step_lock,
         turn_lock; /* turn_lock: who wants step_lock next waits here, so that each gets its turn */
     qn_request **active; /* engine thread */
@@ -142,6 +146,8 @@ struct qn_engine {
 
 /* ---- request.c ---- */
 /* All on the engine thread. */
+/* It will not look at r again, whose sequences are gone; r is freed by whoever owns it. */
+void qn_request_detach(qn_request *r);
 qn_seq *qn_seq_new(qn_request *r, int index, qn_err *err); /* not scheduled yet */
 void qn_seq_free(qn_engine *e, qn_seq *q);
 qn_status qn_seq_append(qn_seq *q, int32_t id, qn_err *err);

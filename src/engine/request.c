@@ -162,9 +162,11 @@ static qn_status encode_text(const qn_engine *e, const qn_prompt *p, qn_ids *ids
                                p->parse_special ? QN_SPECIAL_ALL : QN_SPECIAL_NONE, ids, err);
 }
 
-static qn_status encode_prompt(qn_request *r, const qn_prompt *p, qn_err *err)
+qn_status qn_encode(const qn_engine *e, const qn_prompt *p, int32_t **out, size_t *n_out,
+                    qn_err *err)
 {
-    const qn_engine *e = r->engine;
+    *out = NULL;
+    *n_out = 0;
     int forms =
         (p->text != NULL) + (p->ids != NULL) + (p->messages != NULL) + (p->chat_json != NULL);
     if (forms != 1)
@@ -183,15 +185,18 @@ static qn_status encode_prompt(qn_request *r, const qn_prompt *p, qn_err *err)
     } else {
         s = encode_chat(e, p, &ids, err);
     }
-    r->prompt = ids.p; /* ours to free from here on */
-    r->n_prompt = ids.n;
-    QN_TRY(s);
-    if (!ids.n)
-        return qn_fail(err, QN_E_ARG, "prompt: found no tokens, want at least one");
-    for (size_t i = 0; i < ids.n; i++)
+    if (s == QN_OK && !ids.n)
+        s = qn_fail(err, QN_E_ARG, "prompt: found no tokens, want at least one");
+    for (size_t i = 0; i < ids.n && s == QN_OK; i++)
         if (ids.p[i] < 0 || (size_t)ids.p[i] >= e->model->config.n_vocab)
-            return qn_fail(err, QN_E_ARG, "prompt: token %zu is %d, want 0..%u", i, ids.p[i],
-                           e->model->config.n_vocab - 1);
+            s = qn_fail(err, QN_E_ARG, "prompt: token %zu is %d, want 0..%u", i, ids.p[i],
+                        e->model->config.n_vocab - 1);
+    if (s != QN_OK) {
+        qn_free(ids.p);
+        return s;
+    }
+    *out = ids.p;
+    *n_out = ids.n;
     return QN_OK;
 }
 
@@ -235,7 +240,7 @@ qn_status qn_request_submit(qn_request **out, qn_engine *e, const qn_prompt *pro
     r->t_submit = qn_now_ns();
     qn_status s = copy_params(r, params, err);
     if (s == QN_OK)
-        s = encode_prompt(r, prompt, err);
+        s = qn_encode(e, prompt, &r->prompt, &r->n_prompt, err);
     if (s == QN_OK)
         s = check_length(r, err);
     if (s != QN_OK) {
@@ -257,15 +262,8 @@ void qn_request_cancel(qn_request *r)
     atomic_store(&r->cancelled, true);
 }
 
-void qn_request_free(qn_request *r)
+static void destroy(qn_request *r)
 {
-    if (!r)
-        return;
-    atomic_store(&r->cancelled, true);
-    (void)pthread_mutex_lock(&r->lock);
-    while (!r->detached)
-        (void)pthread_cond_wait(&r->changed, &r->lock);
-    (void)pthread_mutex_unlock(&r->lock);
     for (size_t i = 0; i < r->n_finished; i++)
         qn_free(r->finished[i].ids);
     qn_free(r->finished);
@@ -281,6 +279,44 @@ void qn_request_free(qn_request *r)
     qn_free(r);
 }
 
+void qn_request_free(qn_request *r)
+{
+    if (!r)
+        return;
+    atomic_store(&r->cancelled, true);
+    (void)pthread_mutex_lock(&r->lock);
+    r->params.notify = NULL;
+    while (!r->detached)
+        (void)pthread_cond_wait(&r->changed, &r->lock);
+    (void)pthread_mutex_unlock(&r->lock);
+    destroy(r);
+}
+
+void qn_request_drop(qn_request *r)
+{
+    if (!r)
+        return;
+    atomic_store(&r->cancelled, true);
+    (void)pthread_mutex_lock(&r->lock);
+    r->params.notify = NULL;
+    r->dropped = true;
+    bool is_ours = r->detached;
+    (void)pthread_mutex_unlock(&r->lock);
+    if (is_ours)
+        destroy(r);
+}
+
+void qn_request_detach(qn_request *r)
+{
+    (void)pthread_mutex_lock(&r->lock);
+    r->detached = true;
+    bool is_ours = r->dropped;
+    (void)pthread_cond_broadcast(&r->changed);
+    (void)pthread_mutex_unlock(&r->lock);
+    if (is_ours)
+        destroy(r);
+}
+
 /* ---- reading ---- */
 
 static void fill_event(qn_request *r, qn_event *out)
@@ -289,6 +325,7 @@ static void fill_event(qn_request *r, qn_event *out)
     *out = (qn_event){.kind = n->kind,
                       .index = n->index,
                       .token_id = n->token_id,
+                      .at_ns = n->at_ns,
                       .finish = n->finish,
                       .score = n->score,
                       .n_text = n->n_text,
@@ -309,11 +346,9 @@ static void fill_event(qn_request *r, qn_event *out)
     out->decode_ms = (double)(r->t_end - r->t_first) * 1e-6;
 }
 
-qn_status qn_request_next(qn_request *r, qn_event *out, qn_err *err)
+/* Under the lock: the next event, or what ended the request. */
+static qn_status take_event(qn_request *r, qn_event *out, qn_err *err)
 {
-    (void)pthread_mutex_lock(&r->lock);
-    while (r->n_taken == r->n_events && !r->over)
-        (void)pthread_cond_wait(&r->changed, &r->lock);
     qn_status s = QN_OK;
     if (r->n_taken < r->n_events) {
         fill_event(r, out);
@@ -325,11 +360,39 @@ qn_status qn_request_next(qn_request *r, qn_event *out, qn_err *err)
     } else {
         s = qn_fail(err, QN_E_NOT_FOUND, "the request has no more events");
     }
+    return s;
+}
+
+qn_status qn_request_next(qn_request *r, qn_event *out, qn_err *err)
+{
+    (void)pthread_mutex_lock(&r->lock);
+    while (r->n_taken == r->n_events && !r->over)
+        (void)pthread_cond_wait(&r->changed, &r->lock);
+    qn_status s = take_event(r, out, err);
+    (void)pthread_mutex_unlock(&r->lock);
+    return s;
+}
+
+qn_status qn_request_poll(qn_request *r, qn_event *out, bool *got, qn_err *err)
+{
+    qn_status s = QN_OK;
+    (void)pthread_mutex_lock(&r->lock);
+    *got = r->n_taken < r->n_events || r->over;
+    if (*got)
+        s = take_event(r, out, err);
     (void)pthread_mutex_unlock(&r->lock);
     return s;
 }
 
 /* ---- the engine thread's side ---- */
+
+/* Under the lock: something is there for the reader. */
+static void announce(qn_request *r)
+{
+    (void)pthread_cond_broadcast(&r->changed);
+    if (r->params.notify)
+        r->params.notify(r->params.notify_arg);
+}
 
 qn_status qn_request_push(qn_request *r, const qn_event_node *node, const char *text, size_t n,
                           const qn_candidate *best, size_t n_best, qn_err *err)
@@ -342,6 +405,7 @@ qn_status qn_request_push(qn_request *r, const qn_event_node *node, const char *
     if (ok) {
         qn_event_node *to = &r->events[r->n_events];
         *to = *node;
+        to->at_ns = qn_now_ns();
         to->text_at = r->text.n;
         to->n_text = n;
         to->logprobs_at = r->n_logprobs;
@@ -357,7 +421,7 @@ qn_status qn_request_push(qn_request *r, const qn_event_node *node, const char *
     if (ok) {
         r->n_events++;
         r->n_logprobs += n_best;
-        (void)pthread_cond_broadcast(&r->changed);
+        announce(r);
     }
     (void)pthread_mutex_unlock(&r->lock);
     return ok ? QN_OK : qn_fail_nomem(err, n);
@@ -370,7 +434,7 @@ void qn_request_fail(qn_request *r, qn_status s, const qn_err *err)
         r->over = true;
         r->error = *err;
         r->error.status = s;
-        (void)pthread_cond_broadcast(&r->changed);
+        announce(r);
     }
     (void)pthread_mutex_unlock(&r->lock);
 }
@@ -387,7 +451,7 @@ void qn_request_finish(qn_request *r)
     }
     (void)pthread_mutex_lock(&r->lock);
     r->over = true;
-    (void)pthread_cond_broadcast(&r->changed);
+    announce(r);
     (void)pthread_mutex_unlock(&r->lock);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * score.c - runs given tokens through the model on the caller's thread and hands out logits.
- * Holds step_lock for the whole run, so that requests wait; blocks come from the engine's pool and
- * go back to it. */
+ * Holds step_lock for a chunk at a time, so that requests go on in between; blocks come from the
+ * engine's pool and go back to it. */
 #include "engine/engine.h"
 
 #include <string.h>
@@ -63,6 +63,10 @@ static qn_status score_chunks(qn_engine *e, qn_run_seq *q, size_t n, size_t chun
     qn_tap tap = {on_tap, s};
     size_t n_vocab = e->model->config.n_vocab;
     for (size_t at = 0; at < n && s->go_on; at += chunk) {
+        if (at) { /* the engine thread's turn, if it wants one */
+            qn_step_unlock(e);
+            qn_step_lock(e);
+        }
         q->n_computed = (uint32_t)at;
         q->n_new = (uint32_t)QN_MIN(chunk, n - at);
         q->n_logits = q->n_new; /* also for hidden states: a pruned plan has its last layer on these
@@ -93,12 +97,14 @@ qn_status qn_score(qn_engine *e, const int32_t *ids, size_t n_ids, size_t chunk,
     scorer s = {.on_hidden = on_hidden, .arg = arg, .go_on = true};
     qn_step_lock(e);
     qn_status st = qn_engine_take_blocks(e, n_ids, &blocks, &n_blocks, err);
+    e->n_scoring++;
     if (st == QN_OK) {
         qn_run_seq q = {
             .tokens = ids, .blocks = blocks, .n_blocks = (uint32_t)n_blocks, .rope = &rope};
         st = score_chunks(e, &q, n_ids, chunk, on_logits, &s, err);
     }
     qn_engine_give_blocks(e, blocks, n_blocks);
+    e->n_scoring--;
     qn_step_unlock(e);
     return st;
 }

@@ -302,6 +302,114 @@ static void test_beams_without_room(void **state)
     qn_engine_free(e);
 }
 
+typedef struct bell {
+    pthread_mutex_t lock;
+    pthread_cond_t rang;
+    bool is_ringing;
+    size_t n;
+} bell;
+
+static void ring(void *arg)
+{
+    bell *b = arg;
+    (void)pthread_mutex_lock(&b->lock);
+    b->is_ringing = true;
+    b->n++;
+    (void)pthread_cond_signal(&b->rang);
+    (void)pthread_mutex_unlock(&b->lock);
+}
+
+/* Polling when told to gives what waiting gives. */
+static void test_poll(void **state)
+{
+    (void)state;
+    bell b = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, 0};
+    qn_params sp = greedy(20);
+    qn_err err;
+    qn_event ev = {0};
+    qn_request *r;
+    uint64_t at = 0;
+    size_t n = 0, n_rings = 0;
+    sp.notify = ring;
+    sp.notify_arg = &b;
+    assert_int_equal(qn_request_submit(&r, engine, &(qn_prompt){.text = "The"}, &sp, &err), QN_OK);
+    while (ev.kind != QN_EVENT_DONE) {
+        bool got = true;
+        (void)pthread_mutex_lock(&b.lock);
+        while (!b.is_ringing)
+            (void)pthread_cond_wait(&b.rang, &b.lock);
+        b.is_ringing = false;
+        (void)pthread_mutex_unlock(&b.lock);
+        while (got && ev.kind != QN_EVENT_DONE) {
+            assert_int_equal(qn_request_poll(r, &ev, &got, &err), QN_OK);
+            if (!got)
+                break;
+            n += ev.kind == QN_EVENT_TOKEN;
+            assert_true(ev.at_ns >= at);
+            at = ev.at_ns;
+        }
+    }
+    assert_int_equal(n, 20);
+    qn_request_drop(r);
+    n_rings = b.n; /* nobody rings any more */
+    assert_true(n_rings >= 21);
+    qn_request_drop(NULL);
+}
+
+/* Requests that are let go of end without anybody waiting; the others do not notice. */
+static void test_drop(void **state)
+{
+    (void)state;
+    qn_params sp = greedy(200), one = greedy(8);
+    qn_err err;
+    qn_event ev;
+    qn_request *r[8], *kept;
+    for (size_t i = 0; i < QN_COUNT(r); i++)
+        assert_int_equal(qn_request_submit(&r[i], engine, &(qn_prompt){.text = "The"}, &sp, &err),
+                         QN_OK);
+    assert_int_equal(qn_request_submit(&kept, engine, &(qn_prompt){.text = "A"}, &one, &err),
+                     QN_OK);
+    for (size_t i = 0; i < QN_COUNT(r); i++) {
+        if (i % 2)
+            assert_int_equal(qn_request_next(r[i], &ev, &err), QN_OK);
+        qn_request_drop(r[i]);
+    }
+    do {
+        assert_int_equal(qn_request_next(kept, &ev, &err), QN_OK);
+    } while (ev.kind != QN_EVENT_DONE);
+    assert_int_equal(ev.n_output_tokens, 8);
+    qn_request_free(kept);
+}
+
+/* The ids of a prompt are those that a request begins with. */
+static void test_encode(void **state)
+{
+    (void)state;
+    qn_message m = {"user", "Hello"};
+    int32_t *ids;
+    size_t n;
+    qn_err err;
+    qn_event ev;
+    qn_request *r;
+    qn_params sp = greedy(1);
+    const qn_prompt prompts[] = {{.text = "Once upon a time"}, {.messages = &m, .n_messages = 1}};
+    for (size_t i = 0; i < QN_COUNT(prompts); i++) {
+        qn_status s = qn_encode(engine, &prompts[i], &ids, &n, &err);
+        assert_int_equal(qn_request_submit(&r, engine, &prompts[i], &sp, &err), s);
+        if (s != QN_OK) { /* a model without a chat template */
+            assert_null(ids);
+            continue;
+        }
+        do {
+            assert_int_equal(qn_request_next(r, &ev, &err), QN_OK);
+        } while (ev.kind != QN_EVENT_DONE);
+        assert_int_equal(ev.n_prompt_tokens, n);
+        qn_request_free(r);
+        qn_release(ids);
+    }
+    assert_int_equal(qn_encode(engine, &(qn_prompt){0}, &ids, &n, &err), QN_E_ARG);
+}
+
 static void test_cancel(void **state)
 {
     (void)state;
@@ -424,6 +532,9 @@ int main(void)
                                    cmocka_unit_test(test_candidates),
                                    cmocka_unit_test(test_beam_search),
                                    cmocka_unit_test(test_beams_without_room),
+                                   cmocka_unit_test(test_poll),
+                                   cmocka_unit_test(test_drop),
+                                   cmocka_unit_test(test_encode),
                                    cmocka_unit_test(test_cancel),
                                    cmocka_unit_test(test_refusals),
                                    cmocka_unit_test(test_chat),
