@@ -27,7 +27,8 @@ typedef struct fixture {
 static void open_scheduler(fixture *f, size_t n_blocks, uint32_t budget, uint32_t max_seqs)
 {
     assert_int_equal(qn_block_pool_new(&f->pool, n_blocks + 1, NULL), QN_OK);
-    qn_scheduler_init(&f->s, f->pool, BLOCK, budget, max_seqs);
+    qn_sched_options o = {.block_size = BLOCK, .max_batch_tokens = budget, .max_seqs = max_seqs};
+    qn_scheduler_init(&f->s, f->pool, &o);
 }
 
 static void close_scheduler(fixture *f)
@@ -46,9 +47,9 @@ static void add(fixture *f, qn_sched_seq *q, uint64_t arrival, uint32_t n_tokens
 
 static size_t step(fixture *f)
 {
-    size_t n = qn_scheduler_schedule(&f->s, f->out);
+    size_t n = qn_scheduler_schedule(&f->s, 0, f->out);
     check(&f->s);
-    qn_scheduler_advance(&f->s);
+    qn_scheduler_advance(&f->s, 0, 0);
     check(&f->s);
     return n;
 }
@@ -373,7 +374,7 @@ static void sim_step(sim *m)
 {
     for (size_t i = 0; i < m->n_live; i++)
         m->live[i]->was_running = m->live[i]->sched.state == QN_SEQ_RUNNING;
-    size_t n = qn_scheduler_schedule(&m->f.s, m->f.out);
+    size_t n = qn_scheduler_schedule(&m->f.s, 0, m->f.out);
     check(&m->f.s);
     check_blocks(m);
     check_fair(m, n);
@@ -384,7 +385,7 @@ static void sim_step(sim *m)
     uint32_t n_drafted[64];
     for (size_t i = 0; i < n; i++)
         n_drafted[i] = m->f.out[i]->n_drafted;
-    qn_scheduler_advance(&m->f.s);
+    qn_scheduler_advance(&m->f.s, 0, 0);
     check(&m->f.s);
     for (size_t i = 0; i < n; i++) {
         sim_seq *q = (sim_seq *)m->f.out[i];

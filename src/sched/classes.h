@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * classes.h - whose turn it is: shares of the machine's time between classes, and between the
+ * tenants of a class.
+ *
+ * A class has a virtual clock that its steps' time moves on, the slower the larger its share:
+ *
+ *   share 40  |====>                 a second of the machine: 0.4 here,
+ *   share 10  |================>     1.6 there. The clock that is behind goes next.
+ *
+ * While it has nothing to do a class's clock stands; when it comes back it is set to the one
+ * furthest behind: what it left unused was lent to the others, and nobody pays it back. So no class
+ * waits for ever, and none saves time up. The tenants of a class have such clocks with equal
+ * shares. A tenant has a slot while it has sequences; slots are few, and who finds none, as who has
+ * no name, is counted with the class's others.
+ * Threads: one owner. Source: start-time fair queueing (Goyal, Vin, Cheng 1996). */
+#ifndef QN_SCHED_CLASSES_H
+#define QN_SCHED_CLASSES_H
+
+#include "base/base.h"
+
+#define QN_MAX_TENANTS 128 /* slots; the first QN_MAX_CLASSES are the classes' own */
+
+typedef struct qn_sched_class {
+    uint32_t share;
+    uint64_t target_ns, gap_ns; /* 0: none */
+    uint64_t clock;             /* 16 ns of the machine's time, divided by share */
+    uint64_t used_ns, n_preempted;
+    uint32_t n_seqs;   /* not ended */
+    uint32_t n_output; /* tokens of an answer, of late; 0: none has ended */
+} qn_sched_class;
+
+typedef struct qn_sched_tenant {
+    uint64_t id, clock;
+    uint32_t n_seqs, class_id;
+} qn_sched_tenant;
+
+typedef struct qn_classes {
+    qn_sched_class list[QN_MAX_CLASSES];
+    uint32_t n;
+    qn_sched_tenant tenants[QN_MAX_TENANTS];
+} qn_classes;
+
+/* n of them, most urgent first; NULL: one without target. */
+void qn_classes_init(qn_classes *k, const qn_class *list, int n);
+/* A sequence came: the slot of its tenant (0: nobody's). */
+uint16_t qn_classes_enter(qn_classes *k, uint32_t class_id, uint64_t tenant_id);
+/* One more of that slot, which has some. */
+void qn_classes_enter_slot(qn_classes *k, uint16_t slot);
+void qn_classes_leave(qn_classes *k, uint16_t slot);
+/* A step spent ns for a sequence of that slot. */
+void qn_classes_charge(qn_classes *k, uint16_t slot, uint64_t ns);
+/* rank[slot] of the slots with sequences: 0 goes first. By the class's clock, the class's place in
+ * the list, the tenant's clock, the slot. Returns how many. */
+size_t qn_classes_rank(const qn_classes *k, uint16_t rank[QN_MAX_TENANTS]);
+/* What the class has had beyond its share of what all that have sequences had; negative: it was
+ * given less. */
+int64_t qn_classes_overuse_ns(const qn_classes *k, uint32_t class_id);
+
+#endif
