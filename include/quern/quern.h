@@ -95,15 +95,16 @@ typedef enum qn_speculation {
 } qn_speculation;
 
 /* What requests of one kind may count on, and what they weigh against others. */
+#define QN_MAX_CLASSES 16
 typedef struct qn_class {
     const char *name; /* 1 to 32 of [A-Za-z0-9_-] */
-    uint32_t
-        share; /* of the machine's time while others want it too; 1 to 10000. Unused share is lent */
+    /* of the machine's time while others want it too; 1 to 10000. Unused share is lent */
+    uint32_t share;
     /* From submit to the end of the answer; 0: none. Steps are kept as short as running answers need
      * that are within their class's share. */
     uint32_t target_ms;
-    uint32_t
-        gap_ms; /* a running answer waits no longer for its next token while prompts are read; 0: none */
+    /* a running answer waits no longer for its next token while prompts are read; 0: none */
+    uint32_t gap_ms;
     bool refuse_late; /* what will surely miss the target is refused at once (QN_E_TIMEOUT) */
 } qn_class;
 
@@ -201,12 +202,15 @@ typedef struct qn_message {
  * are recognised in the template's own text only, never in what messages hold. */
 typedef struct qn_prompt {
     const char *text;   /* raw text; special tokens in it are text unless parse_special */
+    size_t n_text;      /* its bytes; 0: up to its NUL */
     bool parse_special; /* of text only */
     const int32_t *ids; /* token ids */
     size_t n_ids;
     const qn_message *messages; /* a conversation, rendered with the chat template */
     size_t n_messages;
-    const char *chat_json; /* a JSON object: messages, tools, and any template variable */
+    /* a JSON object: messages, tools, and any template variable. continue_final_message: the text ends
+     * where the last message's content does */
+    const char *chat_json;
 } qn_prompt;
 
 typedef struct qn_logit_bias {
@@ -300,6 +304,7 @@ typedef struct qn_event {
     const qn_logprob *logprobs; /* [0] the chosen token, then the best ones */
     size_t n_logprobs;
     qn_finish finish; /* set on the last TOKEN event of each candidate */
+    const char *stop; /* with it: the stop string that ended the text; NULL: a token, or a limit */
     /* With finish: sum of logprobs, NaN for a single candidate whose logprobs were not asked for;
      * with beam search its score. */
     float score;
@@ -327,43 +332,18 @@ QN_API void qn_request_free(qn_request *r);
 /* The same without waiting: the engine frees it. NULL allowed. */
 QN_API void qn_request_drop(qn_request *r);
 
-/* ---- what the engine is doing ---- */
-
-#define QN_MAX_CLASSES 16
-
-typedef struct qn_class_stats {
-    const char *name; /* valid while the engine lives */
-    uint32_t share, target_ms;
-    uint32_t n_running, n_waiting; /* requests */
-    /* requests so far: ended with an answer; those of them within target_ms; refused (queue, target) */
-    uint64_t n_done, n_met, n_refused;
-    uint64_t n_preempted;
-    uint64_t used_ns; /* of the steps' time, by the rows it had in them */
-} qn_class_stats;
-
-/* Counters grow from qn_engine_open on. */
-typedef struct qn_engine_stats {
-    uint32_t n_running, n_waiting; /* requests now */
-    uint64_t n_kv_blocks, n_kv_used,
-        n_kv_cached; /* of the K/V cache: all, held by requests, free but kept for prompts that begin alike */
-    uint64_t n_prompt_tokens, n_output_tokens; /* of ended and running requests */
-    uint64_t n_cache_queries,
-        n_cache_hits; /* prompt tokens looked for, and found, in the prefix cache */
-    uint64_t n_preempted;
-    uint64_t n_draft_tokens, n_accepted_tokens;
-    uint64_t n_steps, n_step_rows, n_step_seqs; /* sums over all steps */
-    uint64_t schedule_ns, model_ns, sample_ns;  /* of the steps' time */
-    int n_classes;
-    qn_class_stats classes[QN_MAX_CLASSES];
-} qn_engine_stats;
-/* From any thread; never waits for a step. */
-QN_API void qn_engine_get_stats(qn_engine *e, qn_engine_stats *out);
-
 /* ---- text ---- */
 
 /* The token ids that a request with this prompt would begin with. *ids is freed with qn_release. */
 QN_API qn_status qn_encode(const qn_engine *e, const qn_prompt *prompt, int32_t **ids,
                            size_t *n_ids, qn_err *err);
+/* A conversation's text as the chat template writes it. *text ends with a NUL that n_text does not
+ * count, and is freed with qn_release. */
+QN_API qn_status qn_render(const qn_engine *e, const qn_prompt *prompt, char **text, size_t *n_text,
+                           qn_err *err);
+/* A token's own bytes, maybe not whole UTF-8; valid while the engine lives. From anywhere, also from
+ * callbacks. False: there is no such token. */
+QN_API bool qn_token_text(const qn_engine *e, int32_t id, const char **text, size_t *n_text);
 /* Token ids of text[0..n), without a token for its beginning. *ids is freed with qn_release. */
 QN_API qn_status qn_tokenize(const qn_engine *e, const char *text, size_t n, bool parse_special,
                              int32_t **ids, size_t *n_ids, qn_err *err);
@@ -372,6 +352,13 @@ QN_API qn_status qn_tokenize(const qn_engine *e, const char *text, size_t n, boo
 QN_API qn_status qn_detokenize(const qn_engine *e, const int32_t *ids, size_t n_ids,
                                bool skip_special, char **text, size_t *n_text, qn_err *err);
 QN_API void qn_release(void *p); /* NULL allowed */
+
+typedef struct qn_text_info {
+    int32_t bos_id, eos_id;    /* as the files name them; -1: they do not */
+    bool adds_bos;             /* raw text begins with bos_id */
+    const char *chat_template; /* its source, valid while the engine lives; NULL: none */
+} qn_text_info;
+QN_API void qn_engine_get_text(const qn_engine *e, qn_text_info *out);
 
 /* ---- scoring ---- */
 
@@ -386,79 +373,6 @@ typedef bool (*qn_hidden_fn)(void *arg, int layer, size_t pos, const float *hidd
  * QN_E_KV_FULL: running requests leave too little room. */
 QN_API qn_status qn_score(qn_engine *e, const int32_t *ids, size_t n_ids, size_t chunk,
                           qn_logits_fn on_logits, qn_hidden_fn on_hidden, void *arg, qn_err *err);
-
-/* ---- measuring ---- */
-
-/* What is run: random tokens. */
-typedef struct qn_bench_spec {
-    int n_prefill; /* prompt tokens timed, of one sequence */
-    int n_decode;  /* tokens decoded one by one, for each of `batch` sequences together */
-    int depth;     /* tokens of each sequence already in the cache, computed once for all runs */
-    int batch;     /* 1 to max_seqs */
-    int repeat;    /* runs, each from `depth` again; 1 to 1000 */
-    /* n_prefill is every sequence's, and decoding begins behind it; else both begin at `depth` */
-    bool in_turn;
-} qn_bench_spec;
-
-/* By the plan, whatever the caches hold. A multiply and an add are two. */
-typedef struct qn_cost {
-    double int8_ops, f32_flops; /* by the arithmetic of an operation's products */
-    double weight_bytes;        /* once a step */
-    double kv_bytes;            /* keys and values read */
-    double activation_bytes;    /* handed from operation to operation */
-} qn_cost;
-
-typedef struct qn_bench_result {
-    double prefill_ms, decode_ms; /* of all tokens; 0 where nothing was asked for */
-    qn_cost prefill, decode;
-} qn_bench_result;
-
-/* Runs the model without sampling, on this thread; requests wait. out: [spec->repeat]. */
-QN_API qn_status qn_bench(qn_engine *e, const qn_bench_spec *spec, qn_bench_result *out,
-                          qn_err *err);
-
-/* An operation of the engine's plan. */
-typedef struct qn_op_info {
-    char name[48];      /* "linear+norm+silu_mul" */
-    const char *format; /* of its first matrix: "Q4_0"; "" if it has none; static */
-    int layer;          /* -1: outside the layers */
-    int n_in, n_out;    /* columns of that matrix; rows of all its matrices together. Or 0 */
-    /* memory that it alone holds; what several use is the first one's */
-    uint64_t weight_bytes, kv_bytes;
-} qn_op_info;
-QN_API int qn_engine_n_ops(const qn_engine *e);
-QN_API void qn_engine_get_op(const qn_engine *e, int op, qn_op_info *out); /* 0 .. n_ops - 1 */
-
-typedef struct qn_profile_event {
-    int op;                /* of qn_engine_get_op; -1: sampling */
-    int n_rows;            /* it worked on */
-    uint64_t start_ns, ns; /* from the beginning of the step */
-    qn_cost cost;
-} qn_profile_event;
-
-typedef struct qn_profile_step {
-    bool is_decode;
-    int n_tokens;
-    uint64_t start_ns, ns;          /* from the beginning of the profile */
-    const qn_profile_event *events; /* in order; what they leave of ns is between operations */
-    size_t n_events;
-} qn_profile_step;
-typedef void (*qn_profile_fn)(void *arg, const qn_profile_step *step);
-
-/* As qn_bench, in turn, with greedy sampling, once: tells each timed step what its operations took.
- * The clock is read twice an operation. fn must not call the engine. */
-QN_API qn_status qn_profile(qn_engine *e, const qn_bench_spec *spec, qn_profile_fn fn, void *arg,
-                            qn_err *err);
-
-/* What the engine's workers do at most on this machine, all together: the roofs to hold a figure
- * against. 0: could not be measured. */
-typedef struct qn_roofs {
-    double read_bytes_s; /* from memory, far beyond the caches */
-    double int8_ops_s;   /* 8-bit multiply-add, as the products use it; each is two */
-    double f32_flops_s;  /* float32 multiply-add; each is two */
-} qn_roofs;
-/* Measures them now: some tenths of a second, up to 1 GiB of memory meanwhile; requests wait. */
-QN_API void qn_engine_get_roofs(qn_engine *e, qn_roofs *out);
 
 #ifdef __cplusplus
 }

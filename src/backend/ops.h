@@ -16,6 +16,7 @@
 
 #include "base/mem.h"
 #include "tensor/weight.h"
+#include <quern/measure.h>
 
 typedef struct qn_device qn_device; /* a backend's own */
 typedef struct qn_buf qn_buf;       /* device memory */

@@ -5,6 +5,7 @@
 #include "base/cpu.h"
 #include <limits.h>
 #include <string.h>
+#include <sys/random.h>
 
 qn_config qn_config_default(void)
 {
@@ -13,34 +14,64 @@ qn_config qn_config_default(void)
 
 /* ---- the loop ---- */
 
-/* Gives everything of a request back; the caller may free it from then on. */
-static void detach(qn_engine *e, qn_request *r)
+/* Keys depend on how positions are scaled: that is part of what prefixes share. */
+static uint64_t hash_rope(const qn_seq_rope *rope)
 {
-    for (size_t i = 0; i < r->n_seqs; i++)
-        qn_seq_free(e, r->seqs[i]);
-    r->n_seqs = 0;
-    qn_request_detach(r);
+    const uint8_t *p = (const uint8_t *)rope;
+    uint64_t h = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < sizeof *rope; i++)
+        h = (h ^ p[i]) * 0x100000001b3u;
+    return h;
 }
 
 /* The request's first sequence goes to the scheduler. */
 static qn_status start(qn_engine *e, qn_request *r, qn_err *err)
 {
-    r->t_start = qn_now_ns();
     qn_seq *q = qn_seq_new(r, 0, err);
     if (!q)
         return err->status;
     q->sched.arrival = e->arrivals++;
+    q->sched.class_id = (uint32_t)r->class_id;
+    q->sched.tenant_id = r->tenant_id;
+    q->sched.salt[0] = r->salt[0];
+    q->sched.salt[1] = r->salt[1];
+    q->sched.salt[2] = hash_rope(&q->rope);
+    q->sched.submit_ns = r->t_submit;
     return qn_scheduler_add(&e->scheduler, &q->sched, r->max_tokens, err);
+}
+
+/* With e->lock held: until there is something to do. An idle engine may wait for more requests than
+ * one. */
+static void wait_for_work(qn_engine *e)
+{
+    uint64_t timeout = (uint64_t)e->config.batch_timeout_ms * 1000000u;
+    while (!e->stopping && !e->n_active) {
+        size_t n = 0;
+        for (const qn_request *r = e->inbox; r; r = r->next_in_inbox, n++)
+            if (atomic_load(&r->cancelled))
+                return;
+        if (!n) {
+            (void)pthread_cond_wait(&e->wake, &e->lock);
+            continue;
+        }
+        uint64_t now = qn_now_ns(),
+                 ns = qn_scheduler_hold_ns(&e->scheduler, n, e->inbox->t_submit, now, timeout);
+        if (!ns)
+            return;
+        struct timespec until = {.tv_sec = (time_t)((now + ns) / 1000000000u),
+                                 .tv_nsec = (long)((now + ns) % 1000000000u)};
+        (void)pthread_cond_timedwait(&e->wake, &e->lock, &until);
+    }
 }
 
 static bool take_inbox(qn_engine *e)
 {
     (void)pthread_mutex_lock(&e->lock);
-    while (!e->stopping && !e->inbox && !e->n_active)
-        (void)pthread_cond_wait(&e->wake, &e->lock);
+    wait_for_work(e);
     qn_request *r = e->inbox;
     e->inbox = NULL;
     e->inbox_end = &e->inbox;
+    qn_serving_take(e);
     bool go_on = !e->stopping;
     (void)pthread_mutex_unlock(&e->lock);
     while (r) {
@@ -54,7 +85,7 @@ static bool take_inbox(qn_engine *e)
                 qn_request_fail(r, s, &err);
         } else {
             qn_request_fail(r, qn_fail_nomem(&err, sizeof(qn_request *)), &err);
-            detach(e, r);
+            qn_request_detach(r);
         }
         r = next;
     }
@@ -69,21 +100,34 @@ static bool all_done(const qn_request *r)
     return true;
 }
 
+/* Gives back what ended or cancelled requests hold; then tells the numbers, and only then who asked,
+ * so that these see themselves counted. */
 static void drop_ended(qn_engine *e, bool stopping)
 {
+    for (size_t i = 0; i < e->n_active; i++) {
+        qn_request *r = e->active[i];
+        qn_err err = {0};
+        if (!r->over && (stopping || atomic_load(&r->cancelled)))
+            qn_request_fail(r, qn_fail(&err, QN_E_CANCELLED, "the request was cancelled"), &err);
+        r->ends = r->over || all_done(r);
+        if (!r->ends)
+            continue;
+        qn_serving_end(e, r, !r->over);
+        for (size_t k = 0; k < r->n_seqs; k++)
+            qn_seq_free(e, r->seqs[k]);
+        r->n_seqs = 0;
+    }
+    qn_serving_publish(e);
     size_t k = 0;
     for (size_t i = 0; i < e->n_active; i++) {
         qn_request *r = e->active[i];
-        if (!r->over && (stopping || atomic_load(&r->cancelled))) {
-            qn_err err = {0};
-            qn_request_fail(r, qn_fail(&err, QN_E_CANCELLED, "the request was cancelled"), &err);
-        }
-        if (!r->over && all_done(r))
-            qn_request_finish(r);
-        if (r->over)
-            detach(e, r);
-        else
+        if (!r->ends) {
             e->active[k++] = r;
+            continue;
+        }
+        if (!r->over)
+            qn_request_finish(r);
+        qn_request_detach(r);
     }
     e->n_active = k;
 }
@@ -179,15 +223,40 @@ static void fail_stuck(qn_engine *e)
     }
 }
 
-static void step(qn_engine *e)
+/* What the scheduler decided about requests that they will be told. */
+static void note_schedule(qn_engine *e, size_t n, uint64_t now)
 {
-    size_t n = qn_scheduler_schedule(&e->scheduler, e->chosen);
-    qn_err err = {0};
-    if (!n) {
-        if (!e->n_scoring) /* else blocks will come back */
-            fail_stuck(e);
-        return;
+    for (size_t i = 0; i < n; i++) {
+        const qn_seq *q = (const qn_seq *)e->chosen[i];
+        qn_request *r = q->request;
+        if (r->t_start)
+            continue;
+        r->t_start = now;
+        r->n_cached = (int)q->sched.n_cached;
+        r->miss = q->sched.miss;
     }
+    if (e->n_seen_preempted == e->scheduler.n_preempted)
+        return;
+    e->n_seen_preempted = e->scheduler.n_preempted;
+    for (size_t i = 0; i < e->scheduler.n_seqs; i++) {
+        qn_seq *q = (qn_seq *)e->scheduler.seqs[i];
+        q->request->n_preempted += (int)q->sched.n_preempted;
+        q->sched.n_preempted = 0;
+    }
+}
+
+/* Where a sequence's tokens are; NULL: they are not looked for in the prefix cache, nor kept. */
+static void set_tokens(const qn_engine *e, qn_seq *q, bool is_good)
+{
+    q->sched.tokens = is_good && !e->config.no_prefix_cache ? q->tokens : NULL;
+}
+
+static size_t schedule(qn_engine *e, uint64_t now)
+{
+    for (size_t i = 0; i < e->scheduler.n_seqs; i++)
+        set_tokens(e, (qn_seq *)e->scheduler.seqs[i], true);
+    size_t n = qn_scheduler_schedule(&e->scheduler, now, e->chosen);
+    note_schedule(e, n, now);
     qn_draft_prepare(e, n);
     for (size_t i = 0; i < n; i++) {
         qn_seq *q = (qn_seq *)e->chosen[i];
@@ -200,32 +269,62 @@ static void step(qn_engine *e)
                                       .n_blocks = s->n_blocks,
                                       .rope = &q->rope,
                                       .n_logits = is_last ? 1 + q->n_draft : 0};
+        e->counts.n_step_rows += s->n_scheduled;
     }
-    uint64_t t0 = qn_now_ns();
-    qn_status st = qn_runner_step(e->runner, e->run_seqs, (uint32_t)n, NULL, &err);
-    qn_draft_measure(e, n, qn_now_ns() - t0);
-    qn_scheduler_advance(&e->scheduler);
+    return n;
+}
+
+/* Tokens for the n sequences of a step that ended with st. */
+static void take_tokens(qn_engine *e, size_t n, qn_status st, qn_err *err)
+{
     const float *row = e->runner->logits;
     for (size_t i = 0; i < n; i++) {
         qn_seq *q = (qn_seq *)e->chosen[i];
         qn_status s = st;
         if (s == QN_OK && e->run_seqs[i].n_logits) {
             if (!q->request->over)
-                s = after_step(e, q, row, &err);
+                s = after_step(e, q, row, err);
             row += (size_t)e->run_seqs[i].n_logits * e->model->config.n_vocab;
         }
         if (s != QN_OK)
-            qn_request_fail(q->request, s, &err);
+            qn_request_fail(q->request, s, err);
     }
     for (size_t i = 0; i < e->n_active; i++) {
         qn_request *r = e->active[i];
         if (!r->over && r->params.beam_width && qn_beam_ready(r)) {
-            qn_status s = qn_beam_advance(e, r, &err);
+            qn_status s = qn_beam_advance(e, r, err);
             if (s != QN_OK)
-                qn_request_fail(r, s, &err);
+                qn_request_fail(r, s, err);
         }
         end_sequences(e, r);
     }
+}
+
+static void step(qn_engine *e)
+{
+    qn_err err = {0};
+    uint64_t t0 = qn_now_ns();
+    size_t n = schedule(e, t0);
+    if (!n) {
+        if (!e->n_scoring) /* else blocks will come back */
+            fail_stuck(e);
+        return;
+    }
+    uint64_t t1 = qn_now_ns();
+    qn_status st = qn_runner_step(e->runner, e->run_seqs, (uint32_t)n, NULL, &err);
+    uint64_t t2 = qn_now_ns();
+    qn_draft_measure(e, n, t2 - t1);
+    for (size_t i = 0; i < n; i++) /* drafts may have moved them */
+        set_tokens(e, (qn_seq *)e->chosen[i], st == QN_OK);
+    qn_scheduler_advance(&e->scheduler, t2, t2 - t0 + e->last_sample_ns);
+    take_tokens(e, n, st, &err);
+    uint64_t t3 = qn_now_ns();
+    e->last_sample_ns = t3 - t2;
+    e->counts.n_steps++;
+    e->counts.n_step_seqs += n;
+    e->counts.schedule_ns += t1 - t0;
+    e->counts.model_ns += t2 - t1;
+    e->counts.sample_ns += t3 - t2;
 }
 
 void qn_step_lock(qn_engine *e)
@@ -250,7 +349,9 @@ static void *engine_main(void *arg)
         drop_ended(e, false);
         qn_step_unlock(e);
     }
+    qn_step_lock(e);
     drop_ended(e, true);
+    qn_step_unlock(e);
     return NULL;
 }
 
@@ -281,7 +382,9 @@ static qn_status check_config(const qn_config *c, qn_err *err)
                  {"max_seqs", c->max_seqs, QN_LIMIT_BATCH_SEQS},
                  {"max_batch_tokens", c->max_batch_tokens, QN_LIMIT_BATCH_TOKENS},
                  {"n_kv_blocks", c->n_kv_blocks, INT_MAX - 1},
-                 {"max_draft", c->max_draft, (int)QN_SPEC_ROWS - 1}};
+                 {"max_draft", c->max_draft, (int)QN_SPEC_ROWS - 1},
+                 {"batch_timeout_ms", c->batch_timeout_ms, 60000},
+                 {"max_queue", c->max_queue, 1 << 20}};
     for (size_t i = 0; i < QN_COUNT(sizes); i++)
         if (sizes[i].found < 0 || sizes[i].found > sizes[i].most)
             return qn_fail(err, QN_E_ARG, "%s: found %d, want 0..%d", sizes[i].name, sizes[i].found,
@@ -289,7 +392,7 @@ static qn_status check_config(const qn_config *c, qn_err *err)
     if ((size_t)c->kv_cache_dtype >= QN_COUNT(kv_dtypes))
         return qn_fail(err, QN_E_ARG, "kv_cache_dtype: found %d, want 0..%zu",
                        (int)c->kv_cache_dtype, QN_COUNT(kv_dtypes) - 1);
-    return QN_OK;
+    return qn_serving_check(c, err);
 }
 
 static void default_sizes(qn_config *c)
@@ -303,6 +406,7 @@ static void default_sizes(qn_config *c)
     c->max_batch_tokens = c->max_batch_tokens ? c->max_batch_tokens : 512;
     c->max_batch_tokens = QN_MAX(c->max_batch_tokens, c->max_seqs);
     c->max_draft = c->max_draft ? c->max_draft : 16;
+    c->max_queue = c->max_queue ? c->max_queue : QN_LIMIT_QUEUE;
 }
 
 static void add_eos(qn_engine *e, int32_t id)
@@ -466,6 +570,29 @@ static qn_status open_draft_model(qn_engine *e, const qn_model_options *o, uint3
     return qn_draft_model_open(&e->draft_model, &d, err);
 }
 
+static qn_status open_scheduler(qn_engine *e, uint32_t n_blocks, qn_err *err)
+{
+    const qn_config *c = &e->config;
+    uint64_t seed = 0;
+    QN_TRY(qn_block_pool_new(&e->pool, n_blocks, err));
+    if (getrandom(&seed, sizeof seed, 0) != sizeof seed)
+        seed = qn_now_ns();
+    if (!c->no_prefix_cache)
+        QN_TRY(qn_block_pool_enable_cache(e->pool, QN_KV_BLOCK, seed, 0, err));
+    qn_sched_options o = {.block_size = QN_KV_BLOCK,
+                          .max_batch_tokens = (uint32_t)c->max_batch_tokens,
+                          .max_seqs = (uint32_t)c->max_seqs,
+                          .min_seqs = (uint32_t)c->min_seqs,
+                          .fifo = c->fifo,
+                          .classes = c->classes,
+                          .n_classes = c->n_classes,
+                          .buckets = c->buckets,
+                          .n_buckets = c->n_buckets};
+    qn_scheduler_init(&e->scheduler, e->pool, &o);
+    qn_serving_publish(e);
+    return QN_OK;
+}
+
 static qn_status open_steps(qn_engine *e, qn_err *err)
 {
     qn_config *c = &e->config;
@@ -500,9 +627,7 @@ static qn_status open_steps(qn_engine *e, qn_err *err)
                          (uint32_t)c->max_ctx, kv_dtype, err));
     if (c->prefault)
         QN_TRY(qn_kv_cache_touch(e->runner->kv, err));
-    QN_TRY(qn_block_pool_new(&e->pool, n_blocks, err));
-    qn_scheduler_init(&e->scheduler, e->pool, QN_KV_BLOCK, (uint32_t)c->max_batch_tokens,
-                      (uint32_t)c->max_seqs);
+    QN_TRY(open_scheduler(e, n_blocks, err));
     if (c->draft_model)
         QN_TRY(open_draft_model(e, &o, n_blocks, kv_dtype, err));
     size_t n = (size_t)c->max_seqs;
@@ -532,10 +657,15 @@ qn_status qn_engine_open(qn_engine **out, const qn_config *cfg, qn_err *err)
     e->config = *cfg;
     e->is_following = !cfg->n_threads;
     default_sizes(&e->config);
+    qn_serving_init(e);
+    pthread_condattr_t clock;
+    (void)pthread_condattr_init(&clock);
+    (void)pthread_condattr_setclock(&clock, CLOCK_MONOTONIC); /* as qn_now_ns */
     (void)pthread_mutex_init(&e->lock, NULL);
     (void)pthread_mutex_init(&e->step_lock, NULL);
     (void)pthread_mutex_init(&e->turn_lock, NULL);
-    (void)pthread_cond_init(&e->wake, NULL);
+    (void)pthread_cond_init(&e->wake, &clock);
+    (void)pthread_condattr_destroy(&clock);
     qn_status s = open_steps(e, err);
     e->config.model = e->config.chat_template = e->config.device = e->config.draft_model =
         NULL; /* the caller's strings */

@@ -6,7 +6,7 @@
  *   next <------------------- events of the request <--- one push per token
  *
  * Who owns what:
- *   inbox, stopping                                  engine->lock
+ *   inbox, stopping, what serving.c tells            engine->lock
  *   events, text, logprobs, over, detached, error    request->lock
  *   active, scheduler, sequences, samplers           engine thread only
  *   runner, device, block pool                       engine->step_lock: the engine thread during
@@ -22,9 +22,11 @@
 #include "sample/ngram.h"
 #include "sample/sampler.h"
 #include "sample/speculate.h"
+#include "sched/forecast.h"
 #include "sched/scheduler.h"
 #include "text/chat.h"
 #include <pthread.h>
+#include <quern/measure.h>
 #include <stdatomic.h>
 
 /* One candidate or beam. */
@@ -61,6 +63,7 @@ typedef struct qn_event_node {
     uint64_t at_ns;
     size_t text_at, n_text, logprobs_at, n_logprobs;
     qn_finish finish;
+    const char *stop; /* the stop string; the request's */
     float score;
 } qn_event_node;
 
@@ -82,17 +85,26 @@ struct qn_request {
     uint32_t max_tokens; /* of one sequence, prompt included */
     int32_t *stop_ids;   /* the model's, unless ignore_eos, and the caller's */
     size_t n_stop_ids;
-    qn_seq **seqs; /* [n_seqs]: candidates, or beams */
+    int class_id;       /* of the engine's classes */
+    uint64_t tenant_id; /* equal for equal tenants; 0: nobody's */
+    uint64_t salt[2];   /* of tenant and cache_salt: prefixes are shared among equal ones */
+    qn_seq **seqs;      /* [n_seqs]: candidates, or beams */
     size_t n_seqs, seqs_cap;
     qn_hypothesis *finished; /* beam search */
     size_t n_finished;
     int n_output, n_drafted, n_accepted;
+    /* told with DONE: of the prompt, what the prefix cache had and why no more; preempted
+     * sequences */
+    int n_cached, n_preempted;
+    qn_miss miss;
     bool forked; /* candidates 1..n-1 (or the beams) were made */
+    bool ends;   /* the engine gave its sequences back */
     uint64_t t_submit, t_start, t_first, t_end;
 
     atomic_bool cancelled;
     pthread_mutex_t lock;
     pthread_cond_t changed;
+    void (*notify)(void *arg); /* of params; NULL once nobody wants to know */
     qn_event_node *events;
     size_t n_events, events_cap, n_taken;
     qn_str text;
@@ -107,6 +119,8 @@ struct qn_request {
     qn_str current;
     qn_logprob current_logprobs[QN_LIMIT_TOP_LOGPROBS + 1];
 };
+
+#define QN_CLASS_NAME 32
 
 struct qn_engine {
     qn_config config;
@@ -142,6 +156,19 @@ struct qn_engine {
     qn_request **active; /* engine thread */
     size_t n_active, active_cap;
     uint64_t arrivals;
+
+    /* serving.c; config.classes and config.buckets are these */
+    qn_class classes[QN_MAX_CLASSES];
+    char class_names[QN_MAX_CLASSES][QN_CLASS_NAME + 1];
+    qn_bucket buckets[QN_MAX_BUCKETS];
+    qn_engine_stats counts; /* engine thread: what grows, without requests that run */
+    uint64_t n_seen_preempted;
+    uint64_t last_sample_ns; /* of the step before */
+    /* engine->lock */
+    qn_engine_stats stats; /* as of the last step */
+    qn_forecast forecast;
+    uint32_t n_inbox[QN_MAX_CLASSES]; /* admitted since */
+    uint64_t n_refused[QN_MAX_CLASSES];
 };
 
 /* ---- request.c ---- */
@@ -166,6 +193,24 @@ bool qn_is_stop_id(const qn_request *r, int32_t id);
 /* The runner for this thread alone. Fair: a busy engine cannot keep qn_score waiting for ever. */
 void qn_step_lock(qn_engine *e);
 void qn_step_unlock(qn_engine *e);
+
+/* ---- serving.c ---- */
+/* classes, buckets and the sizes of queue and batch in a config. */
+qn_status qn_serving_check(const qn_config *c, qn_err *err);
+/* Copies classes and buckets; e->config then names the copies, and has its default class. */
+void qn_serving_init(qn_engine *e);
+/* The class of that name; NULL: the default one. -1: there is none. Any thread. */
+int qn_engine_class(const qn_engine *e, const char *name);
+/* Whether r, which has its prompt, class and max_tokens, may enter the inbox: with e->lock held,
+ * right before it is linked in. QN_E_QUEUE_FULL; QN_E_TIMEOUT: its class refuses what will surely
+ * miss the target. */
+qn_status qn_engine_admit(qn_engine *e, const qn_request *r, qn_err *err);
+/* The inbox was taken: with e->lock held, on the engine thread. */
+void qn_serving_take(qn_engine *e);
+/* r ends, with an answer or without: its numbers are counted. Engine thread. */
+void qn_serving_end(qn_engine *e, const qn_request *r, bool answered);
+/* What qn_engine_get_stats tells from now on. Engine thread, with step_lock held. */
+void qn_serving_publish(qn_engine *e);
 
 /* ---- draft.c ---- */
 /* Guesses what follows the n sequences of this step and chooses how much of it to verify: sets

@@ -8,6 +8,7 @@
 #include "engine/engine.h"
 
 #include <limits.h>
+#include <openssl/sha.h>
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
@@ -58,9 +59,41 @@ static qn_status copy_params(qn_request *r, const qn_params *p, qn_err *err)
     return QN_OK;
 }
 
-static qn_status check_bytes(const char *what, const char *text, qn_err *err)
+/* Which class, whose, and with whom cached prefixes are shared. The names are not needed again. */
+static qn_status identify(qn_request *r, qn_err *err)
 {
-    size_t n = strlen(text);
+    qn_params *p = &r->params;
+    const qn_engine *e = r->engine;
+    uint8_t digest[SHA256_DIGEST_LENGTH];
+    qn_str text = {0};
+    r->class_id = qn_engine_class(e, p->class_name);
+    if (r->class_id < 0) {
+        for (int i = 0; i < e->config.n_classes; i++)
+            qn_str_addf(&text, "%s%s", i ? ", " : "", e->classes[i].name);
+        qn_status s = qn_fail(err, QN_E_ARG, "class: found '%.40s', want one of %s", p->class_name,
+                              text.failed ? "the server's" : text.p);
+        qn_str_fini(&text);
+        return s;
+    }
+    if (p->tenant || p->cache_salt) {
+        const char *tenant = p->tenant ? p->tenant : "", *salt = p->cache_salt ? p->cache_salt : "";
+        qn_str_add(&text, tenant, strlen(tenant) + 1);
+        (void)SHA256((const uint8_t *)(text.failed ? "" : text.p), text.n, digest);
+        memcpy(&r->tenant_id, digest, sizeof r->tenant_id);
+        qn_str_adds(&text, salt);
+        (void)SHA256((const uint8_t *)(text.failed ? "" : text.p), text.n, digest);
+        memcpy(r->salt, digest, sizeof r->salt);
+        r->tenant_id = p->tenant ? r->tenant_id : 0;
+    }
+    bool ok = !text.failed;
+    qn_str_fini(&text);
+    p->class_name = p->tenant = p->cache_salt = NULL;
+    r->notify = p->notify;
+    return ok ? QN_OK : qn_fail_nomem(err, 64);
+}
+
+static qn_status check_bytes(const char *what, size_t n, qn_err *err)
+{
     return n <= QN_LIMIT_PROMPT_BYTES
                ? QN_OK
                : qn_fail(err, QN_E_TOO_LONG, "%s: found %zu bytes, want at most %d", what, n,
@@ -69,7 +102,7 @@ static qn_status check_bytes(const char *what, const char *text, qn_err *err)
 
 static qn_status parse_chat(json_t **out, const char *text, qn_err *err)
 {
-    QN_TRY(check_bytes("chat request", text, err));
+    QN_TRY(check_bytes("chat request", strlen(text), err));
     QN_TRY(qn_chat_variables_parse(out, text, strlen(text), 64, "chat request", err));
     if (json_is_object(*out))
         return QN_OK;
@@ -134,32 +167,85 @@ static qn_status chat_variables(const qn_engine *e, const qn_prompt *p, json_t *
     return QN_OK;
 }
 
-static qn_status encode_chat(const qn_engine *e, const qn_prompt *p, qn_ids *ids, qn_err *err)
+/* Leaves the last message open, so that the answer goes on with it. */
+static qn_status cut_chat(const json_t *vars, qn_chat_text *text, qn_err *err)
+{
+    const json_t *list = json_object_get(vars, "messages");
+    size_t n = json_array_size(list);
+    const json_t *v = n ? json_object_get(json_array_get(list, n - 1), "content") : NULL;
+    if (!json_is_string(v))
+        return qn_fail(err, QN_E_ARG,
+                       "continue_final_message: the last message's content is %s, want a string",
+                       qn_json_type_name(v));
+    return qn_chat_text_cut(text, (qn_slice){json_string_value(v), json_string_length(v)}, err);
+}
+
+/* *text is the caller's to end, also on failure. */
+static qn_status render_chat(const qn_engine *e, const qn_prompt *p, qn_chat_text *text,
+                             qn_err *err)
 {
     json_t *vars = NULL;
-    qn_chat_text text = {0};
     if (!e->chat)
         return qn_fail(err, QN_E_NOT_FOUND,
                        "the model has no chat template; give one, or raw text");
     QN_TRY(chat_variables(e, p, &vars, err));
-    qn_status s = qn_chat_template_render(e->chat, vars, (int64_t)time(NULL), &text, err);
-    if (s == QN_OK)
-        s = qn_chat_encode(e->tokenizer, &text, ids, err);
-    qn_chat_text_fini(&text);
+    qn_status s = qn_chat_template_render(e->chat, vars, (int64_t)time(NULL), text, err);
+    if (s == QN_OK && json_is_true(json_object_get(vars, "continue_final_message")))
+        s = cut_chat(vars, text, err);
     json_decref(vars);
     return s;
 }
 
+static qn_status encode_chat(const qn_engine *e, const qn_prompt *p, qn_ids *ids, qn_err *err)
+{
+    qn_chat_text text = {0};
+    qn_status s = render_chat(e, p, &text, err);
+    if (s == QN_OK)
+        s = qn_chat_encode(e->tokenizer, &text, ids, err);
+    qn_chat_text_fini(&text);
+    return s;
+}
+
+qn_status qn_render(const qn_engine *e, const qn_prompt *p, char **text, size_t *n_text,
+                    qn_err *err)
+{
+    qn_chat_text t = {0};
+    *text = NULL;
+    *n_text = 0;
+    if (!p->messages == !p->chat_json)
+        return qn_fail(err, QN_E_ARG, "prompt: want messages or chat_json, and one of them");
+    qn_status s = render_chat(e, p, &t, err);
+    if (s == QN_OK) {
+        qn_str_add(&t.text, "", 0);
+        s = t.text.failed ? qn_fail_nomem(err, t.text.n) : QN_OK;
+    }
+    if (s == QN_OK) {
+        *text = t.text.p;
+        *n_text = t.text.n;
+        t.text = (qn_str){0};
+    }
+    qn_chat_text_fini(&t);
+    return s;
+}
+
+static qn_status add_id(qn_ids *ids, int32_t id, qn_err *err)
+{
+    if (!qn_grow(&ids->p, &ids->cap, ids->n + 1, sizeof *ids->p, QN_MEM_REQUEST))
+        return qn_fail_nomem(err, sizeof *ids->p);
+    ids->p[ids->n++] = id;
+    return QN_OK;
+}
+
 static qn_status encode_text(const qn_engine *e, const qn_prompt *p, qn_ids *ids, qn_err *err)
 {
-    QN_TRY(check_bytes("prompt", p->text, err));
-    if (qn_tokenizer_add_bos(e->tokenizer)) {
-        if (!qn_grow(&ids->p, &ids->cap, 1, sizeof *ids->p, QN_MEM_REQUEST))
-            return qn_fail_nomem(err, sizeof *ids->p);
-        ids->p[ids->n++] = qn_tokenizer_bos(e->tokenizer);
-    }
-    return qn_tokenizer_encode(e->tokenizer, p->text, strlen(p->text),
-                               p->parse_special ? QN_SPECIAL_ALL : QN_SPECIAL_NONE, ids, err);
+    size_t n = p->n_text ? p->n_text : strlen(p->text);
+    int32_t end = qn_tokenizer_end(e->tokenizer);
+    QN_TRY(check_bytes("prompt", n, err));
+    if (qn_tokenizer_add_bos(e->tokenizer))
+        QN_TRY(add_id(ids, qn_tokenizer_bos(e->tokenizer), err));
+    QN_TRY(qn_tokenizer_encode(e->tokenizer, p->text, n,
+                               p->parse_special ? QN_SPECIAL_ALL : QN_SPECIAL_NONE, ids, err));
+    return end >= 0 ? add_id(ids, end, err) : QN_OK;
 }
 
 qn_status qn_encode(const qn_engine *e, const qn_prompt *p, int32_t **out, size_t *n_out,
@@ -205,13 +291,15 @@ static qn_status check_length(qn_request *r, qn_err *err)
     size_t ctx = (size_t)r->engine->config.max_ctx;
     size_t want = (size_t)r->params.max_tokens;
     if (r->n_prompt >= ctx)
-        return qn_fail(err, QN_E_TOO_LONG, "the prompt has %zu tokens, the context holds %zu",
-                       r->n_prompt, ctx);
+        return qn_fail(err, QN_E_TOO_LONG, /* clients look for these words */
+                       "this model's maximum context length is %zu tokens; the prompt has %zu", ctx,
+                       r->n_prompt);
     size_t room = ctx - r->n_prompt;
     if (want > room)
         return qn_fail(err, QN_E_TOO_LONG,
-                       "the prompt has %zu tokens and max_tokens is %zu, the context holds %zu",
-                       r->n_prompt, want, ctx);
+                       "this model's maximum context length is %zu tokens; the prompt has %zu and "
+                       "max_tokens is %zu",
+                       ctx, r->n_prompt, want);
     if (r->params.beam_width && (r->params.n_stop || r->params.n_logprobs >= 0))
         return qn_fail(err, QN_E_UNSUPPORTED,
                        "beam search takes no stop strings and gives no log-probabilities");
@@ -220,6 +308,9 @@ static qn_status check_length(qn_request *r, qn_err *err)
                        "beam_width: found %d, the engine computes at most %d sequences together",
                        r->params.beam_width, r->engine->config.max_seqs);
     r->params.max_tokens = (int)(want ? want : room);
+    if (r->params.min_tokens > r->params.max_tokens)
+        return qn_fail(err, QN_E_ARG, "min_tokens: found %d, max_tokens is %d",
+                       r->params.min_tokens, r->params.max_tokens);
     r->max_tokens = (uint32_t)(r->n_prompt + (size_t)r->params.max_tokens);
     return QN_OK;
 }
@@ -240,6 +331,8 @@ qn_status qn_request_submit(qn_request **out, qn_engine *e, const qn_prompt *pro
     r->t_submit = qn_now_ns();
     qn_status s = copy_params(r, params, err);
     if (s == QN_OK)
+        s = identify(r, err);
+    if (s == QN_OK)
         s = qn_encode(e, prompt, &r->prompt, &r->n_prompt, err);
     if (s == QN_OK)
         s = check_length(r, err);
@@ -247,14 +340,20 @@ qn_status qn_request_submit(qn_request **out, qn_engine *e, const qn_prompt *pro
         qn_request_free(r);
         return s;
     }
-    r->detached = false;
     (void)pthread_mutex_lock(&e->lock);
-    *e->inbox_end = r;
-    e->inbox_end = &r->next_in_inbox;
-    (void)pthread_cond_signal(&e->wake);
+    s = qn_engine_admit(e, r, err);
+    if (s == QN_OK) {
+        r->detached = false;
+        *e->inbox_end = r;
+        e->inbox_end = &r->next_in_inbox;
+        (void)pthread_cond_signal(&e->wake);
+    }
     (void)pthread_mutex_unlock(&e->lock);
-    *out = r;
-    return QN_OK;
+    if (s == QN_OK)
+        *out = r;
+    else
+        qn_request_free(r);
+    return s;
 }
 
 void qn_request_cancel(qn_request *r)
@@ -279,13 +378,26 @@ static void destroy(qn_request *r)
     qn_free(r);
 }
 
+/* Cancels, and wakes the engine if it waits for a full batch. Under r->lock, and only while the
+ * engine has r: after that it may be gone. */
+static void give_up(qn_request *r)
+{
+    qn_engine *e = r->engine;
+    atomic_store(&r->cancelled, true);
+    r->notify = NULL;
+    if (r->detached)
+        return;
+    (void)pthread_mutex_lock(&e->lock);
+    (void)pthread_cond_signal(&e->wake);
+    (void)pthread_mutex_unlock(&e->lock);
+}
+
 void qn_request_free(qn_request *r)
 {
     if (!r)
         return;
-    atomic_store(&r->cancelled, true);
     (void)pthread_mutex_lock(&r->lock);
-    r->params.notify = NULL;
+    give_up(r);
     while (!r->detached)
         (void)pthread_cond_wait(&r->changed, &r->lock);
     (void)pthread_mutex_unlock(&r->lock);
@@ -296,9 +408,8 @@ void qn_request_drop(qn_request *r)
 {
     if (!r)
         return;
-    atomic_store(&r->cancelled, true);
     (void)pthread_mutex_lock(&r->lock);
-    r->params.notify = NULL;
+    give_up(r);
     r->dropped = true;
     bool is_ours = r->detached;
     (void)pthread_mutex_unlock(&r->lock);
@@ -327,6 +438,7 @@ static void fill_event(qn_request *r, qn_event *out)
                       .token_id = n->token_id,
                       .at_ns = n->at_ns,
                       .finish = n->finish,
+                      .stop = n->stop,
                       .score = n->score,
                       .n_text = n->n_text,
                       .n_logprobs = n->n_logprobs};
@@ -341,6 +453,9 @@ static void fill_event(qn_request *r, qn_event *out)
     out->n_output_tokens = r->n_output;
     out->n_draft_tokens = r->n_drafted;
     out->n_accepted_tokens = r->n_accepted;
+    out->n_cached_tokens = r->n_cached;
+    out->miss = r->miss;
+    out->n_preempted = r->n_preempted;
     out->queue_ms = (double)(r->t_start - r->t_submit) * 1e-6;
     out->prefill_ms = (double)(r->t_first - r->t_start) * 1e-6;
     out->decode_ms = (double)(r->t_end - r->t_first) * 1e-6;
@@ -390,8 +505,8 @@ qn_status qn_request_poll(qn_request *r, qn_event *out, bool *got, qn_err *err)
 static void announce(qn_request *r)
 {
     (void)pthread_cond_broadcast(&r->changed);
-    if (r->params.notify)
-        r->params.notify(r->params.notify_arg);
+    if (r->notify)
+        r->notify(r->params.notify_arg);
 }
 
 qn_status qn_request_push(qn_request *r, const qn_event_node *node, const char *text, size_t n,
@@ -524,15 +639,17 @@ bool qn_is_stop_id(const qn_request *r, int32_t id)
     return false;
 }
 
-/* Where the first stop string begins in the held text, or SIZE_MAX. */
-static size_t find_stop(const qn_request *r, const qn_str *text)
+/* Where the first stop string begins in the held text, or SIZE_MAX, and which it is. */
+static size_t find_stop(const qn_request *r, const qn_str *text, const char **stop)
 {
     size_t first = SIZE_MAX;
     for (size_t i = 0; i < r->params.n_stop; i++) {
         const char *s = r->params.stop[i];
         const char *at = text->n ? memmem(text->p, text->n, s, strlen(s)) : NULL;
-        if (at)
-            first = QN_MIN(first, (size_t)(at - text->p));
+        if (at && (size_t)(at - text->p) < first) {
+            first = (size_t)(at - text->p);
+            *stop = s;
+        }
     }
     return first;
 }
@@ -568,10 +685,11 @@ qn_status qn_request_emit(qn_request *r, qn_seq *q, const qn_candidate *best, si
         qn_detok_end(&q->detok, &q->pending);
     if (q->pending.failed)
         return qn_fail_nomem(err, q->pending.n);
-    size_t stop = find_stop(r, &q->pending), n = q->pending.n;
-    if (stop != SIZE_MAX) {
+    const char *stop = NULL;
+    size_t stop_at = find_stop(r, &q->pending, &stop), n = q->pending.n;
+    if (stop) {
         finish = QN_FINISH_STOP;
-        n = stop;
+        n = stop_at;
     } else if (finish == QN_FINISH_NONE) {
         n -= held_back(r, &q->pending);
     }
@@ -580,6 +698,7 @@ qn_status qn_request_emit(qn_request *r, qn_seq *q, const qn_candidate *best, si
                           .index = q->index,
                           .token_id = id,
                           .finish = finish,
+                          .stop = stop,
                           .score = q->done ? (float)q->sum_logprob : 0};
     bool wanted = r->params.n_logprobs >= 0;
     QN_TRY(qn_request_push(r, &node, q->pending.p ? q->pending.p : "", n, best, wanted ? n_best : 0,
@@ -627,6 +746,24 @@ qn_status qn_detokenize(const qn_engine *e, const int32_t *ids, size_t n_ids, bo
     *text = out.p;
     *n_text = out.n;
     return QN_OK;
+}
+
+bool qn_token_text(const qn_engine *e, int32_t id, const char **text, size_t *n_text)
+{
+    if (qn_tokenizer_kind(e->tokenizer, id) == QN_TOKEN_UNUSED)
+        return false;
+    qn_slice s = qn_tokenizer_bytes(e->tokenizer, id);
+    *text = s.p;
+    *n_text = s.n;
+    return true;
+}
+
+void qn_engine_get_text(const qn_engine *e, qn_text_info *out)
+{
+    *out = (qn_text_info){.bos_id = qn_tokenizer_bos(e->tokenizer),
+                          .eos_id = qn_tokenizer_eos(e->tokenizer),
+                          .adds_bos = qn_tokenizer_add_bos(e->tokenizer),
+                          .chat_template = e->chat ? qn_chat_template_source(e->chat) : NULL};
 }
 
 void qn_release(void *p)

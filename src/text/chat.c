@@ -16,6 +16,7 @@
 
 struct qn_chat_template {
     qn_jinja *jinja;
+    char *source;
 };
 
 qn_status qn_chat_template_new(qn_chat_template **out, const char *source, size_t n,
@@ -25,8 +26,10 @@ qn_status qn_chat_template_new(qn_chat_template **out, const char *source, size_
     qn_chat_template *t = qn_calloc(1, sizeof(*t), QN_MEM_VOCAB);
     if (!t)
         return qn_fail_nomem(err, sizeof(*t));
-    qn_status s = qn_jinja_new(&t->jinja, source, n, name, err);
+    t->source = qn_strndup(source, n, QN_MEM_VOCAB);
+    qn_status s = t->source ? qn_jinja_new(&t->jinja, source, n, name, err) : qn_fail_nomem(err, n);
     if (s != QN_OK) {
+        qn_free(t->source);
         qn_free(t);
         return s;
     }
@@ -39,7 +42,13 @@ void qn_chat_template_free(qn_chat_template *t)
     if (!t)
         return;
     qn_jinja_free(t->jinja);
+    qn_free(t->source);
     qn_free(t);
+}
+
+const char *qn_chat_template_source(const qn_chat_template *t)
+{
+    return t->source;
 }
 
 /* Its messages name the file and the field. */
@@ -173,6 +182,41 @@ void qn_chat_text_fini(qn_chat_text *t)
     qn_str_fini(&t->text);
     qn_free(t->segments);
     *t = (qn_chat_text){0};
+}
+
+/* White space of ASCII, which is what templates trim. */
+static bool is_blank(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+qn_status qn_chat_text_cut(qn_chat_text *t, qn_slice content, qn_err *err)
+{
+    size_t n = content.n, lead = 0, at = SIZE_MAX, which = 0;
+    while (n > 0 && is_blank(content.p[n - 1]))
+        n--;
+    while (lead < n && is_blank(content.p[lead]))
+        lead++;
+    qn_slice core = {content.p + lead, n - lead};
+    for (size_t i = t->n_segments; i-- > 0 && at == SIZE_MAX && core.n;) {
+        const qn_chat_segment *g = &t->segments[i];
+        for (const char *p = t->text.p + g->begin, *end = t->text.p + g->end;
+             !g->literal && (p = memmem(p, (size_t)(end - p), core.p, core.n)); p++) {
+            at = (size_t)(p - t->text.p) + core.n;
+            which = i;
+        }
+    }
+    if (at == SIZE_MAX)
+        return qn_fail(
+            err, QN_E_ARG,
+            "continue_final_message: the template does not write the last message's content");
+    size_t tail = content.n - n, left = t->segments[which].end - at;
+    if (tail && tail <= left && memcmp(t->text.p + at, content.p + n, tail) == 0)
+        at += tail;
+    t->text.n = t->segments[which].end = at;
+    t->text.p[at] = 0;
+    t->n_segments = which + 1;
+    return QN_OK;
 }
 
 /* Encodes the added tokens of one literal segment, and the text before each with what was left before the segment. */

@@ -23,6 +23,7 @@ QN_MUST_USE qn_status qn_chat_template_new(qn_chat_template **out, const char *s
 QN_MUST_USE qn_status qn_chat_template_from_model(qn_chat_template **out, const qn_weights *w,
                                                   qn_err *err);
 void qn_chat_template_free(qn_chat_template *t);
+const char *qn_chat_template_source(const qn_chat_template *t); /* lives as long */
 
 typedef struct qn_chat_segment {
     size_t begin, end; /* bytes of text */
@@ -49,6 +50,9 @@ QN_MUST_USE qn_status qn_chat_variables_parse(json_t **out, const char *text, si
  * now: seconds since 1970 for strftime_now. */
 QN_MUST_USE qn_status qn_chat_template_render(const qn_chat_template *t, const json_t *variables,
                                               int64_t now, qn_chat_text *out, qn_err *err);
+/* Ends the text where `content`, without the white space around it, last stands in text from the request; white space of content
+ * that the template kept stays. QN_E_ARG: it is nowhere. As transformers' continue_final_message. */
+QN_MUST_USE qn_status qn_chat_text_cut(qn_chat_text *t, qn_slice content, qn_err *err);
 /* Encodes: literal segments with special tokens, the rest without any. */
 QN_MUST_USE qn_status qn_chat_encode(const qn_tokenizer *tok, const qn_chat_text *text, qn_ids *out,
                                      qn_err *err);

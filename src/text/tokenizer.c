@@ -308,6 +308,11 @@ bool qn_tokenizer_add_bos(const qn_tokenizer *t)
     return t->add_bos;
 }
 
+int32_t qn_tokenizer_end(const qn_tokenizer *t)
+{
+    return t->end;
+}
+
 qn_status qn_tokenizer_new(qn_tokenizer **out, const qn_weights *w, qn_err *err)
 {
     if (w->format == QN_FORMAT_GGUF)

@@ -41,6 +41,8 @@ int32_t qn_tokenizer_find(const qn_tokenizer *t, qn_slice content);
 int32_t qn_tokenizer_bos(const qn_tokenizer *t);
 int32_t qn_tokenizer_eos(const qn_tokenizer *t);
 bool qn_tokenizer_add_bos(const qn_tokenizer *t); /* prepend bos to raw text */
+/* What raw text is to end with, as models for embeddings want it; -1: nothing. */
+int32_t qn_tokenizer_end(const qn_tokenizer *t);
 
 typedef struct qn_ids {
     int32_t *p;

@@ -13,7 +13,7 @@ qn_tokenizer *qn_tokenizer_alloc(void)
 {
     qn_tokenizer *t = qn_calloc(1, sizeof(*t), QN_MEM_VOCAB);
     if (t)
-        t->bos = t->eos = -1;
+        t->bos = t->eos = t->end = -1;
     return t;
 }
 

@@ -22,6 +22,7 @@ struct qn_tokenizer {
     bool whole_words; /* a piece that is a token is not merged (tiktoken; "ignore_merges") */
     bool add_bos;
     int32_t bos, eos;
+    int32_t end;          /* raw text ends with it; -1: with none */
     qn_added raw, normal; /* added tokens looked for before and after normalising */
     qn_str tmp, join;     /* of the builder */
 };

@@ -117,8 +117,11 @@ static qn_status set_ids(qn_tokenizer *t, const qn_gguf_meta *m, const char *fil
     QN_TRY(qn_gguf_u32(m, file, "tokenizer.ggml.bos_token_id", 0, max, &bos, err));
     QN_TRY(qn_gguf_u32(m, file, "tokenizer.ggml.eos_token_id", 0, max, &eos, err));
     QN_TRY(qn_gguf_bool(m, file, "tokenizer.ggml.add_bos_token", &t->add_bos, err));
+    bool add_eos = false;
+    QN_TRY(qn_gguf_bool(m, file, "tokenizer.ggml.add_eos_token", &add_eos, err));
     t->bos = (int32_t)bos; /* UINT32_MAX is -1 */
     t->eos = (int32_t)eos;
+    t->end = add_eos ? t->eos : -1;
     t->add_bos = t->add_bos && t->bos >= 0;
     return QN_OK;
 }

@@ -191,22 +191,30 @@ static qn_status add_tokens(qn_tokenizer *t, const json_t *list, const char *fil
     return QN_OK;
 }
 
-/* Tokens that a sequence begins with: at most one, the bos. */
+/* item: {"SpecialToken": {"id": "<s>"}} of a template. */
+static qn_status special_id(const qn_tokenizer *t, const json_t *item, const char *file,
+                            int32_t *out, qn_err *err)
+{
+    const json_t *id = json_object_get(json_object_get(item, "SpecialToken"), "id");
+    *out = json_is_string(id) ? qn_tokenizer_find(t, slice_of(id)) : -1;
+    return *out < 0 ? unsupported(file, "post_processor.single", id, "an added token", err) : QN_OK;
+}
+
+/* The text, and around it at most one token on each side: the bos, and what the text ends with. */
 static qn_status set_template(qn_tokenizer *t, const json_t *v, const char *file, qn_err *err)
 {
     const json_t *single = json_object_get(v, "single");
-    const json_t *first = json_object_get(json_array_get(single, 0), "SpecialToken");
-    size_t at = first ? 1 : 0;
-    if (json_array_size(single) != at + 1 ||
-        !json_object_get(json_array_get(single, at), "Sequence"))
+    size_t n = json_array_size(single), at = 0;
+    while (at < n && !json_object_get(json_array_get(single, at), "Sequence"))
+        at++;
+    if (at > 1 || at == n || n > at + 2)
         return unsupported(file, "post_processor.single", single,
-                           "the text, at most one token before it", err);
-    if (!first)
+                           "the text, at most one token before it and one behind", err);
+    if (n > at + 1)
+        QN_TRY(special_id(t, json_array_get(single, n - 1), file, &t->end, err));
+    if (!at)
         return QN_OK;
-    const json_t *id = json_object_get(first, "id");
-    t->bos = json_is_string(id) ? qn_tokenizer_find(t, slice_of(id)) : -1;
-    if (t->bos < 0)
-        return unsupported(file, "post_processor.single", id, "an added token", err);
+    QN_TRY(special_id(t, json_array_get(single, 0), file, &t->bos, err));
     t->add_bos = true;
     return QN_OK;
 }

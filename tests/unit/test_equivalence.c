@@ -275,7 +275,7 @@ static void test_beams_in_a_small_cache(void **state)
             qn_request_submit(&r[0], e, &(qn_prompt){.ids = ids, .n_ids = 100}, &beams, &err),
             QN_OK);
         assert_int_equal(
-            qn_request_submit(&r[1], e, &(qn_prompt){.ids = ids, .n_ids = 90}, &plain, &err),
+            qn_request_submit(&r[1], e, &(qn_prompt){.ids = ids + 10, .n_ids = 90}, &plain, &err),
             QN_OK);
         qn_step_unlock(e);
         while ((s = qn_request_next(r[0], &ev, &err)) == QN_OK && ev.kind != QN_EVENT_DONE)

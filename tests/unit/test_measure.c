@@ -4,6 +4,7 @@
 #include "golden.h"
 
 #include <math.h>
+#include <quern/measure.h>
 
 static qn_engine *open_small(const char *name, bool exact)
 {

@@ -736,6 +736,14 @@ static const struct {
           "{'Sequence':{'id':'A','type_id':0}}]},'added_tokens':[{'id':7,'content':'<s>','special':"
           "true}]}",
      NULL},
+    {GOOD
+     ",'post_processor':{'type':'TemplateProcessing','single':[{'Sequence':{'id':'A'}},{"
+     "'SpecialToken':{'id':'</s>'}}]},'added_tokens':[{'id':7,'content':'</s>','special':true}]}",
+     NULL},
+    {GOOD
+     ",'post_processor':{'type':'TemplateProcessing','single':[{'Sequence':{}},{'Sequence':{}},{"
+     "'Sequence':{}}]}}",
+     "want the text, at most one token before it and one behind"},
     {"[]", "model.type: found nothing, want BPE"},
     {"{}", "model.type: found nothing, want BPE"},
     {"{'model':{'type':'Unigram'}}", "model.type: found \"Unigram\", want BPE"},
@@ -873,6 +881,29 @@ static void small_gguf_init(small_gguf *g)
     g->meta = (qn_gguf_meta){.version = 3, .values = g->values, .n_values = G_N};
 }
 
+/* What models for embeddings end a text with. */
+static void test_end(void **state)
+{
+    (void)state;
+    const char *file =
+        GOOD ",'post_processor':{'type':'Sequence','processors':[{'type':'ByteLevel'},{"
+             "'type':'TemplateProcessing','single':[{'Sequence':{'id':'A'}},{"
+             "'SpecialToken':{'id':'</s>'}}]}]},'added_tokens':[{'id':7,'content':"
+             "'</s>','special':true}]}";
+    qn_str text = {0};
+    json_t *j;
+    qn_tokenizer *t = NULL;
+    for (const char *p = file; *p; p++)
+        qn_str_addc(&text, *p == '\'' ? '"' : *p);
+    OK(qn_json_parse(&j, text.p, text.n, 0, "t.json", &err));
+    OK(qn_tokenizer_from_json(&t, j, "t.json", &err));
+    assert_int_equal(qn_tokenizer_end(t), 7);
+    assert_false(qn_tokenizer_add_bos(t));
+    qn_tokenizer_free(t);
+    json_decref(j);
+    qn_str_fini(&text);
+}
+
 static void gguf_fails(small_gguf *g, const char *want)
 {
     qn_tokenizer *t = NULL;
@@ -895,6 +926,7 @@ static void test_gguf(void **state)
     assert_int_equal(qn_tokenizer_bos(t), 3);
     assert_int_equal(qn_tokenizer_eos(t), 4);
     assert_true(qn_tokenizer_add_bos(t));
+    assert_int_equal(qn_tokenizer_end(t), -1);
     assert_int_equal(qn_tokenizer_kind(t, 3), QN_TOKEN_SPECIAL);
     assert_int_equal(qn_tokenizer_kind(t, 4), QN_TOKEN_ADDED);
     check_ids(t, QN_SPECIAL_ALL, "ab<s>a<t>b", "[2,3,0,4,1]");
@@ -936,13 +968,21 @@ static void test_gguf(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mini_goldens),   cmocka_unit_test(test_qwen_goldens),
-        cmocka_unit_test(test_smollm_goldens), cmocka_unit_test(test_rank_goldens),
-        cmocka_unit_test(test_qwen1),          cmocka_unit_test(test_folder),
-        cmocka_unit_test(test_lists),          cmocka_unit_test(test_ranks),
-        cmocka_unit_test(test_modes),          cmocka_unit_test(test_added_flags),
-        cmocka_unit_test(test_random_merges),  cmocka_unit_test(test_long_runs),
-        cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_bad_json),
+        cmocka_unit_test(test_mini_goldens),
+        cmocka_unit_test(test_qwen_goldens),
+        cmocka_unit_test(test_smollm_goldens),
+        cmocka_unit_test(test_rank_goldens),
+        cmocka_unit_test(test_qwen1),
+        cmocka_unit_test(test_folder),
+        cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_ranks),
+        cmocka_unit_test(test_modes),
+        cmocka_unit_test(test_added_flags),
+        cmocka_unit_test(test_random_merges),
+        cmocka_unit_test(test_long_runs),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_bad_json),
+        cmocka_unit_test(test_end),
         cmocka_unit_test(test_gguf),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
