@@ -31,6 +31,12 @@ qn_slice qn_x_rest(const qn_exchange *x);              /* what stood for the "*"
 qn_slice qn_x_query(qn_exchange *x, const char *name); /* decoded; p NULL: not there */
 qn_slice qn_x_header(const qn_exchange *x, const char *name); /* any case; p NULL: not there */
 qn_slice qn_x_body(const qn_exchange *x);
+/* The client has gone: nobody will read the answer. Any thread; for handlers that compute long. */
+bool qn_x_is_gone(const qn_exchange *x);
+/* From a handler that is going to run the model itself (scores, embeddings): true, and the handler
+ * returns; `handle` is then called on a worker of its own, so that the others stay free. There, and
+ * afterwards, it is false. */
+bool qn_x_slowly(qn_exchange *x, void (*handle)(qn_exchange *x));
 const char *qn_x_id(const qn_exchange *x);     /* x-request-id: the client's, or made */
 const char *qn_x_tenant(const qn_exchange *x); /* whose key; NULL: there are no keys */
 const char *

@@ -2,7 +2,7 @@
  * server.h - serves models over HTTP: sockets, workers, models, and the end of it.
  *
  * qn_server_new listens; qn_server_run serves until qn_server_stop, on the caller's thread, which is the I/O thread. Models are
- * opened by qn_server_new's loader thread one after the other while /health and /ready already answer.
+ * opened by a loader thread that run starts, one after the other, while /health and /ready already answer.
  * Threads: as exchange.h; stop is safe in a signal handler. */
 #ifndef QN_SERVER_SERVER_H
 #define QN_SERVER_SERVER_H
@@ -28,9 +28,9 @@ typedef struct qn_server_model {
 typedef struct qn_server_config {
     const char *host; /* "127.0.0.1"; "unix:/path" */
     int port;         /* 0: any; qn_server_port says which */
+    bool any_model;   /* an unknown name means the first */
     const qn_server_model *models;
     size_t n_models;
-    bool any_model; /* an unknown name means the first */
     const qn_api_key *keys;
     size_t n_keys;
     const char *const *cors; /* origins allowed; "*": all */
@@ -39,9 +39,12 @@ typedef struct qn_server_config {
         hosts; /* names in the Host header that are ours besides the address and localhost; only on loopback */
     size_t n_hosts;
     const char *tls_cert, *tls_key;       /* PEM files; NULL: plain HTTP */
+    const struct qn_route *const *routes; /* tables, ended by NULL; NULL: all APIs */
     int n_workers;                        /* 0: 2 */
     int drain_s;                          /* the time that running answers have after stop; 0: 30 */
     int max_connections, max_per_address; /* 0: limits.def */
+    /* 0: limits.def */
+    int header_ms, body_gap_ms, body_ms, idle_ms, stall_ms, linger_ms, silence_ms;
     const char *web_dir; /* files of the page from here, not the built-in ones: while developing */
     /* One line of log, without its newline; any thread. NULL: none. Never holds a prompt, an answer or a key. */
     void (*log)(void *arg, const char *line);

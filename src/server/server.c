@@ -1,0 +1,405 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * server.c - from listening to the end.
+ *
+ *   wake_fd   whoever wants the I/O thread writes there: exchanges are ready, a model is open, stop was called
+ *   phases    RUNNING --stop--> DRAINING --all answered, or drain_s--> ENDING --all written, or END_MS--> run returns
+ *                     \-------------------- second stop --------------/                     (second stop: at once) */
+#include "server/core.h"
+
+#include <errno.h>
+#include <event2/bufferevent.h>
+#include <openssl/err.h>
+#include <openssl/rand.h>
+#include <openssl/ssl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define END_MS    1000 /* for last words that are written but not yet read */
+#define LOG_LINES 1024 /* that wait for the log */
+
+/* Every API. */
+static const qn_route *const all_routes[] = {
+    qn_status_routes, qn_openai_routes,    qn_tokens_routes,   qn_anthropic_routes,
+    qn_ollama_routes, qn_responses_routes, qn_generate_routes, NULL};
+
+/* ---- the ready list ---- */
+
+void qn_server_wake(qn_server *s)
+{
+    uint64_t one = 1;
+    int e = errno; /* a signal handler's caller must not lose it */
+    while (write(s->wake_fd, &one, sizeof one) < 0 && errno == EINTR)
+        ;
+    errno = e;
+}
+
+void qn_server_ready(qn_exchange *x, bool back)
+{
+    qn_server *s = x->server;
+    (void)pthread_mutex_lock(&s->ready_lock);
+    bool is_first = !s->ready;
+    x->is_back |= back;
+    if (!x->is_listed) {
+        x->is_listed = true;
+        x->next_ready = NULL;
+        *s->ready_end = x;
+        s->ready_end = &x->next_ready;
+    }
+    (void)pthread_mutex_unlock(&s->ready_lock);
+    if (is_first)
+        qn_server_wake(s);
+}
+
+/* The first of the list; *is_back: its worker has let go of it. */
+static qn_exchange *take_ready(qn_server *s, bool *is_back)
+{
+    (void)pthread_mutex_lock(&s->ready_lock);
+    qn_exchange *x = s->ready;
+    if (x) {
+        s->ready = x->next_ready;
+        if (!s->ready)
+            s->ready_end = &s->ready;
+        x->is_listed = false;
+        *is_back = x->is_back;
+    }
+    (void)pthread_mutex_unlock(&s->ready_lock);
+    return x;
+}
+
+void qn_server_unlist(qn_exchange *x)
+{
+    qn_server *s = x->server;
+    (void)pthread_mutex_lock(&s->ready_lock);
+    qn_exchange **at = &s->ready;
+    while (x->is_listed && *at != x)
+        at = &(*at)->next_ready;
+    if (x->is_listed) {
+        *at = x->next_ready;
+        if (!*at)
+            s->ready_end = at;
+        x->is_listed = false;
+    }
+    (void)pthread_mutex_unlock(&s->ready_lock);
+}
+
+static void serve_ready(qn_server *s)
+{
+    bool is_back = false;
+    for (qn_exchange *x; (x = take_ready(s, &is_back));) {
+        if (x->stage == QN_X_WORKING) {
+            if (!is_back)
+                continue; /* an event came while its worker still submits: it will come back */
+            s->n_working--;
+            x->stage = QN_X_ANSWERING;
+        }
+        if (x->stage != QN_X_ANSWERING)
+            continue;
+        if (x->conn)
+            qn_x_poll(x);
+        qn_x_settle(x);
+    }
+}
+
+/* ---- phases ---- */
+
+void qn_server_check_drained(qn_server *s)
+{
+    if (s->phase != QN_SERVER_RUNNING && s->n_conns == 0 && s->n_working == 0)
+        (void)event_base_loopbreak(s->base);
+}
+
+static void arm(struct event *e, int ms)
+{
+    struct timeval t = {ms / 1000, ms % 1000 * 1000L};
+    (void)event_add(e, &t);
+}
+
+static void drain(qn_server *s)
+{
+    s->phase = QN_SERVER_DRAINING;
+    qn_listener_close(s);
+    for (qn_conn *c = s->conns, *next; c; c = next) {
+        next = c->next;
+        if (qn_conn_is_idle(c))
+            qn_conn_close(c);
+    }
+    arm(s->deadline, (s->cfg->drain_s ? s->cfg->drain_s : 30) * 1000);
+}
+
+/* Answers that are still being made end with an error. */
+static void end(qn_server *s)
+{
+    s->phase = QN_SERVER_ENDING;
+    qn_listener_close(s);
+    for (qn_conn *c = s->conns, *next; c; c = next) {
+        next = c->next;
+        if (c->state == QN_CONN_BUSY && c->x->stage == QN_X_ANSWERING) {
+            qn_x_cut(c->x);
+            qn_x_settle(c->x);
+        } else if (c->state != QN_CONN_FLUSHING) {
+            qn_conn_close(c);
+        }
+    }
+    arm(s->deadline, END_MS);
+}
+
+static void on_deadline(evutil_socket_t fd, short what, void *arg)
+{
+    qn_server *s = arg;
+    (void)fd;
+    (void)what;
+    if (s->phase == QN_SERVER_DRAINING)
+        end(s);
+    else
+        (void)event_base_loopbreak(s->base);
+    qn_server_check_drained(s);
+}
+
+static void on_wake(evutil_socket_t fd, short what, void *arg)
+{
+    qn_server *s = arg;
+    uint64_t n;
+    (void)what;
+    (void)!read(fd, &n, sizeof n);
+    qn_models_note(s);
+    serve_ready(s);
+    int n_stops = atomic_load(&s->n_stops);
+    if (atomic_load(&s->has_failed))
+        n_stops = 2;
+    if (n_stops >= 1 && s->phase == QN_SERVER_RUNNING)
+        drain(s);
+    if (n_stops >= 2) {
+        if (s->phase != QN_SERVER_ENDING)
+            end(s);
+        (void)event_base_loopbreak(s->base);
+    }
+    qn_server_check_drained(s);
+}
+
+void qn_server_stop(qn_server *s)
+{
+    (void)atomic_fetch_add(&s->n_stops, 1);
+    qn_server_wake(s);
+}
+
+/* ---- the log ---- */
+
+typedef struct log_line {
+    qn_server *server;
+    char text[];
+} log_line;
+
+static void write_log(void *job)
+{
+    log_line *l = job;
+    l->server->cfg->log(l->server->cfg->arg, l->text);
+    qn_free(l);
+}
+
+/* By a thread of its own: a log that blocks stops nobody, but loses lines. */
+void qn_server_log(qn_server *s, const char *line, size_t n)
+{
+    size_t room = n + 64;
+    log_line *l = qn_alloc(sizeof *l + room, QN_MEM_MISC);
+    if (l) {
+        l->server = s;
+        if (s->n_log_lost)
+            (void)snprintf(l->text, room, "%s (%llu lines lost)", line,
+                           (unsigned long long)s->n_log_lost);
+        else
+            memcpy(l->text, line, n + 1);
+    }
+    if (l && qn_workers_put(s->log, l)) {
+        s->n_log_lost = 0;
+        return;
+    }
+    qn_free(l);
+    s->n_log_lost++;
+}
+
+/* ---- life ---- */
+
+/* What libevent would print goes nowhere: what fails is seen by its results. */
+static void say_nothing(int severity, const char *text)
+{
+    (void)severity;
+    (void)text;
+}
+
+static uint64_t ms_or(int ms, int limit)
+{
+    return (uint64_t)(ms > 0 ? ms : limit) * 1000000u;
+}
+
+static void set_limits(qn_server *s)
+{
+    const qn_server_config *c = s->cfg;
+    s->times = (qn_server_times){
+        .header_ns = ms_or(c->header_ms, QN_LIMIT_HTTP_HEADER_MS),
+        .body_gap_ns = ms_or(c->body_gap_ms, QN_LIMIT_HTTP_BODY_GAP_MS),
+        .body_ns = ms_or(c->body_ms, QN_LIMIT_HTTP_BODY_MS),
+        .idle_ns = ms_or(c->idle_ms, QN_LIMIT_HTTP_IDLE_MS),
+        .stall_ns = ms_or(c->stall_ms, QN_LIMIT_HTTP_STALL_MS),
+        .linger_ns = ms_or(c->linger_ms, QN_LIMIT_HTTP_LINGER_MS),
+        .silence_ns = ms_or(c->silence_ms, QN_LIMIT_HTTP_SILENCE_MS),
+    };
+    s->max_connections = c->max_connections ? c->max_connections : QN_LIMIT_HTTP_CONNECTIONS;
+    s->max_per_address = c->max_per_address ? c->max_per_address : QN_LIMIT_HTTP_PER_ADDRESS;
+    s->routes = c->routes ? c->routes : all_routes;
+}
+
+static qn_status open_tls(qn_server *s, qn_err *err)
+{
+    const qn_server_config *c = s->cfg;
+    if (!c->tls_cert && !c->tls_key)
+        return QN_OK;
+    if (!c->tls_cert || !c->tls_key)
+        return qn_fail(err, QN_E_ARG, "TLS: a certificate and a key are needed, both");
+    SSL_CTX *t = SSL_CTX_new(TLS_server_method());
+    s->tls = t;
+    if (!t)
+        return qn_fail_nomem(err, sizeof *s);
+    (void)SSL_CTX_set_min_proto_version(t, TLS1_2_VERSION);
+    (void)SSL_CTX_set_options(t, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
+    const char *what = NULL;
+    if (SSL_CTX_use_certificate_chain_file(t, c->tls_cert) != 1)
+        what = c->tls_cert;
+    else if (SSL_CTX_use_PrivateKey_file(t, c->tls_key, SSL_FILETYPE_PEM) != 1 ||
+             SSL_CTX_check_private_key(t) != 1)
+        what = c->tls_key;
+    if (!what)
+        return QN_OK;
+    const char *why = ERR_reason_error_string(ERR_get_error());
+    ERR_clear_error();
+    return qn_fail(err, QN_E_FORMAT, "TLS: %s: %s", what, why ? why : "cannot be used");
+}
+
+static qn_status open_all(qn_server *s, qn_err *err)
+{
+    int n_workers = s->cfg->n_workers ? s->cfg->n_workers : 2;
+    if (n_workers < 1 || n_workers > QN_LIMIT_HTTP_WORKERS)
+        return qn_fail(err, QN_E_ARG, "workers: found %d, want 1 to %d", n_workers,
+                       QN_LIMIT_HTTP_WORKERS);
+    (void)RAND_bytes((unsigned char *)&s->id_prefix, sizeof s->id_prefix);
+    QN_TRY(open_tls(s, err));
+    QN_TRY(qn_access_init(s, err));
+    QN_TRY(qn_metrics_new(&s->metrics, err));
+    event_set_log_callback(say_nothing);
+    s->base = event_base_new();
+    s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (!s->base || s->wake_fd < 0)
+        return qn_fail(err, QN_E_NOMEM, "cannot make the event loop: %s", strerror(errno));
+    s->wake = event_new(s->base, s->wake_fd, EV_READ | EV_PERSIST, on_wake, s);
+    s->deadline = evtimer_new(s->base, on_deadline, s);
+    if (!s->wake || !s->deadline || event_add(s->wake, NULL) != 0)
+        return qn_fail_nomem(err, sizeof *s);
+    QN_TRY(qn_listener_open(s, err));
+    QN_TRY(qn_workers_new(&s->workers, n_workers, QN_LIMIT_HTTP_QUEUE, qn_x_work, err));
+    QN_TRY(qn_workers_new(&s->slow, 1, QN_LIMIT_HTTP_QUEUE, qn_x_work_slowly, err));
+    QN_TRY(qn_workers_new(&s->log, 1, LOG_LINES, write_log, err));
+    return qn_models_init(s, err);
+}
+
+qn_status qn_server_new(qn_server **out, const qn_server_config *cfg, qn_err *err)
+{
+    *out = NULL;
+    qn_server *s = qn_calloc(1, sizeof *s, QN_MEM_MISC);
+    if (!s)
+        return qn_fail_nomem(err, sizeof *s);
+    s->cfg = cfg;
+    s->wake_fd = -1;
+    s->ready_end = &s->ready;
+    (void)pthread_mutex_init(&s->ready_lock, NULL);
+    set_limits(s);
+    qn_status st = open_all(s, err);
+    if (st != QN_OK) {
+        qn_server_free(s);
+        return st;
+    }
+    *out = s;
+    return QN_OK;
+}
+
+int qn_server_port(const qn_server *s)
+{
+    return s->port;
+}
+
+qn_metrics *qn_server_metrics(qn_server *s)
+{
+    return s->metrics;
+}
+
+/* What is left when the loop has ended. */
+static void close_all(qn_server *s)
+{
+    bool is_back;
+    s->phase = QN_SERVER_ENDING;
+    qn_listener_close(s);
+    while (s->conns)
+        qn_conn_close(s->conns);
+    (void)event_base_loop(s->base,
+                          EVLOOP_NONBLOCK); /* sockets are closed by the loop's next turn */
+    qn_workers_free(s->workers);            /* before those that it hands over to */
+    qn_workers_free(s->slow);
+    s->workers = s->slow = NULL;
+    for (qn_exchange *x; (x = take_ready(s, &is_back));) {
+        x->stage = QN_X_ANSWERING;
+        qn_x_abandon(x);
+    }
+}
+
+qn_status qn_server_run(qn_server *s, qn_err *err)
+{
+    sigset_t pipe_only, before;
+    QN_TRY(qn_models_start(s, err));
+    /* writing to who has gone is an error to read, not a signal: TLS writes know no MSG_NOSIGNAL */
+    (void)sigemptyset(&pipe_only);
+    (void)sigaddset(&pipe_only, SIGPIPE);
+    (void)pthread_sigmask(SIG_BLOCK, &pipe_only, &before);
+    int rc = event_base_dispatch(s->base);
+    close_all(s);
+    struct timespec none = {0};
+    while (!sigismember(&before, SIGPIPE) && sigtimedwait(&pipe_only, NULL, &none) > 0)
+        ;
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (atomic_load(&s->has_failed)) {
+        if (err)
+            *err = s->load_err;
+        return s->load_err.status;
+    }
+    return rc < 0 ? qn_fail(err, QN_E_IO, "the event loop failed") : QN_OK;
+}
+
+void qn_server_free(qn_server *s)
+{
+    if (!s)
+        return;
+    (void)atomic_fetch_add(&s->n_stops, 1); /* no further model is opened */
+    if (s->base)
+        close_all(s);
+    if (s->has_loader)
+        (void)pthread_join(s->loader, NULL);
+    for (size_t i = 0; s->models && i < s->cfg->n_models; i++)
+        qn_engine_free(atomic_load(&s->models[i].engine));
+    qn_workers_free(s->log);
+    qn_metrics_free(s->metrics);
+    struct event *events[] = {s->wake, s->resume, s->deadline};
+    for (size_t i = 0; i < QN_COUNT(events); i++)
+        if (events[i])
+            event_free(events[i]);
+    if (s->base)
+        event_base_free(s->base);
+    if (s->wake_fd >= 0)
+        (void)close(s->wake_fd);
+    SSL_CTX_free(s->tls);
+    (void)pthread_mutex_destroy(&s->ready_lock);
+    qn_free(s->keys);
+    qn_free(s->models);
+    qn_free(s->names);
+    qn_free(s->engines);
+    qn_free(s);
+}

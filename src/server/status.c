@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * status.c - what probes, balancers and dashboards ask. All of it is answered by the I/O thread: also while every worker is busy.
+ *
+ *   /livez, /ping   200: the process runs
+ *   /health         200 ok; 503 starting, draining, sick
+ *   /ready          200, or 503 with how far loading is */
+#include "server/core.h"
+#include <quern/measure.h>
+
+#include <string.h>
+
+#define TEXT "text/plain; version=0.0.4; charset=utf-8"
+
+static void reply_status(qn_exchange *x, int status, const char *word)
+{
+    qn_str s = {0};
+    qn_str_addf(&s, "{\"status\":\"%s\"}", word);
+    qn_x_reply_json(x, status, &s);
+}
+
+static void live(qn_exchange *x)
+{
+    reply_status(x, 200, "ok");
+}
+
+static void health(qn_exchange *x)
+{
+    double progress;
+    const qn_server *s = x->server;
+    const char *word = s->is_sick                           ? "sick"
+                       : s->phase != QN_SERVER_RUNNING      ? "draining"
+                       : !qn_models_are_ready(s, &progress) ? "starting"
+                                                            : "ok";
+    reply_status(x, strcmp(word, "ok") == 0 ? 200 : 503, word);
+}
+
+static void ready(qn_exchange *x)
+{
+    double progress;
+    const qn_server *s = x->server;
+    bool is_ready = qn_models_are_ready(s, &progress);
+    qn_str out = {0};
+    if (is_ready && s->phase == QN_SERVER_RUNNING && !s->is_sick) {
+        reply_status(x, 200, "ready");
+        return;
+    }
+    qn_str_addf(&out, "{\"status\":\"%s\",\"progress\":%.2f,\"models\":[",
+                s->is_sick                      ? "sick"
+                : s->phase != QN_SERVER_RUNNING ? "draining"
+                                                : "loading",
+                progress);
+    for (size_t i = 0; i < qn_x_n_models(x); i++) {
+        qn_model_entry m;
+        qn_x_model_at(x, i, &m);
+        qn_str_adds(&out, i ? ",{\"id\":" : "{\"id\":");
+        qn_str_add_json(&out, m.name, strlen(m.name));
+        qn_str_addf(&out, ",\"progress\":%.2f}", m.is_ready ? 1.0 : m.progress);
+    }
+    qn_str_adds(&out, "]}");
+    qn_x_add_header(x, "Retry-After", "1");
+    qn_x_reply_json(x, 503, &out);
+}
+
+static void version(qn_exchange *x)
+{
+    qn_str s = {0};
+    qn_str_adds(&s, "{\"version\":");
+    qn_str_add_json(&s, QN_VERSION, strlen(QN_VERSION));
+    qn_str_addc(&s, '}');
+    qn_x_reply_json(x, 200, &s);
+}
+
+/* For routers: what runs and waits, by model. */
+static void load(qn_exchange *x)
+{
+    qn_str s = {0};
+    uint32_t n_running = 0, n_waiting = 0;
+    qn_str_adds(&s, "{\"models\":[");
+    for (size_t i = 0; i < qn_x_n_models(x); i++) {
+        qn_model_entry m;
+        qn_engine_stats st = {0};
+        qn_x_model_at(x, i, &m);
+        if (m.engine)
+            qn_engine_get_stats(m.engine, &st);
+        qn_str_adds(&s, i ? ",{\"id\":" : "{\"id\":");
+        qn_str_add_json(&s, m.name, strlen(m.name));
+        qn_str_addf(&s,
+                    ",\"running\":%u,\"waiting\":%u,\"kv_blocks\":%llu,\"kv_used\":%llu,"
+                    "\"kv_cached\":%llu}",
+                    st.n_running, st.n_waiting, (unsigned long long)st.n_kv_blocks,
+                    (unsigned long long)st.n_kv_used, (unsigned long long)st.n_kv_cached);
+        n_running += st.n_running;
+        n_waiting += st.n_waiting;
+    }
+    qn_str_addf(&s, "],\"server_load\":%u,\"running\":%u,\"waiting\":%u}", n_running + n_waiting,
+                n_running, n_waiting);
+    qn_x_reply_json(x, 200, &s);
+}
+
+static void metrics(qn_exchange *x)
+{
+    qn_str s = {0};
+    const char *const *names;
+    qn_engine *const *engines;
+    size_t n = qn_server_engines(x->server, &names, &engines);
+    qn_metrics_write(x->server->metrics, &s, names, engines, n);
+    if (s.failed)
+        qn_x_error(x, 503, NULL, NULL, "out of memory");
+    else
+        qn_x_reply(x, 200, TEXT, s.p ? s.p : "", s.n);
+    qn_str_fini(&s);
+}
+
+static void metrics_json(qn_exchange *x)
+{
+    qn_str s = {0};
+    const char *const *names;
+    qn_engine *const *engines;
+    size_t n = qn_server_engines(x->server, &names, &engines);
+    qn_metrics_snapshot(x->server->metrics, &s, names, engines, n);
+    qn_x_reply_json(x, 200, &s);
+}
+
+static void timeline(qn_exchange *x)
+{
+    qn_str s = {0};
+    uint64_t last = 50;
+    qn_slice given = qn_x_query(x, "last");
+    if (given.p && !qn_parse_u64(given.p, given.n, 1000, &last)) {
+        qn_x_error(x, 400, "last", NULL, "last: found '%.*s', want 0 to 1000",
+                   (int)QN_MIN(given.n, (size_t)40), given.p);
+        return;
+    }
+    qn_metrics_timeline(x->server->metrics, &s, (size_t)last);
+    qn_x_reply_json(x, 200, &s);
+}
+
+const qn_route qn_status_routes[] = {
+    {"GET", "/health", health, .is_open = true, .is_quick = true},
+    {"GET", "/livez", live, .is_open = true, .is_quick = true},
+    {"GET", "/ping", live, .is_open = true, .is_quick = true},
+    {"GET", "/ready", ready, .is_open = true, .is_quick = true},
+    {"GET", "/version", version, .is_quick = true},
+    {"GET", "/load", load, .is_quick = true},
+    {"GET", "/metrics", metrics, .is_quick = true},
+    {"GET", "/metrics.json", metrics_json, .is_quick = true},
+    {"GET", "/debug/timeline", timeline, .is_quick = true},
+    {NULL},
+};
