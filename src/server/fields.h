@@ -12,6 +12,7 @@
 #define QN_SERVER_FIELDS_H
 
 #include "base/json.h"
+#include "base/mem.h"
 
 typedef enum qn_field_kind {
     QN_FIELD_BOOL,   /* bool */
@@ -34,5 +35,12 @@ typedef struct qn_field {
 /* QN_E_ARG naming the field, what was found and what is wanted; *param is its name then. */
 QN_MUST_USE qn_status qn_fields_read(const json_t *o, const qn_field *fields, size_t n, void *dest,
                                      const char **param, qn_err *err);
+
+/* The token ids of an array, each 0 to n_vocab - 1. *ids is the arena's, or without one freed with qn_release; NULL on failure. */
+QN_MUST_USE qn_status qn_fields_ids(const char *name, const json_t *list, int n_vocab,
+                                    qn_arena *arena, int32_t **ids, size_t *n_ids, qn_err *err);
+/* An array of stop strings, or one; each within the limits of base/limits.def. The list is the arena's, the strings borrowed. */
+QN_MUST_USE qn_status qn_fields_stop(const char *name, const json_t *v, qn_arena *arena,
+                                     qn_params *out, qn_err *err);
 
 #endif
