@@ -4,12 +4,18 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 PROMPT ?=
 MODEL ?=
+ARGS ?=
 # As many jobs as there are cores.
 JOBS := $(shell nproc)
 BUILD := build/release
 
-.PHONY: run build test install clean
+.PHONY: serve run build test install clean
 export PROMPT
+
+# Serve the demo model on http://127.0.0.1:8080; ARGS="--port 80 ..." are options of quern serve, MODEL=... another model.
+serve: build
+	@model="$(MODEL)"; [ -n "$$model" ] || model=$$(tools/get_demo_model.sh) || exit 1; \
+	exec $(BUILD)/quern serve -m "$$model" $(ARGS)
 
 # Chat with the demo model. PROMPT="..." answers once, and so does a pipe; with nothing in it there is a question ready.
 # MODEL=... takes another model.

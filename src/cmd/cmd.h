@@ -15,6 +15,7 @@ enum { CMD_OK = 0, CMD_FAILED = 1, CMD_USAGE = 2, CMD_INTERRUPTED = 130 };
 
 /* argv[0] is the command's name; the result is the exit status. */
 int cmd_run(int argc, char **argv);
+int cmd_serve(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_template(int argc, char **argv);
@@ -26,11 +27,14 @@ int cmd_pack(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_tune(int argc, char **argv);
+int cmd_load(int argc, char **argv);
 int cmd_limits(int argc, char **argv);
+int cmd_top(int argc, char **argv);
 int cmd_completion(int argc, char **argv);
-extern const qn_opts cmd_run_opts, cmd_inspect_opts, cmd_tokenize_opts, cmd_template_opts,
-    cmd_eval_opts, cmd_bench_opts, cmd_profile_opts, cmd_pull_opts, cmd_pack_opts, cmd_doctor_opts,
-    cmd_tune_opts, cmd_plan_opts, cmd_limits_opts, cmd_completion_opts;
+extern const qn_opts cmd_run_opts, cmd_serve_opts, cmd_inspect_opts, cmd_tokenize_opts,
+    cmd_template_opts, cmd_eval_opts, cmd_bench_opts, cmd_profile_opts, cmd_pull_opts,
+    cmd_pack_opts, cmd_plan_opts, cmd_doctor_opts, cmd_tune_opts, cmd_load_opts, cmd_limits_opts,
+    cmd_top_opts, cmd_completion_opts;
 
 /* -m, --threads, --exact, ...: fields of a qn_config (qn_config_default() first). */
 extern const qn_opt_group cmd_config_group;

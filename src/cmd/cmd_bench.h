@@ -5,6 +5,7 @@
 #define QN_CMD_CMD_BENCH_H
 
 #include "cmd/cmd.h"
+#include <quern/measure.h>
 
 typedef struct bench_op_options {
     int op;                    /* index of --op's word; -1: none */

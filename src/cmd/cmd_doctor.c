@@ -15,6 +15,7 @@
 #include "base/share.h"
 #include "cmd/cmd.h"
 #include "format/weights.h"
+#include <quern/measure.h>
 
 typedef struct doctor_options {
     const char *model;

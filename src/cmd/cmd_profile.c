@@ -11,6 +11,7 @@
 
 #include "base/mem.h"
 #include "cmd/cmd.h"
+#include <quern/measure.h>
 
 typedef struct profile_options {
     qn_config config;

@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "base/share.h"
 #include "cmd/cmd.h"
+#include <quern/measure.h>
 
 typedef struct tune_options {
     qn_config config;

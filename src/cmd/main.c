@@ -14,17 +14,20 @@ typedef struct command {
 static const command commands[] = {
     /* clang-format off */
     {&cmd_run_opts, cmd_run},
+    {&cmd_serve_opts, cmd_serve},
     {&cmd_pull_opts, cmd_pull},
     {&cmd_inspect_opts, cmd_inspect},
     {&cmd_tokenize_opts, cmd_tokenize},
     {&cmd_template_opts, cmd_template},
     {&cmd_eval_opts, cmd_eval},
     {&cmd_bench_opts, cmd_bench},
+    {&cmd_load_opts, cmd_load},
     {&cmd_profile_opts, cmd_profile},
     {&cmd_pack_opts, cmd_pack},
     {&cmd_plan_opts, cmd_plan},
     {&cmd_doctor_opts, cmd_doctor},
     {&cmd_tune_opts, cmd_tune},
+    {&cmd_top_opts, cmd_top},
     {&cmd_limits_opts, cmd_limits},
     {&cmd_completion_opts, cmd_completion},
     /* clang-format on */

@@ -623,7 +623,7 @@ def hf_tokenizer():
         field(file, "added_tokens", [{"id": 531, "content": "\u00e9q", "normalized": True, "special": True}])(path)
         json_edit(conf, lambda o: o.pop("added_tokens_decoder") and None)(path)
         field(conf, "chat_template", "{% for i in range(20) %}" + "e\u0301q\u00e9q" * 25000 + "{% endfor %}")(path)
-    add_folder("template full of a token", base, slow_template, "the context holds", command="run")
+    add_folder("template full of a token", base, slow_template, "maximum context length", command="run")
     for i, text in enumerate(["", "{", "[]", "1", "{}", "{\"model\":{},\"model\":{}}", "[" * 200000,
                               "[" + "0," * 3000000 + "0]"]):
         add_folder(f"tokenizer text {i}", base, text_edit(file, text), file)

@@ -1,0 +1,376 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What a server must survive: cut streams, stops, kills, overload, curious tenants and bad requests; the same good answer after each.
+
+usage: test_endurance.py QUERN [--full] [PART]   (--full: the numbers of a release, hours; PART: cuts, stops, kills, overload, tenants,
+    bad)"""
+import concurrent.futures
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import statistics
+import struct
+import sys
+import tempfile
+import threading
+import time
+
+import bad_requests
+from cli import GOLDEN, check, finish
+from server import Server
+
+MODEL = GOLDEN / "models" / "qwen3-tied-bf16"
+FULL = "--full" in sys.argv
+HANG = 30  # seconds of silence that are taken for a hang
+GOOD = {"prompt": "Once upon a time there was a little", "max_tokens": 24, "temperature": 0, "ignore_eos": True}
+SEED = random.SystemRandom().randrange(1 << 32)
+rng = random.Random(SEED)
+
+
+def ids(n, seed):
+    r = random.Random(seed)
+    return [r.randrange(480) for _ in range(n)]
+
+
+def number(s, name):
+    """The sum of a metric's samples."""
+    lines = [line for line in s.get("/metrics")[2].split("\n") if line.startswith(name + "{")]
+    if not lines:
+        raise AssertionError(f"no {name} in /metrics")
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
+def good_answer(s):
+    status, answer = s.post("/v1/completions", GOOD)
+    return (status, answer["choices"][0]["text"], answer["usage"]["completion_tokens"]) if status == 200 else (status, answer)
+
+
+def settled(s):
+    """Polls until nothing runs; how many looks it took, None: never."""
+    for i in range(20000):
+        if number(s, "vllm:num_requests_running") + number(s, "vllm:num_requests_waiting") + number(s, "quern:kv_blocks_used") == 0:
+            return i
+    return None
+
+
+def open_stream(s, body, headers=None):
+    """The connection of a request that was just sent; silence on it raises TimeoutError."""
+    c = socket.create_connection(("127.0.0.1", s.port))
+    c.settimeout(HANG)
+    data = json.dumps({"temperature": 0, "ignore_eos": True, "stream": True, **body}).encode()
+    more = "".join(f"{k}: {v}\r\n" for k, v in (headers or {}).items())
+    c.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+    return c
+
+
+def cut(c, is_reset):
+    if is_reset:
+        c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    else:
+        c.setblocking(False)
+        try:
+            while c.recv(1 << 16):  # what is unread would turn the FIN into an RST
+                pass
+        except BlockingIOError:
+            pass
+        except ConnectionResetError:
+            pass
+    c.close()
+
+
+# ---- streams cut at random points ----
+
+def cuts():
+    n, most = 10000 if FULL else 200, 3000
+    with Server("-m", MODEL, "-c", "4096", "--speculation", "off", "-q") as s:
+        want = good_answer(s)
+        steps = []
+        for i in range(4):  # one at a time: how many steps it lives on
+            c = open_stream(s, {"prompt": ids(20, i), "max_tokens": most})
+            c.recv(rng.randrange(1, 4000))
+            before = number(s, "quern:steps_total")
+            cut(c, i % 2 == 0)
+            check("one that was cut gives all back", settled(s) is not None)
+            steps.append(int(number(s, "quern:steps_total") - before))
+        made = number(s, "quern:engine_output_tokens_total")
+
+        def one(i):
+            r = random.Random(SEED + i)
+            is_stream = r.random() < 0.8
+            c = open_stream(s, {"prompt": ids(r.choice((1, 20, 700)), i), "max_tokens": most, "n": r.choice((1, 1, 3)),
+                "stream": is_stream})
+            left = r.choice((0, 1, 100, 1000, 20000)) if is_stream else 0
+            while left > 0:
+                got = len(c.recv(min(left, 4096)))
+                left = left - got if got else 0
+            cut(c, i % 2 == 0)
+
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            list(pool.map(one, range(n)))
+        looks = settled(s)
+        made = number(s, "quern:engine_output_tokens_total") - made
+        check("cut streams give all blocks back", looks is not None, number(s, "quern:kv_blocks_used"))
+        check("none ran to its end", made < n * most / 4, (made, n * most))
+        check("the same answer after them", good_answer(s) == want)
+        check("and the end is clean", s.stop() == 0, s.log[-3:])
+        print(f"A8: {n} streams cut, {made / n:.0f} of {most} tokens each, 0 blocks held; alone, steps from cut to free: {steps}")
+
+
+# ---- SIGTERM under load ----
+
+def is_serving(s):
+    try:
+        return s.get("/ready")[0] == 200
+    except (ConnectionError, http.client.HTTPException):
+        return False
+
+
+def stops():
+    n, n_clients, n_tokens = 100 if FULL else 6, 8, 120
+    begun = refused = 0
+    for k in range(n):
+        with Server("-m", MODEL, "-c", "512", "--max-seqs", "4", "-q") as s:
+            if k == 0:
+                want = good_answer(s)
+            pieces = threading.Semaphore(0)
+
+            def client(i):
+                """Asks until the server is gone. [(status, is whole)]; status 0: no answer began."""
+                seen = []
+                while True:
+                    body = b""
+                    try:
+                        c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=HANG)
+                        c.request("POST", "/v1/completions", json.dumps(
+                            {"prompt": ids(10 + i, i), "max_tokens": n_tokens, "temperature": 0, "ignore_eos": True, "stream": True,
+                             "stream_options": {"include_usage": True}}), {"Content-Type": "application/json"})
+                        r = c.getresponse()
+                    except (ConnectionError, http.client.HTTPException):
+                        return seen + [(0, True, b"")]
+                    try:
+                        for line in r:
+                            body += line
+                            pieces.release()
+                        is_whole = r.status != 200 or (b"data: [DONE]" in body and b'"completion_tokens":%d,' % n_tokens in body)
+                        seen.append((r.status, is_whole, body[-200:]))
+                    except (ConnectionError, http.client.HTTPException) as e:
+                        seen.append((r.status, False, repr(e).encode() + body[-200:]))
+                    if r.status != 200:
+                        return seen
+
+            with concurrent.futures.ThreadPoolExecutor(n_clients) as pool:
+                clients = [pool.submit(client, i) for i in range(n_clients)]
+                for _ in range(rng.randrange(1, 1500)):
+                    pieces.acquire()
+                s.p.send_signal(signal.SIGTERM)
+                got = [x for c in clients for x in c.result()]
+            cut_ones = [g for g in got if not g[1]]
+            check("no answer is cut by SIGTERM", not cut_ones, (SEED, k, cut_ones[:2]))
+            check("what is refused is 503", all(g[0] in (0, 200, 503) for g in got), [g[0] for g in got])
+            check("exit status 0", s.stop() == 0, s.log[-3:])
+            begun += sum(g[0] == 200 for g in got)
+            refused += sum(g[0] != 200 for g in got)
+    with Server("-m", MODEL, "-c", "4096", "--max-seqs", "4", "-q") as s:
+        check("the same answer from the last", good_answer(s) == want)
+        streams = [open_stream(s, {"prompt": ids(20, i), "max_tokens": 4000}) for i in range(8)]
+        streams[0].recv(1)
+        s.p.send_signal(signal.SIGTERM)
+        while is_serving(s):  # two pending ones would be one
+            pass
+        s.p.send_signal(signal.SIGTERM)
+        code = s.stop()
+        texts = []
+        for c in streams:
+            text = b""
+            try:
+                while piece := c.recv(1 << 16):
+                    text += piece
+            except ConnectionResetError:
+                pass
+            texts.append(text)
+        check("twice: ends with 0", code == 0, s.log[-3:])
+        check("twice: at once", sum(b'"length"' in t for t in texts) == 0)
+    print(f"A10: {n} stops under load, {begun} answers whole, {refused} refused, exit 0 each")
+
+
+# ---- kill -9 ----
+
+def kills():
+    n = 1000 if FULL else 10
+    want = None
+    for k in range(n):
+        with Server("-m", MODEL, "-c", "2048", "-q") as s:
+            if want is None:
+                want = good_answer(s)
+            check("a good answer after each kill", good_answer(s) == want, (SEED, k))
+            streams = [open_stream(s, {"prompt": ids(20 + 100 * (i % 3), i), "max_tokens": 1500}) for i in range(6)]
+            for _ in range(rng.randrange(1, 40)):
+                rng.choice(streams).recv(rng.randrange(1, 4096))
+            code = s.stop(signal.SIGKILL)
+            check("killed", code == -signal.SIGKILL, code)
+            for c in streams:
+                c.close()
+    with Server("-m", MODEL, "-c", "2048", "-q") as s:
+        check("a good answer after the last kill", good_answer(s) == want)
+    print(f"A6: {n} kills under load, the same answer after each")
+
+
+# ---- many more clients than places ----
+
+def overload():
+    n_clients, n_each = (200, 500) if FULL else (40, 4)
+    with Server("-m", MODEL, "-c", "512", "--max-seqs", "2", "--max-queue", "8", "-q") as s:
+        want = good_answer(s)
+
+        def client(i):
+            seen = []
+            for k in range(n_each):
+                status, headers, text = s.request("POST", "/v1/completions", {"prompt": ids(20 + i, i), "max_tokens": 30 + k,
+                    "temperature": 0,
+                                                                              "ignore_eos": True, "stream": k % 2 == 1})
+                if status == 200:
+                    is_good = "[DONE]" in text if k % 2 else json.loads(text)["usage"]["completion_tokens"] == 30 + k
+                else:
+                    is_good = status in (429, 503) and headers.get("retry-after", "").isdigit() and "error" in json.loads(text)
+                seen.append((status, is_good, headers, text[:200]))
+            return seen
+
+        with concurrent.futures.ThreadPoolExecutor(n_clients) as pool:
+            got = [x for c in pool.map(client, range(n_clients)) for x in c]
+        bad = [g for g in got if not g[1]]
+        count = {c: sum(g[0] == c for g in got) for c in sorted({g[0] for g in got})}
+        check("every request got 200, or 429 or 503 with Retry-After", not bad, bad[:2])
+        check("there was an overload", count.get(200, 0) > 0 and len(got) > count[200], count)
+        check("then a lone one is answered", good_answer(s) == want)
+        check("and nothing is held", settled(s) is not None)
+        check("clean end", s.stop() == 0, s.log[-3:])
+        print(f"A9: {len(got)} requests of {n_clients} clients with 10 places: {count}")
+
+
+# ---- what one tenant can learn of another ----
+
+def first_token(s, prompt, key):
+    """(seconds to the first event, cached tokens)"""
+    begin = time.monotonic()
+    c = open_stream(s, {"prompt": prompt, "max_tokens": 1, "stream_options": {"include_usage": True}}, {"x-api-key": key})
+    text = b""
+    first = 0
+    while piece := c.recv(1 << 16):
+        text += piece
+        if not first and b"data: " in text:
+            first = time.monotonic() - begin
+    c.close()
+    events = [json.loads(line[6:]) for line in text.split(b"\n") if line.startswith(b"data: {")]
+    return first, events[-1]["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+
+def tenants():
+    n = 200 if FULL else 5
+    with tempfile.NamedTemporaryFile("w") as f:
+        f.write("secret-a alice\nsecret-b bob\n")
+        f.flush()
+        with Server("-m", MODEL, "-c", "4096", "--api-key-file", f.name, "-q") as s:
+            cold, other, own = [], [], []
+            for i in range(n):
+                prompt = ids(2000, 2 * i)
+                first = first_token(s, prompt, "secret-a")
+                kinds = [("other", prompt, "secret-b"), ("cold", ids(2000, 2 * i + 1), "secret-b")]
+                for kind, p, key in kinds if i % 2 else kinds[::-1]:
+                    seconds, cached = first_token(s, p, key)
+                    (other if kind == "other" else cold).append(seconds)
+                    check(f"{kind}: nothing of it is there", cached == 0, cached)
+                seconds, cached = first_token(s, prompt, "secret-a")
+                own.append(seconds)
+                check("a first time", first[1] == 0, first)
+                check("one's own second time", cached > 1900, cached)
+            ratio = statistics.median(other) / statistics.median(cold)
+            if FULL:
+                check("another's prompt takes the time of a new one", 0.95 <= ratio <= 1.05, ratio)
+            print(f"A12: {n} probes: time to first token of another's prompt / of a new one {ratio:.3f}, "
+                  f"of one's own / of a new one {statistics.median(own) / statistics.median(cold):.3f}")
+
+
+# ---- bad requests ----
+
+def converse(s, data):
+    """All that the server says to the bytes; None: it hung."""
+    with socket.create_connection(("127.0.0.1", s.port)) as c:
+        c.settimeout(HANG)
+        got = b""
+        try:
+            c.sendall(data)
+            c.shutdown(socket.SHUT_WR)
+        except (BrokenPipeError, ConnectionResetError, OSError):
+            pass
+        try:
+            while piece := c.recv(1 << 16):
+                got += piece
+        except ConnectionResetError:
+            pass
+        except TimeoutError:
+            return None
+        return got
+
+
+def statuses(got):
+    """Of every answer on the connection. 100 only asks whether a half-closed client is still there."""
+    lines = [line for line in got.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
+    return [int(line[9:12]) for line in lines if not line.startswith(b"HTTP/1.1 100 ")]
+
+
+def resident(s):
+    with open(f"/proc/{s.p.pid}/statm", encoding="ascii") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def n_of(s, what):
+    return len(os.listdir(f"/proc/{s.p.pid}/{what}"))
+
+
+def bad():
+    with Server("-m", MODEL, "-c", "1024", "-q") as s:
+        want = good_answer(s)
+        files, threads = n_of(s, "fd"), n_of(s, "task")
+        n = 0
+        memory = 0
+        for turn in range(2):
+            for group, cases in bad_requests.groups():
+                for name, data, allowed in cases:
+                    got = converse(s, data)
+                    n += 1
+                    if not check(f"{group}: {name}: an answer", got is not None, data[:300]):
+                        continue
+                    codes = statuses(got)
+                    is_good = allowed(codes, got)
+                    check(f"{group}: {name}", is_good, (codes, data[:400], got[:300]))
+                check(f"{group}: the same answer after", good_answer(s) == want)
+            if turn == 0:
+                memory = resident(s)
+        for _ in range(20000):
+            if n_of(s, "fd") <= files:
+                break
+            s.get("/health")
+        check("descriptors are back", n_of(s, "fd") <= files, (files, n_of(s, "fd")))
+        check("threads are back", n_of(s, "task") == threads, (threads, n_of(s, "task")))
+        grown = resident(s) - memory
+        check("memory does not grow", grown <= 64 << 20, grown)
+        check("nothing is held", settled(s) is not None)
+        check("clean end", s.stop() == 0, s.log[-3:])
+        print(f"A2: {n} bad requests ({n // 2} kinds), second pass {grown / (1 << 20):+.1f} MiB")
+
+
+def main():
+    parts = [a for a in sys.argv[2:] if a != "--full"]
+    print(f"seed {SEED}")
+    for part in (cuts, stops, kills, overload, tenants, bad):
+        if not parts or part.__name__ in parts:
+            begin = time.monotonic()
+            part()
+            print(f"  {part.__name__}: {time.monotonic() - begin:.1f} s", flush=True)
+    finish()
+
+
+main()
