@@ -293,6 +293,14 @@ static qn_status add_models(serve *s, const qn_opts_found *found, qn_err *err)
     return QN_OK;
 }
 
+static bool has_class(const qn_config *c, const char *name)
+{
+    for (int i = 0; i < c->n_classes; i++)
+        if (strcmp(c->classes[i].name, name) == 0)
+            return true;
+    return false;
+}
+
 static qn_status add_scheduling(serve *s, serve_options *o, qn_err *err)
 {
     qn_config *c = &o->config;
@@ -306,10 +314,10 @@ static qn_status add_scheduling(serve *s, serve_options *o, qn_err *err)
         c->classes = &only_class;
         c->n_classes = 1;
     }
-    for (int i = 0; o->default_class && i <= c->n_classes; i++) {
-        if (i == c->n_classes)
-            return qn_fail(err, QN_E_ARG, "default-class: found '%s', want one of --classes",
-                           o->default_class);
+    if (o->default_class && !has_class(c, o->default_class))
+        return qn_fail(err, QN_E_ARG, "default-class: found '%s', want one of --classes",
+                       o->default_class);
+    for (int i = 0; o->default_class && i < c->n_classes; i++) {
         if (strcmp(c->classes[i].name, o->default_class) == 0) {
             c->default_class = i;
             break;
@@ -356,6 +364,10 @@ static qn_status add_keys(serve *s, qn_err *err)
     }
     s->config.keys = keys;
     s->config.n_keys = n;
+    for (size_t i = 0; i < n; i++)
+        if (keys[i].class_name && !has_class(&o->config, keys[i].class_name))
+            return qn_fail(err, QN_E_ARG, "%s: found class '%s', want one of --classes",
+                           o->key_file, keys[i].class_name);
     if (!n && !o->no_auth && !is_loopback(o->host))
         return qn_fail(err, QN_E_ARG,
                        "host %s is open to others: want --api-key-file FILE, or --no-auth",
@@ -426,7 +438,8 @@ static qn_status serve_until_stopped(serve *s, qn_err *err)
     (void)fflush(stdout);
     qn_status st = qn_server_run(s->server, err);
     notify_manager("STOPPING=1");
-    print_report(s);
+    if (st == QN_OK)
+        print_report(s);
     running = NULL;
     if (st == QN_OK && atomic_load(&s->n_open) < s->config.n_models) {
         (void)fflush(stdout);

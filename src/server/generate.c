@@ -60,7 +60,7 @@ static const char *reason_of(qn_status s)
 /* What a client asked wrongly is no request of the engine's. */
 static bool is_of_engine(qn_status s)
 {
-    return qn_x_status(s, NULL) >= 429;
+    return s != QN_E_CANCELLED && qn_x_status(s, NULL) >= 429;
 }
 
 static void record_done(qn_exchange *x, qn_gen *g, const qn_event *ev)

@@ -26,8 +26,9 @@ static qn_status fail_at(qn_err *err, const qn_server_config *cfg, const char *w
 {
     int e = errno;
     char why[128];
-    return qn_fail(err, QN_E_IO, "%s port %d: %s: %s", cfg->host ? cfg->host : "127.0.0.1",
-                   cfg->port, what, strerror_r(e, why, sizeof why));
+    return qn_fail(err, QN_E_IO, "%s port %d: %s: %s%s", cfg->host ? cfg->host : "127.0.0.1",
+                   cfg->port, what, strerror_r(e, why, sizeof why),
+                   e == EADDRINUSE ? "; take another with --port N (0: any free one)" : "");
 }
 
 /* A socket file that nobody listens on any more may be replaced; anything else may not. */

@@ -112,7 +112,9 @@ static qn_status class_of(qn_slice text, qn_arena *a, qn_class *c, qn_err *err)
         return fail_part(err, "class", text, "NAME:TARGET:SHARE, as p0:200ms:40%");
     if (!is_name(name))
         return fail_part(err, "class", name, "a name of 1 to 32 letters, digits, '-' and '_'");
-    if (!qn_slice_is(target, "-") && (!duration(target, &c->target_ms) || !c->target_ms))
+    bool has_unit = target.n && (target.p[target.n - 1] == 's' || target.p[target.n - 1] == 'm');
+    if (!qn_slice_is(target, "-") &&
+        (!has_unit || !duration(target, &c->target_ms) || !c->target_ms))
         return fail_part(err, "class", target, "a target such as 200ms, or - for none");
     qn_slice digits = share;
     if (digits.n && digits.p[digits.n - 1] == '%')

@@ -55,6 +55,7 @@ static void test_classes(void **state)
         {"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa:-:1", "a name of"},
         {"p0:0ms:40%", "a target"},
         {"p0:fast:40%", "a target"},
+        {"p0:200:40%", "a target"},
         {"p0:nan:40%", "a target"},
         {"p0:-5ms:40%", "a target"},
         {"p0:200ms:0%", "a share"},
