@@ -64,6 +64,7 @@ static bool check_key(qn_exchange *x)
     const qn_access_key *k = find_key(s, given);
     if (k) {
         x->tenant = k->tenant;
+        x->key_class = k->class_name;
         if (!x->class_name)
             x->class_name = k->class_name;
         return true;

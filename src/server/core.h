@@ -56,6 +56,7 @@ struct qn_exchange {
     qn_slice rest;
     char id[QN_LIMIT_HTTP_REQUEST_ID + 1];
     const char *tenant, *class_name;
+    const char *key_class; /* the most urgent class that the key may name; NULL: any */
     char *body;
     size_t n_body, cap_body;
     json_t *json;

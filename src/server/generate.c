@@ -35,6 +35,7 @@ static qn_request_record record_of(const qn_exchange *x, const qn_gen *g)
     (void)snprintf(r.id, sizeof r.id, "%.63s", x->id);
     (void)snprintf(r.model, sizeof r.model, "%s", x->model);
     (void)snprintf(r.class_name, sizeof r.class_name, "%s", x->gen_class);
+    (void)snprintf(r.tenant, sizeof r.tenant, "%s", x->tenant ? x->tenant : "");
     (void)snprintf(r.api, sizeof r.api, "%s", x->route ? x->route->path : "");
     return r;
 }
@@ -84,6 +85,26 @@ static void record_done(qn_exchange *x, qn_gen *g, const qn_event *ev)
 
 /* ---- submitting ---- */
 
+static int place_of(const qn_config *c, const char *class_name)
+{
+    for (int i = 0; class_name && i < c->n_classes; i++)
+        if (strcmp(c->classes[i].name, class_name) == 0)
+            return i;
+    return -1;
+}
+
+/* A key is not to be more urgent than its own class; names that are none are the engine's matter. */
+static qn_status check_class(const qn_exchange *x, const qn_model *m, const char *class_name,
+                             qn_err *err)
+{
+    int most = m ? place_of(&m->cfg->config, x->key_class) : -1,
+        asked = m ? place_of(&m->cfg->config, class_name) : -1;
+    if (asked < 0 || asked >= most)
+        return QN_OK;
+    return qn_fail(err, QN_E_ARG, "class '%s': this key's requests may be '%s' or less urgent",
+                   class_name, x->key_class);
+}
+
 static void on_notify(void *arg)
 {
     qn_server_ready(arg, false);
@@ -100,6 +121,7 @@ qn_status qn_x_generate(qn_exchange *x, const qn_answer_api *api, void *arg, qn_
         return qn_fail(err, QN_E_ARG, "prompts: found %zu, want 1 to %d", n_prompts, most);
     p.class_name = p.class_name ? p.class_name : x->class_name;
     p.tenant = p.tenant ? p.tenant : x->tenant;
+    QN_TRY(check_class(x, m, p.class_name, err));
     p.notify = on_notify;
     p.notify_arg = x;
     x->model = m ? m->cfg->name : "";

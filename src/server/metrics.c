@@ -115,9 +115,9 @@ void qn_metrics_gap(qn_metrics *m, const char *model, const char *class_name, ui
     qn_tally_gap(m->tally, model, class_name, ns);
 }
 
-void qn_metrics_timeline(qn_metrics *m, qn_str *out, size_t last)
+void qn_metrics_timeline(qn_metrics *m, qn_str *out, size_t last, const char *tenant)
 {
-    qn_timeline_write(m->timeline, out, last);
+    qn_timeline_write(m->timeline, out, last, tenant);
 }
 
 void qn_metrics_snapshot(qn_metrics *m, qn_str *out, const char *const *names,

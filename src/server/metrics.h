@@ -20,6 +20,7 @@ void qn_metrics_http(qn_metrics *m, const char *method, const char *route, int s
 /* One request of an engine, when it ended. */
 typedef struct qn_request_record {
     char id[64], model[64], class_name[33], api[24]; /* api: the route's path, cut */
+    char tenant[64];                                 /* cut; "": nobody's */
     int status;                                      /* of HTTP */
     qn_finish finish;
     uint64_t submit_ns, start_ns, first_ns, end_ns; /* monotonic; start, first 0: never */
@@ -35,8 +36,8 @@ void qn_metrics_gap(qn_metrics *m, const char *model, const char *class_name, ui
 /* All of it in text format 0.0.4, with the engines' own counters: names[i] of engines[i] (NULL: not open). */
 void qn_metrics_write(qn_metrics *m, qn_str *out, const char *const *names,
                       qn_engine *const *engines, size_t n);
-/* The last `last` requests as a Chrome trace: queue, prefill, decode of each; cut at 1,000. */
-void qn_metrics_timeline(qn_metrics *m, qn_str *out, size_t last);
+/* The tenant's (NULL: all) among the last `last` requests as a Chrome trace: queue, prefill, decode of each; cut at 1,000. */
+void qn_metrics_timeline(qn_metrics *m, qn_str *out, size_t last, const char *tenant);
 /* One JSON object for `quern top` and the operator's page: rates over the last seconds, percentiles by class, attainment. */
 void qn_metrics_snapshot(qn_metrics *m, qn_str *out, const char *const *names,
                          qn_engine *const *engines, size_t n);

@@ -131,7 +131,7 @@ static void timeline(qn_exchange *x)
                    (int)QN_MIN(given.n, (size_t)40), given.p);
         return;
     }
-    qn_metrics_timeline(x->server->metrics, &s, (size_t)last);
+    qn_metrics_timeline(x->server->metrics, &s, (size_t)last, qn_x_tenant(x));
     qn_x_reply_json(x, 200, &s);
 }
 

@@ -160,7 +160,12 @@ static void add_request(trace *t, const qn_request_record *r, uint64_t thread)
         }
 }
 
-void qn_timeline_write(qn_timeline *t, qn_str *out, size_t last)
+static bool is_of(const qn_request_record *r, const char *tenant)
+{
+    return !tenant || strncmp(r->tenant, tenant, sizeof r->tenant - 1) == 0;
+}
+
+void qn_timeline_write(qn_timeline *t, qn_str *out, size_t last, const char *tenant)
 {
     trace *to = qn_calloc(1, sizeof *to, QN_MEM_MISC);
     if (!to) {
@@ -175,7 +180,7 @@ void qn_timeline_write(qn_timeline *t, qn_str *out, size_t last)
     qn_str_adds(out, "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[");
     for (uint64_t i = end > last ? end - last : 0; i < end; i++) {
         qn_request_record r;
-        if (copy(t, i, &r))
+        if (copy(t, i, &r) && is_of(&r, tenant))
             add_request(to, &r, i + 1);
     }
     qn_str_adds(out, "\n]}\n");

@@ -17,6 +17,6 @@ QN_MUST_USE qn_status qn_timeline_new(qn_timeline **out, qn_err *err);
 void qn_timeline_free(qn_timeline *t); /* NULL allowed */
 void qn_timeline_add(qn_timeline *t, const qn_request_record *r);
 /* JSON; times are microseconds of the monotonic clock. */
-void qn_timeline_write(qn_timeline *t, qn_str *out, size_t last);
+void qn_timeline_write(qn_timeline *t, qn_str *out, size_t last, const char *tenant);
 
 #endif

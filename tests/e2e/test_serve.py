@@ -101,7 +101,7 @@ def options():
 
 def keys():
     with tempfile.NamedTemporaryFile("w") as f:
-        f.write("# keys\nsecret-a alice p0\nsecret-b bob\n")
+        f.write("# keys\nsecret-a alice p0\nsecret-b bob\nsecret-c carol p1\n")
         f.flush()
         with Server("-m", MODEL, "--api-key-file", f.name, "--classes", "p0:-:60%,p1:-:40%") as s:
             body = {"prompt": "Hi", "max_tokens": 2}
@@ -116,6 +116,12 @@ def keys():
             status, answer = s.post("/v1/completions", {**body, "priority": "p7"}, right)
             check("an unknown one is an error", status == 400 and "p7" in answer["error"]["message"], answer)
             check("in the header too", s.post("/v1/completions", body, {**right, "x-priority": "p7"})[0] == 400)
+            status, answer = s.post("/v1/completions", {**body, "priority": "p0"}, {"x-api-key": "secret-c"})
+            check("none above the key's", status == 400 and "less urgent" in answer["error"]["message"], answer)
+            check("nor by header", s.post("/v1/completions", body, {"x-api-key": "secret-c", "x-priority": "p0"})[0] == 400)
+            check("its own", s.post("/v1/completions", {**body, "priority": "p1"}, {"x-api-key": "secret-c"})[0] == 200)
+            mine = s.get("/debug/timeline?last=1000", {"x-api-key": "secret-c"})[2]
+            check("the timeline is the tenant's own", mine.count('"thread_name"') == 1, mine[:300])
             prompt = ids(200, 3)
             ask_as = lambda key: s.post("/v1/completions", {"prompt": prompt, "max_tokens": 2}, {"x-api-key": key})[1]
             cached = lambda a: a["usage"]["prompt_tokens_details"]["cached_tokens"]

@@ -402,7 +402,7 @@ static json_t *timeline_of(qn_metrics *m, size_t last)
     qn_str t = {0};
     json_t *o;
     qn_err err;
-    qn_metrics_timeline(m, &t, last);
+    qn_metrics_timeline(m, &t, last, NULL);
     assert_false(t.failed);
     if (qn_json_parse(&o, t.p, t.n, 0, "timeline", &err) != QN_OK)
         fail_msg("%s", err.msg);
@@ -518,7 +518,7 @@ static void test_failure(void **state)
         assert_true(a.failed || a.n <= limit);
         qn_metrics_snapshot(m, &b, m_name, no_engine, 1);
         assert_true(b.failed || b.n <= limit);
-        qn_metrics_timeline(m, &c, 10);
+        qn_metrics_timeline(m, &c, 10, NULL);
         assert_true(c.failed || c.n <= limit);
         qn_str_fini(&a);
         qn_str_fini(&b);
