@@ -23,7 +23,8 @@ _Static_assert(sizeof(block) % _Alignof(max_align_t) == 0, "what follows is alig
 
 typedef struct parsing {
     jmp_buf no_memory;
-    block taken; /* ring */
+    block taken;         /* ring */
+    size_t bytes, limit; /* that were asked for; at most (0: any number) */
 } parsing;
 
 static _Thread_local parsing *current; /* this thread's parse */
@@ -31,7 +32,11 @@ static _Thread_local parsing *current; /* this thread's parse */
 static void *json_alloc(size_t n)
 {
     size_t bytes;
-    block *b = qn_add_size(n, sizeof *b, &bytes) ? qn_alloc(bytes, QN_MEM_MISC) : NULL;
+    bool ok = qn_add_size(n, sizeof(block), &bytes);
+    if (ok && current)
+        ok = qn_add_size(current->bytes, bytes, &current->bytes) &&
+             (!current->limit || current->bytes <= current->limit);
+    block *b = ok ? qn_alloc(bytes, QN_MEM_MISC) : NULL;
     if (!b && current)
         longjmp(current->no_memory, 1);
     if (!b)
@@ -63,18 +68,21 @@ __attribute__((constructor)) static void set_up(void)
     json_set_alloc_funcs(json_alloc, json_free);
 }
 
-/* json_loadb; *no_memory: it ran out of memory. */
-static json_t *load(const char *text, size_t n, json_error_t *e, bool *no_memory)
+/* json_loadb within *bytes of memory (0: any), which are those taken then; *no_memory: it ran out. */
+static json_t *load(const char *text, size_t n, json_error_t *e, size_t *bytes, bool *no_memory)
 {
     parsing p;
     json_t *volatile v = NULL;
     p.taken.prev = p.taken.next = &p.taken;
+    p.bytes = 0;
+    p.limit = *bytes;
     *no_memory = setjmp(p.no_memory) != 0;
     if (!*no_memory) {
         current = &p;
         v = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, e);
     }
     current = NULL;
+    *bytes = p.bytes;
     for (block *b = p.taken.next, *next; b != &p.taken; b = next) {
         next = b->next;
         if (*no_memory)
@@ -119,6 +127,14 @@ static void measure(const char *p, size_t n, size_t *depth, size_t *n_values)
 qn_status qn_json_parse(json_t **out, const char *text, size_t n, size_t max_depth,
                         const char *name, qn_err *err)
 {
+    size_t bytes = 0;
+    return qn_json_parse_within(out, text, n, max_depth, &bytes, name, err);
+}
+
+qn_status qn_json_parse_within(json_t **out, const char *text, size_t n, size_t max_depth,
+                               size_t *bytes, const char *name, qn_err *err)
+{
+    size_t limit = *bytes;
     *out = NULL;
     max_depth = max_depth ? max_depth : QN_LIMIT_JSON_DEPTH;
     size_t depth, n_values;
@@ -130,7 +146,10 @@ qn_status qn_json_parse(json_t **out, const char *text, size_t n, size_t max_dep
                        QN_LIMIT_JSON_VALUES);
     json_error_t e;
     bool no_memory;
-    json_t *v = load(text, n, &e, &no_memory);
+    json_t *v = load(text, n, &e, bytes, &no_memory);
+    if (no_memory && limit && *bytes > limit)
+        return qn_fail(err, QN_E_FORMAT, "%s: JSON takes more than %zu bytes of memory", name,
+                       limit);
     if (no_memory)
         return qn_fail_nomem(err, n);
     if (!v)

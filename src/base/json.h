@@ -16,6 +16,11 @@
 /* name: the file or thing named in errors. max_depth 0: QN_LIMIT_JSON_DEPTH. */
 QN_MUST_USE qn_status qn_json_parse(json_t **out, const char *text, size_t n, size_t max_depth,
                                     const char *name, qn_err *err);
+/* The same within *bytes of memory (0: any number); then *bytes is what was taken in all, freed or
+ * not: an upper bound of what *out holds. */
+QN_MUST_USE qn_status qn_json_parse_within(json_t **out, const char *text, size_t n,
+                                           size_t max_depth, size_t *bytes, const char *name,
+                                           qn_err *err);
 /* Reads and parses a file of at most max_bytes. */
 QN_MUST_USE qn_status qn_json_load(json_t **out, const char *path, size_t max_bytes, qn_err *err);
 

@@ -60,6 +60,7 @@ struct qn_exchange {
     char *body;
     size_t n_body, cap_body;
     json_t *json;
+    size_t json_bytes; /* in the server's sum */
     qn_arena arena;
     uint64_t begin_ns;
     atomic_bool is_gone;          /* written by the I/O thread */
@@ -103,7 +104,8 @@ int qn_x_status(qn_status s, const char **code);
 /* Answers an error with a header "Retry-After". */
 void qn_x_refuse(qn_exchange *x, int status, int retry_s, const char *why);
 bool qn_x_is_answered(const qn_exchange *x);
-void qn_x_note(qn_exchange *x); /* the log's line and the count of an answer */
+void qn_x_drop_body(qn_exchange *x); /* it was read */
+void qn_x_note(qn_exchange *x);      /* the log's line and the count of an answer */
 
 /* generate.c: reads events until there are none, or until the client must read. */
 void qn_x_poll(qn_exchange *x);
@@ -210,6 +212,7 @@ struct qn_server {
     qn_conn *conns;
     size_t n_conns, n_working; /* exchanges that workers have */
     uint64_t n_bodies;         /* bytes */
+    atomic_size_t json_bytes;  /* of all exchanges */
     qn_server_phase phase;
     bool is_sick;
     qn_access_key *keys;

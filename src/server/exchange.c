@@ -25,14 +25,22 @@ qn_exchange *qn_x_new(qn_conn *c)
     return x;
 }
 
+void qn_x_drop_body(qn_exchange *x)
+{
+    x->server->n_bodies -= x->n_body;
+    qn_free(x->body);
+    x->body = NULL;
+    x->n_body = x->cap_body = 0;
+}
+
 void qn_x_free(qn_exchange *x)
 {
     qn_server_unlist(x);
     if (x->api && x->api->free)
         (*x->api->free)(x->arg);
-    x->server->n_bodies -= x->n_body;
+    qn_x_drop_body(x);
     json_decref(x->json);
-    qn_free(x->body);
+    (void)atomic_fetch_sub(&x->server->json_bytes, x->json_bytes);
     qn_str_fini(&x->headers);
     qn_str_fini(&x->out);
     qn_http_fini(&x->http);
@@ -187,9 +195,15 @@ const json_t *qn_x_json(qn_exchange *x)
     qn_err err = {0};
     if (x->json)
         return x->json;
-    if (qn_json_parse(&x->json, x->body ? x->body : "", x->n_body, QN_LIMIT_HTTP_JSON_DEPTH, "body",
-                      &err) != QN_OK) {
+    size_t bytes = QN_LIMIT_HTTP_JSON;
+    if (qn_json_parse_within(&x->json, x->body ? x->body : "", x->n_body, QN_LIMIT_HTTP_JSON_DEPTH,
+                             &bytes, "body", &err) != QN_OK) {
         qn_x_fail(x, &err, NULL);
+        return NULL;
+    }
+    x->json_bytes = bytes;
+    if (atomic_fetch_add(&x->server->json_bytes, bytes) + bytes > QN_LIMIT_HTTP_JSONS) {
+        qn_x_error(x, 503, NULL, NULL, "too many large requests at once");
         return NULL;
     }
     if (!json_is_object(x->json)) {

@@ -94,6 +94,7 @@ static void serve_ready(qn_server *s)
                 continue; /* an event came while its worker still submits: it will come back */
             s->n_working--;
             x->stage = QN_X_ANSWERING;
+            qn_x_drop_body(x);
         }
         if (x->stage != QN_X_ANSWERING)
             continue;

@@ -108,6 +108,31 @@ static json_t *parse(const char *text)
     return v;
 }
 
+/* Memory, not only text: two bytes of text can be 500 of memory. */
+static void test_memory(void **state)
+{
+    (void)state;
+    qn_str text = {0};
+    json_t *v = NULL;
+    qn_err err;
+    qn_str_addc(&text, '[');
+    for (int i = 0; i < 10000; i++)
+        qn_str_adds(&text, i ? ",{}" : "{}");
+    qn_str_addc(&text, ']');
+    size_t live = qn_mem_live(QN_MEM_MISC), bytes = 1 << 20;
+    assert_int_equal(qn_json_parse_within(&v, text.p, text.n, 0, &bytes, "t", &err), QN_E_FORMAT);
+    assert_non_null(strstr(err.msg, "t: JSON takes more than 1048576 bytes"));
+    assert_null(v);
+    assert_int_equal(qn_mem_live(QN_MEM_MISC), live);
+    bytes = 64 << 20;
+    assert_int_equal(qn_json_parse_within(&v, text.p, text.n, 0, &bytes, "t", &err), QN_OK);
+    assert_true(bytes > 1 << 20 && bytes < 64 << 20);
+    assert_true(qn_mem_live(QN_MEM_MISC) - live <= bytes);
+    json_decref(v);
+    assert_int_equal(qn_mem_live(QN_MEM_MISC), live);
+    qn_str_fini(&text);
+}
+
 static void test_integers(void **state)
 {
     (void)state;
@@ -271,10 +296,11 @@ static void test_loading(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refused),       cmocka_unit_test(test_depth_and_size),
-        cmocka_unit_test(test_integers),      cmocka_unit_test(test_other_fields),
-        cmocka_unit_test(test_writing),       cmocka_unit_test(test_loading),
-        cmocka_unit_test(test_written_again), cmocka_unit_test(test_format_f64),
+        cmocka_unit_test(test_refused),      cmocka_unit_test(test_depth_and_size),
+        cmocka_unit_test(test_memory),       cmocka_unit_test(test_integers),
+        cmocka_unit_test(test_other_fields), cmocka_unit_test(test_writing),
+        cmocka_unit_test(test_loading),      cmocka_unit_test(test_written_again),
+        cmocka_unit_test(test_format_f64),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
