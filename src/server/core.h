@@ -51,6 +51,7 @@ struct qn_exchange {
     qn_server *server;
     qn_conn *conn; /* NULL: the client has gone */
     qn_x_stage stage;
+    int status; /* of the answer; 0: none yet */
     qn_http http;
     const qn_route *route; /* NULL: not looked up, or none */
     qn_slice rest;
@@ -63,17 +64,17 @@ struct qn_exchange {
     size_t json_bytes; /* in the server's sum */
     qn_arena arena;
     uint64_t begin_ns;
-    atomic_bool is_gone;          /* written by the I/O thread */
     void (*slow)(qn_exchange *x); /* what the worker for long computations does */
 
     /* the answer */
-    int status; /* 0: none yet */
     char type[64];
     qn_str headers, out; /* added; the body of a whole answer */
-    bool has_retry;      /* a header Retry-After was added */
-    bool is_head;        /* the body is not sent */
-    bool is_begun, is_ended, is_event_stream, is_chunked;
     uint64_t n_sent, wrote_ns;
+    bool has_retry; /* a header Retry-After was added */
+    bool is_head;   /* the body is not sent */
+    bool is_begun, is_ended, is_event_stream, is_chunked;
+    bool is_held;        /* the client must read first */
+    atomic_bool is_gone; /* written by the I/O thread */
 
     /* generating */
     const qn_answer_api *api; /* NULL: not */
@@ -82,7 +83,6 @@ struct qn_exchange {
     size_t n_gens, n_open;
     const char *model, *gen_class; /* for the books */
     int max_tokens, n;
-    bool is_held; /* the client must read first */
     uint64_t n_prompt, n_cached, n_output;
 
     /* ready_lock */

@@ -33,9 +33,9 @@ void qn_metrics_request(qn_metrics *m, const qn_request_record *r);
 /* Time between two tokens of one answer. */
 void qn_metrics_gap(qn_metrics *m, const char *model, const char *class_name, uint64_t ns);
 
-/* All of it in text format 0.0.4, with the engines' own counters: names[i] of engines[i] (NULL: not open). */
-void qn_metrics_write(qn_metrics *m, qn_str *out, const char *const *names,
-                      qn_engine *const *engines, size_t n);
+/* All of it in text format 0.0.4, with the engines' own counters: names[i] of open[i] (NULL: not open). */
+void qn_metrics_write(qn_metrics *m, qn_str *out, const char *const *names, qn_engine *const *open,
+                      size_t n);
 /* The tenant's (NULL: all) among the last `last` requests as a Chrome trace: queue, prefill, decode of each; cut at 1,000. */
 void qn_metrics_timeline(qn_metrics *m, qn_str *out, size_t last, const char *tenant);
 /* One JSON object for `quern top` and the operator's page: rates over the last seconds, percentiles by class, attainment. */

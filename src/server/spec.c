@@ -229,8 +229,8 @@ qn_status qn_spec_keys(const char *text, size_t n_text, const char *name, qn_are
 {
     qn_slice rest = {text ? text : "", n_text}, line;
     size_t cap = 1, number = 0;
-    for (size_t i = 0; i < n_text; i++)
-        cap += text[i] == '\n';
+    for (size_t i = 0; i < rest.n; i++)
+        cap += rest.p[i] == '\n';
     qn_api_key *keys = qn_arena_alloc(a, cap * sizeof *keys);
     if (!keys)
         return qn_fail_nomem(err, cap * sizeof *keys);

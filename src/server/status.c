@@ -145,5 +145,5 @@ const qn_route qn_status_routes[] = {
     {"GET", "/metrics", metrics, .is_quick = true},
     {"GET", "/metrics.json", metrics_json, .is_quick = true},
     {"GET", "/debug/timeline", timeline, .is_quick = true},
-    {NULL},
+    {.method = NULL},
 };

@@ -22,7 +22,7 @@ enum {
     END_STATUS = 600
 };
 
-#define MS 1000000u
+#define MS 1000000ull
 #define S  1000000000ull
 
 /* ---- what is measured ---- */

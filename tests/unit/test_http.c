@@ -334,7 +334,7 @@ static const qn_route test_routes[] = {
     {"GET", "/endless", endless, .is_quick = true},
     {"GET", "/wordless", wordless, false, false},
     {"GET", "/flood", flood, false, false},
-    {NULL},
+    {.method = NULL},
 };
 static const qn_route *const test_tables[] = {qn_status_routes, test_routes, NULL};
 
@@ -503,8 +503,7 @@ static void test_errors(void **state)
     static const char *const paths[] = {"/json", "/api/json", "/v1/messages"};
     static const char *const bodies[] = {
         "{\"error\":{\"message\":\"body: not valid JSON: ", "{\"error\":\"body: not valid JSON: ",
-        "{\"type\":\"error\",\"error\":{\"type\":\"invalid_request_error\",\"message\":\"body: "
-        "not"};
+        "{\"type\":\"error\",\"error\":{\"type\":\"invalid_request_error\",\"message\":\"body"};
     for (size_t i = 0; i < QN_COUNT(paths); i++) {
         char text[256];
         (void)snprintf(text, sizeof text,
