@@ -151,7 +151,7 @@ static const char *check_family(checker *c, const char *p)
 static void check_text(const qn_str *text)
 {
     static checker c;
-    c = (checker){0};
+    memset(&c, 0, sizeof c);
     assert_false(text->failed);
     for (const char *p = text->p; *p; p++) {
         p = *p == '#' ? check_family(&c, p) : check_sample(&c, p);
