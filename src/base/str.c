@@ -25,6 +25,17 @@ bool qn_slice_is(qn_slice a, const char *s)
     return qn_slice_eq(a, qn_slice_of(s));
 }
 
+bool qn_slice_is_word(qn_slice s, size_t most)
+{
+    for (size_t i = 0; i < s.n; i++) {
+        char c = s.p[i];
+        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+              c == '_' || c == '-'))
+            return false;
+    }
+    return s.n >= 1 && s.n <= most;
+}
+
 bool qn_starts_with(const char *s, const char *prefix)
 {
     return strncmp(s, prefix, strlen(prefix)) == 0;
@@ -129,6 +140,14 @@ void qn_str_add_json(qn_str *s, const char *p, size_t n)
         i += len;
     }
     qn_str_addc(s, '"');
+}
+
+void qn_str_add_json_or_null(qn_str *s, const char *z)
+{
+    if (z)
+        qn_str_add_json(s, z, strlen(z));
+    else
+        qn_str_adds(s, "null");
 }
 
 void qn_str_clear(qn_str *s)

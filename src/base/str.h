@@ -16,6 +16,8 @@ qn_slice qn_slice_of(const char *s);
 bool qn_slice_eq(qn_slice a, qn_slice b);
 bool qn_slice_is(qn_slice a, const char *s);
 bool qn_starts_with(const char *s, const char *prefix);
+/* 1 to `most` of [A-Za-z0-9_-]. */
+bool qn_slice_is_word(qn_slice s, size_t most);
 bool qn_ends_with(const char *s, const char *suffix);
 
 /* Builder. Zero-initialise; p is always NUL-terminated once something was added. The first failed
@@ -33,7 +35,8 @@ void qn_str_addf(qn_str *s, const char *fmt, ...) QN_PRINTF(2, 3);
 void qn_str_add_utf8(qn_str *s, uint32_t cp);
 void qn_str_add_json(qn_str *s, const char *p,
                      size_t n); /* quoted JSON string; broken UTF-8 becomes U+FFFD */
-void qn_str_clear(qn_str *s);   /* keeps the memory */
+void qn_str_add_json_or_null(qn_str *s, const char *z); /* NULL: null */
+void qn_str_clear(qn_str *s);                           /* keeps the memory */
 void qn_str_fini(qn_str *s);
 
 /* Decodes one code point at s (n >= 1 bytes). Returns its length, or 0 if the bytes are not UTF-8

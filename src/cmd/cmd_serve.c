@@ -23,7 +23,7 @@
 typedef struct serve_options {
     qn_config config;
     qn_opt_list models, names, cors, hosts, keys;
-    const char *host, *key_file, *tls_cert, *tls_key, *web_dir;
+    const char *host, *key_file, *tls_cert, *tls_key;
     const char *classes, *default_class, *batch, *buckets, *batch_timeout;
     int port, workers, drain, max_connections, max_per_address;
     bool any_model, no_auth, quiet;
@@ -293,14 +293,6 @@ static qn_status add_models(serve *s, const qn_opts_found *found, qn_err *err)
     return QN_OK;
 }
 
-static bool has_class(const qn_config *c, const char *name)
-{
-    for (int i = 0; i < c->n_classes; i++)
-        if (strcmp(c->classes[i].name, name) == 0)
-            return true;
-    return false;
-}
-
 static qn_status add_scheduling(serve *s, serve_options *o, qn_err *err)
 {
     qn_config *c = &o->config;
@@ -314,15 +306,11 @@ static qn_status add_scheduling(serve *s, serve_options *o, qn_err *err)
         c->classes = &only_class;
         c->n_classes = 1;
     }
-    if (o->default_class && !has_class(c, o->default_class))
+    if (o->default_class)
+        c->default_class = qn_spec_class(c, o->default_class);
+    if (c->default_class < 0)
         return qn_fail(err, QN_E_ARG, "default-class: found '%s', want one of --classes",
                        o->default_class);
-    for (int i = 0; o->default_class && i < c->n_classes; i++) {
-        if (strcmp(c->classes[i].name, o->default_class) == 0) {
-            c->default_class = i;
-            break;
-        }
-    }
     if (o->buckets) {
         qn_bucket *buckets;
         QN_TRY(qn_spec_buckets(o->buckets, &s->arena, &buckets, &c->n_buckets, err));
@@ -365,7 +353,7 @@ static qn_status add_keys(serve *s, qn_err *err)
     s->config.keys = keys;
     s->config.n_keys = n;
     for (size_t i = 0; i < n; i++)
-        if (keys[i].class_name && !has_class(&o->config, keys[i].class_name))
+        if (keys[i].class_name && qn_spec_class(&o->config, keys[i].class_name) < 0)
             return qn_fail(err, QN_E_ARG, "%s: found class '%s', want one of --classes",
                            o->key_file, keys[i].class_name);
     if (!n && !o->no_auth && !is_loopback(o->host))

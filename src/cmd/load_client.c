@@ -106,11 +106,6 @@ bool load_client_next_address(load_client *c)
     return true;
 }
 
-size_t load_client_max(const load_client *c)
-{
-    return c->max_conns;
-}
-
 static void conn_free(load_conn *n)
 {
     load_client *c = n->client;

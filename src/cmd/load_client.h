@@ -53,6 +53,5 @@ void load_client_free(load_client *c); /* calls that run are forgotten without a
 bool load_client_next_address(load_client *c);
 void load_client_start(load_client *c, load_call *call);
 void load_client_cancel(load_client *c, load_call *call); /* end is not called */
-size_t load_client_max(const load_client *c);             /* connections that may be open */
 
 #endif

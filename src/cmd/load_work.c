@@ -10,17 +10,6 @@
 
 /* ---- options ---- */
 
-static bool is_class_name(const char *p, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        char c = p[i];
-        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-              c == '_' || c == '-'))
-            return false;
-    }
-    return n >= 1 && n < sizeof(((load_class *)0)->name);
-}
-
 static load_class *find_class(load_classes *c, const char *name, size_t n)
 {
     for (size_t i = 0; i < c->n; i++)
@@ -47,7 +36,7 @@ qn_status load_mix_parse(load_classes *out, const char *text, qn_err *err)
         (void)snprintf(made, sizeof(made), "p%zu", out->n);
         const char *name = colon ? p : made;
         size_t name_n = colon ? (size_t)(colon - p) : strlen(made);
-        if (!is_class_name(name, name_n) ||
+        if (!qn_slice_is_word((qn_slice){name, name_n}, sizeof(c.name) - 1) ||
             !qn_parse_f64(weight, (size_t)(p + n - weight), &c.weight) || !(c.weight > 0) ||
             c.weight > 1e9)
             return qn_fail(err, QN_E_ARG, "--mix: found '%.*s', wanted CLASS:WEIGHT, as p0:10",

@@ -150,7 +150,7 @@ struct qn_engine {
     pthread_cond_t wake;
     qn_request *inbox, **inbox_end;
     bool stopping;
-    int n_scoring; /* under step_lock: runs of qn_score that hold blocks for now */
+    int n_scoring; /* under step_lock: runs of qn_score under way; what they hold comes back */
     pthread_mutex_t step_lock,
         turn_lock; /* turn_lock: who wants step_lock next waits here, so that each gets its turn */
     qn_request **active; /* engine thread */

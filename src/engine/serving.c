@@ -14,17 +14,10 @@
 
 /* ---- the config ---- */
 
-static bool is_class_name(const char *s)
-{
-    size_t n =
-        s ? strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") : 0;
-    return n && n <= QN_CLASS_NAME && !s[n];
-}
-
 static qn_status check_class(const qn_config *c, int i, qn_err *err)
 {
     const qn_class *k = &c->classes[i];
-    if (!is_class_name(k->name))
+    if (!k->name || !qn_slice_is_word(qn_slice_of(k->name), QN_CLASS_NAME))
         return qn_fail(err, QN_E_ARG,
                        "class %d: found the name '%.40s', want 1 to %d of [A-Za-z0-9_-]", i,
                        k->name ? k->name : "", QN_CLASS_NAME);

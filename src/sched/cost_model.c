@@ -74,11 +74,6 @@ static int nearest(uint32_t rows)
     return rows - low < 2 * low - rows || rows < low ? i : i + 1;
 }
 
-bool qn_cost_model_knows(const qn_cost_model *m, uint32_t rows)
-{
-    return m->seen[nearest(rows)] > 0;
-}
-
 /* value * (1 + change/1024), at least 1 */
 static uint64_t changed(uint64_t value, int64_t change)
 {

@@ -26,8 +26,6 @@ void qn_cost_model_init(qn_cost_model *m);
 void qn_cost_model_add(qn_cost_model *m, uint32_t rows, uint64_t context, uint64_t ns);
 /* rows 0: 0. Sensible, though not right, before anything was measured. */
 uint64_t qn_cost_model_ns(const qn_cost_model *m, uint32_t rows, uint64_t context);
-/* Steps of about so many rows were measured. */
-bool qn_cost_model_knows(const qn_cost_model *m, uint32_t rows);
 /* The context of n rows that begin behind `start` tokens. */
 static inline uint64_t qn_context_of(uint32_t start, uint32_t n)
 {

@@ -84,6 +84,18 @@ void qn_answer_free(void *arg)
     qn_answer_fini(arg);
 }
 
+qn_status qn_answer_start(qn_exchange *x, const qn_answer_api *api, void *arg, qn_engine *e,
+                          const qn_prompt *prompts, size_t n_prompts, const qn_params *params,
+                          qn_err *err)
+{
+    qn_status s = qn_answer_init(arg, n_prompts, params, err);
+    if (s == QN_OK)
+        s = qn_x_generate(x, api, arg, e, prompts, n_prompts, params, err);
+    if (s != QN_OK)
+        qn_answer_free(arg);
+    return s;
+}
+
 qn_answer_usage qn_answer_sum(const qn_answer *a)
 {
     qn_answer_usage sum = {0};
@@ -98,14 +110,6 @@ qn_answer_usage qn_answer_sum(const qn_answer *a)
         sum.decode_ms = QN_MAX(sum.decode_ms, a->usage[i].decode_ms);
     }
     return sum;
-}
-
-void qn_answer_add_string(qn_str *out, const char *s)
-{
-    if (s)
-        qn_str_add_json(out, s, strlen(s));
-    else
-        qn_str_adds(out, "null");
 }
 
 void qn_answer_add_ids(qn_str *out, const int32_t *ids, size_t n)
@@ -125,9 +129,9 @@ void qn_answer_add_float(qn_str *out, float v)
 
 void qn_answer_add_finish(qn_str *out, qn_finish f)
 {
-    qn_answer_add_string(out, f == QN_FINISH_NONE     ? NULL
-                              : f == QN_FINISH_LENGTH ? "length"
-                                                      : "stop");
+    qn_str_add_json_or_null(out, f == QN_FINISH_NONE     ? NULL
+                                 : f == QN_FINISH_LENGTH ? "length"
+                                                         : "stop");
 }
 
 void qn_answer_add_usage(qn_str *out, const qn_answer_usage *u)

@@ -52,10 +52,13 @@ qn_answer_usage qn_answer_sum(const qn_answer *a);
 /* For a qn_answer_api whose arg begins with a qn_answer: gathers, and writes nothing; ends it. */
 void qn_answer_event(qn_exchange *x, void *arg, size_t i, const qn_event *ev);
 void qn_answer_free(void *arg);
+/* Worker: begins such an answer and submits its prompts, as qn_x_generate; on failure nothing is left of it. */
+QN_MUST_USE qn_status qn_answer_start(qn_exchange *x, const qn_answer_api *api, void *arg,
+                                      qn_engine *e, const qn_prompt *prompts, size_t n_prompts,
+                                      const qn_params *params, qn_err *err);
 
 /* ---- JSON that several APIs have ---- */
 
-void qn_answer_add_string(qn_str *out, const char *s); /* NULL: null */
 void qn_answer_add_ids(qn_str *out, const int32_t *ids, size_t n);
 /* One that is read back as the same float; -9999 for -infinity, 0 for what else is not finite. */
 void qn_answer_add_float(qn_str *out, float v);

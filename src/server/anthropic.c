@@ -364,7 +364,7 @@ static void add_stop(qn_str *out, const qn_answer_part *p)
                          : p->finish == QN_FINISH_LENGTH ? "max_tokens"
                                                          : "end_turn";
     qn_str_addf(out, "\"stop_reason\":\"%s\",\"stop_sequence\":", reason);
-    qn_answer_add_string(out, p->stop);
+    qn_str_add_json_or_null(out, p->stop);
 }
 
 static void add_head(qn_str *out, const message *m)
@@ -484,13 +484,9 @@ static void handle_messages(qn_exchange *x)
         *m = (message){.model = served, .n_prompt = (int)n_ids};
         qn_answer_make_id(m->id, "msg_");
         param = NULL;
-        s = qn_answer_init(&m->answer, 1, &params, &err);
         qn_x_add_header(x, "request-id", qn_x_id(x));
-        if (s == QN_OK)
-            s = qn_x_generate(x, b.stream ? &stream_api : &whole_api, m, e,
-                              &(qn_prompt){.ids = ids, .n_ids = n_ids}, 1, &params, &err);
-        if (s != QN_OK)
-            qn_answer_free(m);
+        s = qn_answer_start(x, b.stream ? &stream_api : &whole_api, m, e,
+                            &(qn_prompt){.ids = ids, .n_ids = n_ids}, 1, &params, &err);
     }
     qn_release(ids);
     if (s != QN_OK)

@@ -123,16 +123,6 @@ void qn_x_settle(qn_exchange *x)
 
 /* ---- the request ---- */
 
-qn_slice qn_x_method(const qn_exchange *x)
-{
-    return x->http.method;
-}
-
-qn_slice qn_x_path(const qn_exchange *x)
-{
-    return x->http.path;
-}
-
 qn_slice qn_x_rest(const qn_exchange *x)
 {
     return x->rest;
@@ -300,10 +290,7 @@ static const char *type_of(int status, shape sh)
 static void add_member(qn_str *s, const char *name, const char *value)
 {
     qn_str_addf(s, "\"%s\":", name);
-    if (value)
-        qn_str_add_json(s, value, strlen(value));
-    else
-        qn_str_adds(s, "null");
+    qn_str_add_json_or_null(s, value);
 }
 
 typedef struct failure {

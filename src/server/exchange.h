@@ -25,8 +25,6 @@ typedef struct qn_exchange qn_exchange;
 
 /* ---- the request ---- */
 
-qn_slice qn_x_method(const qn_exchange *x);
-qn_slice qn_x_path(const qn_exchange *x);              /* decoded, without the query */
 qn_slice qn_x_rest(const qn_exchange *x);              /* what stood for the "*" of the route */
 qn_slice qn_x_query(qn_exchange *x, const char *name); /* decoded; p NULL: not there */
 qn_slice qn_x_header(const qn_exchange *x, const char *name); /* any case; p NULL: not there */
@@ -116,7 +114,6 @@ typedef struct qn_route {
 
 /* Each API's routes, ended by {NULL}. */
 extern const qn_route qn_openai_routes[], qn_responses_routes[], qn_anthropic_routes[],
-    qn_ollama_routes[], qn_generate_routes[], qn_tokens_routes[], qn_status_routes[],
-    qn_page_routes[];
+    qn_ollama_routes[], qn_generate_routes[], qn_tokens_routes[], qn_status_routes[];
 
 #endif

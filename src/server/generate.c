@@ -7,6 +7,7 @@
  *
  * What is counted of requests is counted here, for every API alike. */
 #include "server/core.h"
+#include "server/spec.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -85,20 +86,14 @@ static void record_done(qn_exchange *x, qn_gen *g, const qn_event *ev)
 
 /* ---- submitting ---- */
 
-static int place_of(const qn_config *c, const char *class_name)
-{
-    for (int i = 0; class_name && i < c->n_classes; i++)
-        if (strcmp(c->classes[i].name, class_name) == 0)
-            return i;
-    return -1;
-}
-
 /* A key is not to be more urgent than its own class; names that are none are the engine's matter. */
 static qn_status check_class(const qn_exchange *x, const qn_model *m, const char *class_name,
                              qn_err *err)
 {
-    int most = m ? place_of(&m->cfg->config, x->key_class) : -1,
-        asked = m ? place_of(&m->cfg->config, class_name) : -1;
+    if (!m || !class_name || !x->key_class)
+        return QN_OK;
+    int most = qn_spec_class(&m->cfg->config, x->key_class),
+        asked = qn_spec_class(&m->cfg->config, class_name);
     if (asked < 0 || asked >= most)
         return QN_OK;
     return qn_fail(err, QN_E_ARG, "class '%s': this key's requests may be '%s' or less urgent",

@@ -393,7 +393,7 @@ static void add_sglang(qn_str *out, const generation *g, size_t at, int index)
         qn_answer_add_ids(out, p->ids, p->n_ids);
     }
     qn_str_adds(out, ",\"meta_info\":{\"id\":");
-    qn_answer_add_string(out, g->body.rid ? g->body.rid : g->id);
+    qn_str_add_json_or_null(out, g->body.rid ? g->body.rid : g->id);
     qn_str_adds(out, ",");
     add_sglang_finish(out, p);
     qn_str_addf(out,
@@ -590,13 +590,9 @@ static qn_status submit(qn_exchange *x, generation *g, qn_engine *e, const char 
         s = read_params(x, g, e, param, err);
     if (s == QN_OK) {
         *param = NULL;
-        s = qn_answer_init(&g->answer, n, &g->params, err);
+        s = qn_answer_start(x, g->body.stream ? &stream_api : &whole_api, g, e, prompts, n,
+                            &g->params, err);
     }
-    if (s == QN_OK)
-        s = qn_x_generate(x, g->body.stream ? &stream_api : &whole_api, g, e, prompts, n,
-                          &g->params, err);
-    if (s != QN_OK)
-        qn_answer_free(g);
     for (size_t i = 0; prompts && i < n; i++)
         qn_release((void *)(uintptr_t)prompts[i].ids);
     qn_free(prompts);

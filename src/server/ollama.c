@@ -406,12 +406,8 @@ static void answer(qn_exchange *x, bool is_chat)
         fit_tokens(e, n_ids, &params);
         *r = (reply){.model = served, .is_chat = is_chat, .begin_ns = begin_ns};
         param = NULL;
-        s = qn_answer_init(&r->answer, 1, &params, &err);
-        if (s == QN_OK)
-            s = qn_x_generate(x, b.stream ? &stream_api : &whole_api, r, e,
-                              &(qn_prompt){.ids = ids, .n_ids = n_ids}, 1, &params, &err);
-        if (s != QN_OK)
-            qn_answer_free(r);
+        s = qn_answer_start(x, b.stream ? &stream_api : &whole_api, r, e,
+                            &(qn_prompt){.ids = ids, .n_ids = n_ids}, 1, &params, &err);
     }
     qn_release(ids);
     if (s != QN_OK)

@@ -111,7 +111,7 @@ static void add_stop_reason(qn_str *s, const qn_params *p, const qn_answer_part 
             qn_str_addf(s, "%d", (int)last);
             return;
         }
-    qn_answer_add_string(s, c->stop);
+    qn_str_add_json_or_null(s, c->stop);
 }
 
 /* {"index": ...}; `index` is the answer's, `choice` ours. */

@@ -339,14 +339,14 @@ static void add_request(qn_str *out, const response *r)
 {
     const response_body *b = &r->body;
     qn_str_adds(out, ",\"instructions\":");
-    qn_answer_add_string(out, b->instructions);
+    qn_str_add_json_or_null(out, b->instructions);
     qn_str_adds(out, ",\"max_output_tokens\":");
     if (b->max_output_tokens)
         qn_str_addf(out, "%d", b->max_output_tokens);
     else
         qn_str_adds(out, "null");
     qn_str_adds(out, ",\"max_tool_calls\":null,\"model\":");
-    qn_answer_add_string(out, r->model);
+    qn_str_add_json_or_null(out, r->model);
     qn_str_addf(out, ",\"parallel_tool_calls\":%s,\"previous_response_id\":null,\"reasoning\":",
                 b->parallel_tool_calls ? "true" : "false");
     add_value(out, b->reasoning, "{\"effort\":null,\"summary\":null}");
@@ -361,7 +361,7 @@ static void add_request(qn_str *out, const response *r)
     qn_str_adds(out, ",\"top_logprobs\":0,\"top_p\":");
     add_number(out, r->top_p);
     qn_str_adds(out, ",\"truncation\":");
-    qn_answer_add_string(out, b->truncation ? b->truncation : "disabled");
+    qn_str_add_json_or_null(out, b->truncation ? b->truncation : "disabled");
     qn_str_adds(out, ",\"user\":null,\"metadata\":");
     add_value(out, b->metadata, "{}");
 }
@@ -376,7 +376,7 @@ static void add_response(qn_str *out, const response *r, const char *status, con
                 r->id, (long long)r->created, status);
     if (failed) {
         qn_str_adds(out, "{\"code\":\"server_error\",\"message\":");
-        qn_answer_add_string(out, failed);
+        qn_str_add_json_or_null(out, failed);
         qn_str_addc(out, '}');
     } else
         qn_str_adds(out, "null");
@@ -553,12 +553,8 @@ static void handle_create(qn_exchange *x)
                         .top_p = params.top_p};
         qn_answer_make_id(r->id, "resp_");
         qn_answer_make_id(r->item_id, "msg_");
-        s = qn_answer_init(&r->answer, 1, &params, &err);
-        if (s == QN_OK)
-            s = qn_x_generate(x, b.stream ? &stream_api : &whole_api, r, e,
-                              &(qn_prompt){.ids = ids, .n_ids = n_ids}, 1, &params, &err);
-        if (s != QN_OK)
-            qn_answer_free(r);
+        s = qn_answer_start(x, b.stream ? &stream_api : &whole_api, r, e,
+                            &(qn_prompt){.ids = ids, .n_ids = n_ids}, 1, &params, &err);
     }
     qn_release(ids);
     if (s != QN_OK)

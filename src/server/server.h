@@ -45,7 +45,6 @@ typedef struct qn_server_config {
     int max_connections, max_per_address; /* 0: limits.def */
     /* 0: limits.def */
     int header_ms, body_gap_ms, body_ms, idle_ms, stall_ms, linger_ms, silence_ms;
-    const char *web_dir; /* files of the page from here, not the built-in ones: while developing */
     /* One line of log, without its newline; any thread. NULL: none. Never holds a prompt, an answer or a key. */
     void (*log)(void *arg, const char *line);
     /* The loader's: what of which model, how far. */

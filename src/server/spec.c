@@ -25,14 +25,6 @@ static size_t count_parts(const char *text, char sep)
     return n;
 }
 
-static bool is_name(qn_slice s)
-{
-    for (size_t i = 0; i < s.n; i++)
-        if (!strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-", s.p[i]))
-            return false;
-    return s.n >= 1 && s.n <= 32;
-}
-
 static qn_status fail_part(qn_err *err, const char *what, qn_slice found, const char *want)
 {
     return qn_fail(err, QN_E_ARG, "%s: found '%.*s', want %s", what, (int)QN_MIN(found.n, 64u),
@@ -110,7 +102,7 @@ static qn_status class_of(qn_slice text, qn_arena *a, qn_class *c, qn_err *err)
     if (!next_part(&rest, ':', &name) || !next_part(&rest, ':', &target) ||
         !next_part(&rest, ':', &share))
         return fail_part(err, "class", text, "NAME:TARGET:SHARE, as p0:200ms:40%");
-    if (!is_name(name))
+    if (!qn_slice_is_word(name, 32))
         return fail_part(err, "class", name, "a name of 1 to 32 letters, digits, '-' and '_'");
     bool has_unit = target.n && (target.p[target.n - 1] == 's' || target.p[target.n - 1] == 'm');
     if (!qn_slice_is(target, "-") &&
@@ -148,6 +140,14 @@ qn_status qn_spec_classes(const char *text, qn_arena *a, qn_class **out, int *n,
     }
     *out = c;
     return QN_OK;
+}
+
+int qn_spec_class(const qn_config *c, const char *name)
+{
+    for (int i = 0; i < c->n_classes; i++)
+        if (strcmp(c->classes[i].name, name) == 0)
+            return i;
+    return -1;
 }
 
 /* ---- batches ---- */

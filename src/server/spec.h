@@ -18,6 +18,8 @@ QN_MUST_USE qn_status qn_spec_classes(const char *text, qn_arena *a, qn_class **
                                       qn_err *err);
 QN_MUST_USE qn_status qn_spec_buckets(const char *text, qn_arena *a, qn_bucket **out, int *n,
                                       qn_err *err);
+/* Where the class of that name stands; -1: nowhere. */
+int qn_spec_class(const qn_config *c, const char *name);
 /* *least is 0 for a fixed number. */
 QN_MUST_USE qn_status qn_spec_batch(const char *text, int *least, int *most, qn_err *err);
 /* "200ms", "1.5s", "2m", "250" (ms). */

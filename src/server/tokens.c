@@ -227,7 +227,7 @@ static void tokenizer_info(qn_exchange *x)
     add_token(&s, e, "eos_token", text.eos_id);
     add_token(&s, e, "pad_token", text.eos_id); /* nothing here pads; clients want one */
     qn_str_adds(&s, ",\"chat_template\":");
-    qn_answer_add_string(&s, text.chat_template);
+    qn_str_add_json_or_null(&s, text.chat_template);
     qn_str_addc(&s, '}');
     qn_x_reply_json(x, 200, &s);
 }

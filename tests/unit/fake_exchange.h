@@ -26,14 +26,6 @@ static inline qn_slice slice_or_none(const char *s)
     return s ? qn_slice_of(s) : (qn_slice){NULL, 0};
 }
 
-qn_slice qn_x_method(const qn_exchange *x)
-{
-    return qn_slice_of(x->body ? "POST" : "GET");
-}
-qn_slice qn_x_path(const qn_exchange *x)
-{
-    return slice_or_none(x->path);
-}
 qn_slice qn_x_rest(const qn_exchange *x)
 {
     return slice_or_none(x->rest);
