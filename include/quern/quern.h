@@ -96,6 +96,7 @@ typedef enum qn_speculation {
 
 /* What requests of one kind may count on, and what they weigh against others. */
 #define QN_MAX_CLASSES 16
+#define QN_GAP_AUTO    UINT32_MAX
 typedef struct qn_class {
     const char *name; /* 1 to 32 of [A-Za-z0-9_-] */
     /* of the machine's time while others want it too; 1 to 10000. Unused share is lent */
@@ -103,7 +104,8 @@ typedef struct qn_class {
     /* From submit to the end of the answer; 0: none. Steps are kept as short as running answers need
      * that are within their class's share. */
     uint32_t target_ms;
-    /* a running answer waits no longer for its next token while prompts are read; 0: none */
+    /* a running answer waits no longer for its next token while prompts are read; 0: no limit;
+     * QN_GAP_AUTO: twice what a token takes without them, or 50 ms where that is shorter */
     uint32_t gap_ms;
     bool refuse_late; /* what will surely miss the target is refused at once (QN_E_TIMEOUT) */
 } qn_class;

@@ -69,7 +69,9 @@ static const qn_opt_group serve_group = {"Options", serve_opts, QN_COUNT(serve_o
 static const qn_opt sched_opts[] = {
     {"classes", 0, QN_OPT_STR, offsetof(serve_options, classes), "LIST",
      .help = "NAME:TARGET:SHARE of each class, most urgent first: p0:200ms:40%,p1:-:60%; behind it "
-             ":gap=50ms for the longest wait between tokens, :refuse for no answer rather than a "
+             ":gap=50ms for the longest wait between tokens while prompts are read (twice what "
+             "they take "
+             "without; - for no limit), :refuse for no answer rather than a "
              "late one"},
     {"default-class", 0, QN_OPT_STR, offsetof(serve_options, default_class), "NAME",
      .def = "the last", .help = "of requests that name none"},
@@ -239,7 +241,7 @@ static void on_opened(void *arg, const char *model, qn_engine *e, const qn_err *
 /* ---- from options to a configuration ---- */
 
 /* Without --classes: a long prompt may make others wait, but not so long that it shows. */
-static const qn_class only_class = {.name = "default", .share = 100, .gap_ms = 250};
+static const qn_class only_class = {.name = "default", .share = 100, .gap_ms = QN_GAP_AUTO};
 
 static qn_status add_model(serve *s, const char *text, size_t i, qn_err *err)
 {

@@ -154,7 +154,7 @@ void qn_draft_prepare(qn_engine *e, size_t n)
                                       .most = most,
                                       .n_draft = most};
     }
-    uint32_t room = e->runner->max_logit_rows - (uint32_t)n;
+    uint32_t room = QN_MIN(e->runner->max_logit_rows - (uint32_t)n, e->scheduler.budget);
     choose(e, n, room);
     lay_all(e, n, from, room);
 }

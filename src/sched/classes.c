@@ -12,9 +12,11 @@ void qn_classes_init(qn_classes *k, const qn_class *list, int n)
     QN_ASSERT(k->n >= 1 && k->n <= QN_MAX_CLASSES);
     for (uint32_t i = 0; i < k->n; i++) {
         const qn_class *c = list ? &list[i] : &one;
-        k->list[i] = (qn_sched_class){.share = c->share,
-                                      .target_ns = (uint64_t)c->target_ms * 1000000u,
-                                      .gap_ns = (uint64_t)c->gap_ms * 1000000u};
+        k->list[i] = (qn_sched_class){
+            .share = c->share,
+            .target_ns = (uint64_t)c->target_ms * 1000000u,
+            .auto_gap = c->gap_ms == QN_GAP_AUTO,
+            .gap_ns = c->gap_ms == QN_GAP_AUTO ? 0 : (uint64_t)c->gap_ms * 1000000u};
         k->tenants[i].class_id = i;
     }
 }

@@ -23,7 +23,8 @@
 typedef struct qn_sched_class {
     uint32_t share;
     uint64_t target_ns, gap_ns; /* 0: none */
-    uint64_t clock;             /* 16 ns of the machine's time, divided by share */
+    bool auto_gap;
+    uint64_t clock; /* 16 ns of the machine's time, divided by share */
     uint64_t used_ns, n_preempted;
     uint32_t n_seqs;   /* not ended */
     uint32_t n_output; /* tokens of an answer, of late; 0: none has ended */

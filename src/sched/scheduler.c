@@ -6,7 +6,9 @@
 #include <string.h>
 
 /* Of the prompt whose turn it is, however short steps should be: else it would never be read. */
-#define MIN_CHUNK 8u
+#define MIN_CHUNK 4u
+/* A gap that was left to us is not shorter: nobody sees the difference, and short steps are dear. */
+#define AUTO_GAP_NS ((uint64_t)50000000)
 /* A pace is kept to 7/8: steps are not always what was predicted. */
 #define PACE_NUM 7u
 #define PACE_DEN 8u
@@ -456,6 +458,9 @@ static turn begin(qn_scheduler *s, uint64_t now, bool by_age)
               .gap = !by_age && s->shortest_target_ns ? s->shortest_target_ns / 4 : NO_LIMIT};
     for (uint32_t i = 0; i < s->classes.n; i++)
         t.overuse[i] = qn_classes_overuse_ns(&s->classes, i);
+    uint32_t rows = 0;
+    uint64_t context = 0;
+    bool auto_gap = false;
     for (size_t i = 0; i < s->n_seqs; i++) {
         qn_sched_seq *q = s->seqs[i];
         q->n_scheduled = 0;
@@ -467,11 +472,20 @@ static turn begin(qn_scheduler *s, uint64_t now, bool by_age)
         q->pace_ns = pace_of(s, q, &t);
         if (q->pace_ns)
             t.pace = QN_MIN(t.pace, q->pace_ns);
-        uint64_t gap = class_of(s, q)->gap_ns;
-        if (gap && q->last_ns && !by_age) {
-            uint64_t due = q->last_ns + gap;
+        const qn_sched_class *c = class_of(s, q);
+        if (by_age || !q->last_ns)
+            continue;
+        if (c->gap_ns) {
+            uint64_t due = q->last_ns + c->gap_ns;
             t.gap = QN_MIN(t.gap, due > now ? due - now : 0);
         }
+        auto_gap = auto_gap || c->auto_gap;
+        rows++;
+        context += q->n_tokens;
+    }
+    if (auto_gap) {
+        uint64_t gap = QN_MAX(2 * qn_cost_model_ns(&s->cost, rows, context), AUTO_GAP_NS);
+        t.gap = QN_MIN(t.gap, gap / PACE_DEN * PACE_NUM);
     }
     return t;
 }
@@ -605,7 +619,9 @@ static size_t share_out(qn_scheduler *s, uint64_t now, bool by_age, qn_sched_seq
     for (size_t i = 0; i < s->n_seqs; i++)
         if (s->seqs[i]->n_scheduled)
             out[n_out++] = s->seqs[i];
-    s->budget = all ? t.budget : 0;
+    s->budget = 0;
+    if (all && n_out)
+        s->budget = rows_in_time(s, out[0], &t, QN_MIN(t.pace, t.gap), t.budget);
     return n_out;
 }
 

@@ -17,7 +17,8 @@
  *   pace    what an urgent sequence may spend on this step so that it still meets its target. If
  *           the decoding ones alone would take longer, 2 and 3 are one and take turns. Prompts of 3
  *           take half of what is left: urgent ones may still come.
- *   gap     prompts of 3 only: until a decoding sequence's next token is due, and a quarter of the
+ *   gap     prompts of 3 only: until a decoding sequence's next token is due (or twice what the
+ *           decoding ones take alone, for classes that leave it to us), and a quarter of the
  *           shortest target there is, so that who arrives needs not wait for long. The prompt whose
  *           turn it is gets MIN_CHUNK tokens all the same, where there is no pace to keep.
  *
@@ -99,7 +100,7 @@ typedef struct qn_scheduler {
     qn_block_pool *pool;
     qn_sched_options options;
     uint32_t seats;       /* sequences with something to compute that run together */
-    uint32_t budget;      /* tokens of the last schedule that nobody took */
+    uint32_t budget;      /* tokens of the last schedule, in its time, that nobody took */
     qn_sched_seq **seqs;  /* all that are not finished, by arrival */
     qn_sched_seq **order; /* of this schedule: by turn */
     size_t n_seqs, seqs_cap, order_cap;

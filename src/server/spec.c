@@ -89,10 +89,14 @@ static qn_status class_extra(qn_slice part, qn_class *c, qn_err *err)
         c->refuse_late = true;
         return QN_OK;
     }
+    if (qn_slice_is(part, "gap=-")) {
+        c->gap_ms = 0;
+        return QN_OK;
+    }
     if (part.n > 4 && memcmp(part.p, gap, 4) == 0 &&
         duration((qn_slice){part.p + 4, part.n - 4}, &c->gap_ms))
         return QN_OK;
-    return fail_part(err, "class", part, "gap=50ms or refuse");
+    return fail_part(err, "class", part, "gap=50ms, gap=- or refuse");
 }
 
 static qn_status class_of(qn_slice text, qn_arena *a, qn_class *c, qn_err *err)
@@ -114,6 +118,7 @@ static qn_status class_of(qn_slice text, qn_arena *a, qn_class *c, qn_err *err)
     if (!qn_parse_u64(digits.p, digits.n, 10000, &percent) || !percent)
         return fail_part(err, "class", share, "a share such as 40%");
     c->share = (uint32_t)percent;
+    c->gap_ms = QN_GAP_AUTO;
     c->name = qn_arena_strndup(a, name.p, name.n);
     while (next_part(&rest, ':', &extra))
         QN_TRY(class_extra(extra, c, err));

@@ -454,9 +454,10 @@ static void test_gap(void **state)
     (void)state;
     enum { N = 8, GAP_MS = 70 };
     qn_class c = {.name = "c", .share = 1};
-    uint64_t longest[2];
-    for (int limited = 0; limited < 2; limited++) {
-        c.gap_ms = limited ? GAP_MS : 0;
+    static const uint32_t gaps[] = {0, GAP_MS, QN_GAP_AUTO};
+    uint64_t longest[3], alone = 0;
+    for (int limited = 0; limited < 3; limited++) {
+        c.gap_ms = gaps[limited];
         qn_sched_options o = {.classes = &c, .n_classes = 1};
         machine *m = new_machine(&o, 4000);
         job *j[N], *prompt;
@@ -465,8 +466,10 @@ static void test_gap(void **state)
             j[i] = submit(m, 0, 0, 4, 4000);
         for (int i = 0; i < 20; i++)
             (void)step(m);
-        for (int i = 0; i < N; i++)
+        for (int i = 0; i < N; i++) {
+            alone = j[i]->max_gap_ns / MS;
             j[i]->max_gap_ns = 0;
+        }
         prompt = submit(m, 0, 0, 16384, 4);
         uint64_t steps = m->n_steps;
         while (!prompt->token_ns)
@@ -481,6 +484,7 @@ static void test_gap(void **state)
     }
     assert_true(longest[0] > 500);
     assert_true(longest[1] <= GAP_MS + GAP_MS / 10);
+    assert_in_range(longest[2], 40, QN_MAX(2 * alone, 50));
 }
 
 /* A limit that nothing can keep: the prompt is read all the same. */
@@ -497,7 +501,7 @@ static void test_progress(void **state)
     uint64_t steps = m->n_steps;
     while (!prompt->token_ns)
         (void)step(m);
-    assert_int_equal(m->n_steps - steps, 20); /* 8 a step */
+    assert_int_equal(m->n_steps - steps, 40); /* 4 a step */
     free_machine(m);
 }
 

@@ -33,14 +33,15 @@ static void test_classes(void **state)
     (void)state;
     qn_class *c;
     int n;
-    assert_int_equal(qn_spec_classes("p0:200ms:40%,p1:0.5s:30%:gap=50ms,p2:1m:20:refuse,p3:-:10%",
-                                     &arena, &c, &n, &err),
-                     QN_OK);
+    assert_int_equal(
+        qn_spec_classes("p0:200ms:40%,p1:0.5s:30%:gap=50ms,p2:1m:20:refuse:gap=-,p3:-:10%", &arena,
+                        &c, &n, &err),
+        QN_OK);
     assert_int_equal(n, 4);
     assert_string_equal(c[0].name, "p0");
     assert_int_equal(c[0].target_ms, 200);
     assert_int_equal(c[0].share, 40);
-    assert_int_equal(c[0].gap_ms, 0);
+    assert_int_equal(c[0].gap_ms, QN_GAP_AUTO);
     assert_false(c[0].refuse_late);
     assert_int_equal(c[1].target_ms, 500);
     assert_int_equal(c[1].gap_ms, 50);
@@ -61,8 +62,8 @@ static void test_classes(void **state)
         {"p0:200ms:0%", "a share"},
         {"p0:200ms:-1", "a share"},
         {"p0:200ms:10001", "a share"},
-        {"p0:200ms:40%:soon", "gap=50ms or refuse"},
-        {"p0:200ms:40%:gap=", "gap=50ms or refuse"},
+        {"p0:200ms:40%:soon", "gap=50ms, gap=- or refuse"},
+        {"p0:200ms:40%:gap=", "gap=50ms, gap=- or refuse"},
         {"p0:-:1,p0:-:1", "'p0' twice"},
         {"p0:-:1,", "want NAME:TARGET:SHARE"},
         {"a:-:1,b:-:1,c:-:1,d:-:1,e:-:1,f:-:1,g:-:1,h:-:1,i:-:1,j:-:1,k:-:1,l:-:1,m:-:1,n:-:1,o:-:"
