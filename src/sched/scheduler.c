@@ -7,16 +7,25 @@
 
 /* Of the prompt whose turn it is, however short steps should be: else it would never be read. */
 #define MIN_CHUNK 4u
+/* Of an urgent one beside others of its class, which would spend on others what it needs. */
+#define URGENT_CHUNK 16u
 /* A gap that was left to us is not shorter: nobody sees the difference, and short steps are dear. */
 #define AUTO_GAP_NS ((uint64_t)50000000)
 /* A pace is kept to 7/8: steps are not always what was predicted. */
 #define PACE_NUM 7u
 #define PACE_DEN 8u
+/* Targets are aimed at by 1/16 of them earlier: more would make steps short for nothing. */
+#define RESERVE 16u
+/* A class is urgent until it had more than its share by so many of the shortest target; the second
+ * by a quarter of that, the third by a ninth: bursts of the first are met, and nobody waits long
+ * for all of them. */
+#define BURST 4u
 /* Steps before the number of seats changes again; and after which one more is tried though it did
  * not gain when it was tried last. */
 #define SEAT_STEPS  4u
 #define SEAT_RETRY  256u
 #define NO_LIMIT    UINT64_MAX
+#define LATE        NO_LIMIT /* as a pace: in turn, and steps may be as long as others want */
 #define MAX_STRETCH ((uint64_t)1 << 20)
 
 void qn_scheduler_init(qn_scheduler *s, qn_block_pool *pool, const qn_sched_options *o)
@@ -198,6 +207,7 @@ typedef struct turn {
     uint64_t pace, gap; /* what the step may take: of all; with prompts in it */
     bool has_prompt, preempted;
     int64_t overuse[QN_MAX_CLASSES];
+    bool urgent[QN_MAX_CLASSES]; /* it has a target, and is within its share */
 } turn;
 
 /* Tokens that q's answer will still have if it is as those of its class were of late. */
@@ -209,13 +219,14 @@ static uint32_t usual_left(const qn_scheduler *s, const qn_sched_seq *q)
 
 /* A step may take so long that q, which needs as much longer for the rest of its way as for this
  * step, is there in time: with all the tokens that were asked for, or, if these are too many, with
- * as many as are usual. 0: it has no target, or its class had enough, or it is too late. */
+ * as many as are usual. LATE: even then it cannot be. 0: it has no target, or its class had
+ * enough. */
 static uint64_t pace_of(const qn_scheduler *s, const qn_sched_seq *q, const turn *t)
 {
-    int64_t target = (int64_t)s->classes.list[q->class_id].target_ns;
-    if (t->by_age || !q->deadline_ns || t->now >= q->deadline_ns ||
-        t->overuse[q->class_id] > target)
+    if (!t->urgent[q->class_id])
         return 0;
+    if (t->now >= q->deadline_ns)
+        return LATE;
     uint32_t all = missing(q), rows = QN_MIN(all, s->options.max_batch_tokens);
     uint64_t own = qn_cost_model_ns(&s->cost, rows, qn_context_of(q->n_computed, rows));
     uint64_t prompt =
@@ -226,8 +237,9 @@ static uint64_t pace_of(const qn_scheduler *s, const qn_sched_seq *q, const turn
     if (need > left && s->classes.list[q->class_id].n_output)
         need = own + prompt + (QN_MIN(most, usual_left(s, q)) - 1) * token;
     if (need > left)
-        return 0;
-    uint64_t stretch = QN_MIN(left * 64 / need, MAX_STRETCH);
+        return LATE;
+    uint64_t spare = QN_MIN(left - need, s->classes.list[q->class_id].target_ns / RESERVE);
+    uint64_t stretch = QN_MIN((left - spare) * 64 / need, MAX_STRETCH);
     return QN_MAX(own, own * stretch / 64 * PACE_NUM / PACE_DEN);
 }
 
@@ -456,8 +468,11 @@ static turn begin(qn_scheduler *s, uint64_t now, bool by_age)
               .budget = s->options.max_batch_tokens,
               .pace = NO_LIMIT,
               .gap = !by_age && s->shortest_target_ns ? s->shortest_target_ns / 4 : NO_LIMIT};
-    for (uint32_t i = 0; i < s->classes.n; i++)
+    for (uint32_t i = 0; i < s->classes.n; i++) {
+        int64_t burst = (int64_t)(BURST * s->shortest_target_ns / (i + 1) / (i + 1));
         t.overuse[i] = qn_classes_overuse_ns(&s->classes, i);
+        t.urgent[i] = !by_age && s->classes.list[i].target_ns && t.overuse[i] <= burst;
+    }
     uint32_t rows = 0;
     uint64_t context = 0;
     bool auto_gap = false;
@@ -470,8 +485,6 @@ static turn begin(qn_scheduler *s, uint64_t now, bool by_age)
             continue;
         take_seat(s, q, &t);
         q->pace_ns = pace_of(s, q, &t);
-        if (q->pace_ns)
-            t.pace = QN_MIN(t.pace, q->pace_ns);
         const qn_sched_class *c = class_of(s, q);
         if (by_age || !q->last_ns)
             continue;
@@ -541,26 +554,47 @@ static bool is_bucket_full(const qn_scheduler *s, const qn_sched_seq *q, const t
     return b < (uint32_t)s->options.n_buckets && t->in_bucket[b] >= s->options.buckets[b].max_seqs;
 }
 
-/* First those that decode; then prompts, as far as these allow: what is left of their pace is for
- * their own kind before it is for others. */
-static void give_urgent(qn_scheduler *s, turn *t)
+/* Of one class, late or not: first those that decode, as far as the classes above allow; then
+ * prompts, as far as these allow too. */
+static void give_class(qn_scheduler *s, turn *t, uint32_t class_id, bool late, bool *is_open)
 {
-    bool is_open = true;
-    for (size_t i = 0; i < s->n_seqs && t->pace != NO_LIMIT; i++) {
+    uint64_t above = t->pace;
+    uint32_t least = above == NO_LIMIT;
+    for (size_t i = 0; i < s->n_seqs; i++) {
         qn_sched_seq *q = s->order[i];
-        if (has_turn(s, q, t) && decodes(q) && q->pace_ns)
-            (void)give(s, q, t, NO_LIMIT, 1);
+        if (q->class_id != class_id || !has_turn(s, q, t) || !decodes(q) || !q->pace_ns ||
+            (q->pace_ns == LATE) != late)
+            continue;
+        (void)give(s, q, t, above, least);
+        if (q->n_scheduled && !late)
+            t->pace = QN_MIN(t->pace, q->pace_ns);
     }
-    for (size_t i = 0; i < s->n_seqs && s->shortest_target_ns; i++) {
+    for (size_t i = 0; i < s->n_seqs; i++) {
         qn_sched_seq *q = s->order[i];
         bool waits = q->state == QN_SEQ_WAITING;
-        if (!has_turn(s, q, t) || decodes(q) || (waits && (!is_open || is_bucket_full(s, q, t))))
+        if (q->class_id != class_id || !has_turn(s, q, t) || decodes(q) ||
+            (waits && (!*is_open || is_bucket_full(s, q, t))))
             continue;
         if (waits)
             q->pace_ns = pace_of(s, q, t);
-        if (q->pace_ns && !give_prompt(s, q, t, t->pace, MIN_CHUNK) && waits)
-            is_open = false;
-        is_open = is_open && !t->preempted;
+        if (!q->pace_ns || (q->pace_ns == LATE) != late)
+            continue;
+        if (!give_prompt(s, q, t, t->pace, least * URGENT_CHUNK) && waits)
+            *is_open = false;
+        *is_open = *is_open && !t->preempted;
+    }
+}
+
+/* The classes in their order, each within its share: those of it that can be in time, then those
+ * that are late, in what the others leave. */
+static void give_urgent(qn_scheduler *s, turn *t)
+{
+    bool is_open = true;
+    for (uint32_t c = 0; c < s->classes.n; c++) {
+        if (!t->urgent[c])
+            continue;
+        give_class(s, t, c, false, &is_open);
+        give_class(s, t, c, true, &is_open);
     }
 }
 

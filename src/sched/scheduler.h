@@ -5,25 +5,27 @@
  * There is no prefill phase and no decode phase: a sequence has n_computed tokens that must catch
  * up with its n_tokens. A step takes, in this order:
  *
- *   1. urgent       the target of its class holds only if steps are short: first those that
- *                   decode, then prompts
+ *   1. urgent       of classes with a target, in the classes' order: first those that decode, then
+ *                   prompts; behind them those of the same class that are too late for it
  *   2. decoding     running, one token missing
  *   3. the rest     prompts that run, then waiting ones, which start while a seat, blocks for all
  *                   of their tokens and time are left
  *
- * and within each of them classes by their clocks, tenants by theirs, then the oldest (classes.h).
+ * and within each of them (2 and 3: classes by their clocks), tenants by theirs, then the oldest
+ * (classes.h).
  * Up to max_batch_tokens in all; and, by the cost model, no longer than
  *
- *   pace    what an urgent sequence may spend on this step so that it still meets its target. If
- *           the decoding ones alone would take longer, 2 and 3 are one and take turns. Prompts of 3
- *           take half of what is left: urgent ones may still come.
+ *   pace    what an urgent sequence may spend on this step so that it still meets its target, with
+ *           something in reserve; a class binds only those behind it. If the decoding ones alone
+ *           would take longer, 2 and 3 are one and take turns. Prompts of 3 take half of what is
+ *           left: urgent ones may still come.
  *   gap     prompts of 3 only: until a decoding sequence's next token is due (or twice what the
  *           decoding ones take alone, for classes that leave it to us), and a quarter of the
  *           shortest target there is, so that who arrives needs not wait for long. The prompt whose
  *           turn it is gets MIN_CHUNK tokens all the same, where there is no pace to keep.
  *
- * A sequence is urgent only while its class has not had more than its share by a target's time, and
- * while it can still be in time: nobody is starved by targets. It needs no seat.
+ * A sequence is urgent only while its class has not had more than its share by some targets' time:
+ * nobody is starved by targets. It needs no seat.
  *
  * When blocks run out, the youngest sequence of the same class gives its blocks back and waits
  * again (its tokens are computed once more, with the same bits, or found in the prefix cache); no
