@@ -105,7 +105,8 @@ typedef struct qn_class {
      * that are within their class's share. */
     uint32_t target_ms;
     /* a running answer waits no longer for its next token while prompts are read; 0: no limit;
-     * QN_GAP_AUTO: twice what a token takes without them, or 50 ms where that is shorter */
+     * QN_GAP_AUTO: twice what a token takes without them, or 50 ms where that is shorter; more
+     * where more than one prompt waits, up to 250 ms */
     uint32_t gap_ms;
     bool refuse_late; /* what will surely miss the target is refused at once (QN_E_TIMEOUT) */
 } qn_class;
