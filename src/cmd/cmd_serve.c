@@ -202,6 +202,12 @@ static void print_memory(const char *name, const qn_engine_info *info)
     }
     printf("  %-12s %9.1f MB\n  contexts of %d tokens, K/V in %s\n", "together",
            (double)total * 1e-6, info->max_ctx, info->kv_cache_dtype);
+    if (info->model_max_ctx && info->max_ctx > info->model_max_ctx)
+        fprintf(
+            stderr,
+            "quern: %s: contexts of %d tokens are longer than the %d that the model was trained "
+            "for: answers beyond those may make no sense\n",
+            name, info->max_ctx, info->model_max_ctx);
 }
 
 static void print_ready(const serve *s)

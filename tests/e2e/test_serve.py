@@ -74,6 +74,13 @@ def head_first():
             c.close()
 
 
+def long_context():
+    for c, warns in ((4096, False), (4097, True)):
+        with Server("-m", MODEL, "-c", c) as s:
+            s.stop()
+            check(f"a context of {c} where 4096 were trained", any("longer than the 4096" in line for line in s.log) == warns, s.log)
+
+
 def takes_requests(s):
     try:
         return s.get("/ready")[0] == 200
@@ -187,6 +194,7 @@ def unread():
 def main():
     life()
     head_first()
+    long_context()
     unread()
     options()
     keys()
