@@ -70,7 +70,8 @@ static qn_status check_model(ranking *r, qn_err *err)
 {
     qn_engine_info info;
     qn_engine_get_info(r->engine, &info);
-    if (!names_reranker(r->model) && !names_reranker(info.name))
+    if (!names_reranker(r->model) && !names_reranker(info.name) &&
+        !(r->name && names_reranker(r->name))) /* an alias */
         return qn_fail(err, QN_E_UNSUPPORTED,
                        "model '%.100s' is no reranker; one has \"rerank\" in its name or in what "
                        "it is served as",
