@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """The examples of docs/api.md against a real server: every command is run as it is printed, every answer must have the shape of the
-printed one. With the demo model in the cache its texts must be those printed, too.
+printed one. With the demo model in the cache its texts must be those printed, too. Of the commands on all pages the options must be there.
 
 usage: test_docs.py QUERN"""
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 
-from cli import GOLDEN, ROOT, check, demo_model, finish, skip
+from cli import GOLDEN, ROOT, check, demo_model, finish, run, skip
 from server import Server
 
 TINY = GOLDEN / "models" / "qwen3-tied-bf16"
@@ -127,7 +128,25 @@ def python(port, text):
         check(name, p.returncode == 0 and p.stdout.strip(), (p.stdout, p.stderr[-1000:]))
 
 
+def options():
+    """Every option of a command that a page shows is one of that command's."""
+    helps, n = {}, 0
+    for page in ("README.md", "README.zh.md", "docs/api.md", "docs/operate.md"):
+        lines = [line for language, lines in blocks((ROOT / page).read_text()) if language == "sh" for line in lines]
+        for line in lines:
+            for command in re.findall(r"(?:^|[|&] *)quern ([^|&#]*)", line):
+                words = shlex.split(command)
+                if words[0] not in helps:
+                    helps[words[0]] = run(words[0], "--help")
+                n += 1
+                known = re.findall(r"(?<![\w-])--?[a-z][\w-]*", helps[words[0]][1])
+                check(f"{page}: quern {command}", helps[words[0]][0] == 0
+                      and all(w.split("=")[0] in known for w in words if re.match(r"--?[a-z]", w)), words)
+    check("there are commands", n > 20, n)
+
+
 def main():
+    options()
     text = (ROOT / "docs" / "api.md").read_text()
     model = demo_model()
     check("there are examples", len([1 for _, printed in examples(text) if printed]) >= 20, examples(text))
