@@ -85,6 +85,8 @@ static const qn_opt sched_opts[] = {
      .help = "sequences together by length: 8k:4,32k:2,inf:1"},
     {"max-seq-len", 0, QN_OPT_INT, CONFIG(max_ctx), "N", 0, 1 << 24, "0: the model's",
      "the same as --max-ctx"},
+    {"max-model-len", 0, QN_OPT_INT, CONFIG(max_ctx), "N", 0, 1 << 24, "0: the model's",
+     "the same, as vLLM calls it"},
     {"max-queue", 0, QN_OPT_INT, CONFIG(max_queue), "N", 0, 1 << 20, "0: 512",
      "waiting requests; more are refused (429)"},
     {"no-prefix-cache", 0, QN_OPT_FLAG, CONFIG(no_prefix_cache),

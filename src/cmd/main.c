@@ -46,7 +46,8 @@ static int usage_of(FILE *f)
     fputs("usage: quern COMMAND [OPTION...]\n\nQuern runs Qwen models on this machine.\n\n", f);
     for (size_t i = 0; i < QN_COUNT(commands); i++)
         fprintf(f, "  %-12s %s\n", commands[i].opts->command, commands[i].opts->summary);
-    fputs("\n  quern COMMAND --help, or quern help COMMAND, shows its options; quern --version the version.\n"
+    fputs("\n  quern COMMAND --help, or quern help COMMAND, shows its options; quern --version the "
+          "version.\n"
           "  exit status: 0 done, 1 failed, 2 wrong usage, 74 a model file changed while mapped, "
           "130 interrupted\n",
           f);

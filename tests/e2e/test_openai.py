@@ -58,6 +58,10 @@ def chat(s):
         check(f"stream {i}: the same text", joined(data, i) == whole["choices"][i]["message"]["content"], joined(data, i))
     body["stream_options"] = {"include_usage": True}
     last = chunks(s, "/v1/chat/completions", body)[-1]
+    each = chunks(s, "/v1/chat/completions", {**body, "stream_options": {"include_usage": True, "continuous_usage_stats": True}})
+    so_far = [d["usage"]["completion_tokens"] for d in each]
+    check("stream: usage in every chunk", so_far == sorted(so_far) and so_far[0] <= 1 and so_far[-1] == 24 and each[-1]["choices"] == [], so_far)
+    check("stream: and of the prompt", {d["usage"]["prompt_tokens"] for d in each} == {u["prompt_tokens"]}, each[0])
     check("stream: usage last", last["choices"] == [] and last["usage"] == {**u, **last["usage"], "completion_tokens": 24}, last)
 
 
