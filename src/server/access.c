@@ -219,8 +219,11 @@ static void find_route(qn_exchange *x, qn_str *allowed)
 static size_t common_end(qn_slice a, qn_slice b)
 {
     size_t n = 0, common = 0;
-    while (n < a.n && n < b.n && a.p[a.n - 1 - n] == b.p[b.n - 1 - n])
-        common = a.p[a.n - 1 - n++] == '/' ? n : common;
+    while (n < a.n && n < b.n && a.p[a.n - 1 - n] == b.p[b.n - 1 - n]) {
+        n++;
+        if (a.p[a.n - n] == '/')
+            common = n;
+    }
     return common;
 }
 
@@ -238,7 +241,9 @@ static const qn_route *find_near(const qn_exchange *x)
     for (const qn_route *const *table = x->server->routes; *table; table++) {
         for (const qn_route *r = *table; r->path; r++) {
             qn_slice to = qn_slice_of(r->path);
-            size_t common = common_end(path, to), edits = qn_opts_distance(shown, r->path);
+            size_t common = common_end(path, to);
+            size_t least = path.n > to.n ? path.n - to.n : to.n - path.n;
+            size_t edits = common || least <= 3 ? qn_opts_distance(shown, r->path) : least;
             bool is_near = common > 0 || edits <= QN_MIN((size_t)3, path.n / 4);
             if (!longer && path.n > 1 && to.n > path.n && memcmp(to.p, path.p, path.n) == 0)
                 longer = r;
