@@ -134,7 +134,7 @@ def options():
     for page in ("README.md", "README.zh.md", "docs/api.md", "docs/operate.md"):
         lines = [line for language, lines in blocks((ROOT / page).read_text()) if language == "sh" for line in lines]
         for line in lines:
-            for command in re.findall(r"(?:^|[|&] *)quern ([^|&#]*)", line):
+            for command in re.findall(r"(?:^|[|&] *)(?:build/release/)?quern ([^|&#]*)", line):
                 words = shlex.split(command)
                 if words[0] not in helps:
                     helps[words[0]] = run(words[0], "--help")
