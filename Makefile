@@ -12,9 +12,9 @@ BUILD := build/release
 .PHONY: serve run build test install clean
 export PROMPT
 
-# Serve the demo model on http://127.0.0.1:8080; ARGS="--port 80 ..." are options of quern serve, MODEL=... another model.
+# Serve the demo model, named demo, on http://127.0.0.1:8080; ARGS="--port 8081 ..." are options of quern serve, MODEL=... another model.
 serve: build
-	@model="$(MODEL)"; [ -n "$$model" ] || model=$$(tools/get_demo_model.sh) || exit 1; \
+	@model="$(MODEL)"; [ -n "$$model" ] || model=demo=$$(tools/get_demo_model.sh) || exit 1; \
 	exec $(BUILD)/quern serve -m "$$model" $(ARGS)
 
 # Chat with the demo model. PROMPT="..." answers once, and so does a pipe; with nothing in it there is a question ready.

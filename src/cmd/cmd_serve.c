@@ -85,6 +85,8 @@ static const qn_opt sched_opts[] = {
      .help = "sequences together by length: 8k:4,32k:2,inf:1"},
     {"max-seq-len", 0, QN_OPT_INT, CONFIG(max_ctx), "N", 0, 1 << 24, "0: the model's",
      "the same as --max-ctx"},
+    {"max-model-len", 0, QN_OPT_INT, CONFIG(max_ctx), "N", 0, 1 << 24, "0: the model's",
+     "the same, as vLLM calls it"},
     {"max-queue", 0, QN_OPT_INT, CONFIG(max_queue), "N", 0, 1 << 20, "0: 512",
      "waiting requests; more are refused (429)"},
     {"no-prefix-cache", 0, QN_OPT_FLAG, CONFIG(no_prefix_cache),
@@ -202,6 +204,12 @@ static void print_memory(const char *name, const qn_engine_info *info)
     }
     printf("  %-12s %9.1f MB\n  contexts of %d tokens, K/V in %s\n", "together",
            (double)total * 1e-6, info->max_ctx, info->kv_cache_dtype);
+    if (info->model_max_ctx && info->max_ctx > info->model_max_ctx)
+        fprintf(
+            stderr,
+            "quern: %s: contexts of %d tokens are longer than the %d that the model was trained "
+            "for: answers beyond those may make no sense\n",
+            name, info->max_ctx, info->model_max_ctx);
 }
 
 static void print_ready(const serve *s)

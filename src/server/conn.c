@@ -395,7 +395,7 @@ static void probe(qn_conn *c)
 {
     qn_exchange *x = c->x;
     if (x->is_event_stream && !x->is_head)
-        qn_x_write(x, ":\n\n", 3);
+        qn_x_write_comment(x);
     else if (!x->is_begun && x->http.minor == 1)
         write_text(c, "HTTP/1.1 100 Continue\r\n\r\n");
     x->wrote_ns = qn_now_ns();

@@ -235,7 +235,10 @@ void qn_x_reply_json(qn_exchange *x, int status, qn_str *s)
 {
     if (x->status) {
         qn_str_fini(s);
-    } else if (s->failed) {
+        return;
+    }
+    qn_str_addc(s, '\n'); /* so that a terminal's prompt stands below it */
+    if (s->failed) {
         qn_str_fini(s);
         qn_x_error(x, 503, NULL, NULL, "out of memory");
     } else {
@@ -368,6 +371,7 @@ void qn_x_error(qn_exchange *x, int status, const char *param, const char *code,
     x->status = status;
     set_type(x, "application/json");
     add_error(&x->out, x, &f);
+    qn_str_addc(&x->out, '\n');
     if ((status == 429 || status == 503) && !x->has_retry)
         qn_x_add_header(x, "Retry-After", "1");
     if (status == 500)
@@ -487,6 +491,12 @@ void qn_x_write_event(qn_exchange *x, const char *name, const qn_str *text)
                         {text->p, text->n},
                         text_of("\n\n")};
     write_pieces(x, v, QN_COUNT(v));
+}
+
+void qn_x_write_comment(qn_exchange *x)
+{
+    static const char text[] = ": keep-alive\n\n";
+    qn_x_write(x, text, sizeof text - 1);
 }
 
 void qn_x_end(qn_exchange *x)

@@ -77,6 +77,8 @@ void qn_x_begin(qn_exchange *x, const char *type);
 void qn_x_write(qn_exchange *x, const void *p, size_t n);
 /* "data: TEXT\n\n", after "event: NAME\n" if name is given, as one write. */
 void qn_x_write_event(qn_exchange *x, const char *name, const qn_str *text);
+/* A comment of an event stream, which means nothing. */
+void qn_x_write_comment(qn_exchange *x);
 void qn_x_end(qn_exchange *x);
 
 /* ---- generating ---- */
@@ -89,11 +91,14 @@ typedef struct qn_answer_api {
     void (*done)(qn_exchange *x, void *arg);
     /* One failed and the others were dropped; NULL: qn_x_fail. */
     void (*fail)(qn_exchange *x, void *arg, const qn_err *err);
-    /* In silences over 15 s, while a stream is open; NULL: a comment line for event streams, else nothing. */
+    /* In silences over QN_LIMIT_HTTP_SILENCE_MS, while a stream is open; NULL: a comment for event streams, else nothing. */
     void (*idle)(qn_exchange *x, void *arg);
     /* Last of all, whatever happened; NULL: nothing to do (arena). */
     void (*free)(void *arg);
     bool is_stream; /* counted as such */
+    /* The head goes out as soon as the engine has the prompts, as an event stream: who waits for a long one sees that it is being
+     * read, and what fails from then on is the stream's last event. Else the API begins, if it does. */
+    bool begins_at_once;
 } qn_answer_api;
 
 /* Worker: submits all prompts or none; on failure the caller answers. class_name, tenant and notify of params are filled in here

@@ -246,6 +246,8 @@ void qn_x_poll(qn_exchange *x)
 {
     if (!x->api || x->n_open == 0)
         return;
+    if (x->api->begins_at_once)
+        qn_x_begin(x, "text/event-stream");
     x->is_held = false;
     for (size_t i = 0; i < x->n_gens && x->n_open && !x->is_held; i++)
         poll_one(x, i);
@@ -263,6 +265,6 @@ void qn_x_silence(qn_exchange *x)
     if (x->api && x->api->idle)
         x->api->idle(x, x->arg);
     else if (x->is_event_stream)
-        qn_x_write(x, ":\n\n", 3);
+        qn_x_write_comment(x);
     x->wrote_ns = qn_now_ns();
 }

@@ -102,7 +102,7 @@ typedef struct generation {
     generate_body body;
     tgi_options tgi;
     const json_t *sampling; /* the object with the sampling fields; NULL: none */
-    bool is_list, is_begun;
+    bool is_list;
     size_t n_prompts;
     int *n_tokens; /* of each prompt */
     qn_params params;
@@ -514,9 +514,6 @@ static void on_done_whole(qn_exchange *x, void *arg)
 
 static void send_event(qn_exchange *x, generation *g)
 {
-    if (!g->is_begun)
-        qn_x_begin(x, "text/event-stream");
-    g->is_begun = true;
     qn_x_write_event(x, NULL, &g->answer.out);
     qn_str_clear(&g->answer.out);
 }
@@ -576,8 +573,11 @@ static void on_done_stream(qn_exchange *x, void *arg)
 
 static const qn_answer_api whole_api = {
     .event = qn_answer_event, .done = on_done_whole, .free = qn_answer_free};
-static const qn_answer_api stream_api = {
-    .event = on_event_stream, .done = on_done_stream, .free = qn_answer_free, .is_stream = true};
+static const qn_answer_api stream_api = {.event = on_event_stream,
+                                         .done = on_done_stream,
+                                         .free = qn_answer_free,
+                                         .is_stream = true,
+                                         .begins_at_once = true};
 
 /* From the prompts to the engine. After QN_OK g is the I/O thread's. */
 static qn_status submit(qn_exchange *x, generation *g, qn_engine *e, const char **param,

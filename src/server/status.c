@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * status.c - what probes, balancers and dashboards ask. All of it is answered by the I/O thread: also while every worker is busy.
  *
+ *   /               for people: what runs here, and every path there is
  *   /livez, /ping   200: the process runs
  *   /health         200 ok; 503 starting, draining, sick
  *   /ready          200, or 503 with how far loading is */
@@ -135,7 +136,57 @@ static void timeline(qn_exchange *x)
     qn_x_reply_json(x, 200, &s);
 }
 
+static void add_models(qn_str *s, const qn_exchange *x)
+{
+    qn_str_adds(s, "Models\n");
+    for (size_t i = 0; i < qn_x_n_models(x); i++) {
+        qn_model_entry m;
+        qn_engine_info info;
+        qn_x_model_at(x, i, &m);
+        qn_str_addf(s, "  %-24s ", m.name);
+        if (m.engine) {
+            qn_engine_get_info(m.engine, &info);
+            qn_str_addf(s, "%s, contexts of %d tokens\n", info.quantization, info.max_ctx);
+        } else {
+            qn_str_addf(s, "is being loaded: %.0f %%\n", m.progress * 100);
+        }
+    }
+}
+
+static void home(qn_exchange *x)
+{
+    qn_str s = {0};
+    const qn_server *server = x->server;
+    bool has_keys = server->cfg->n_keys > 0;
+    qn_slice host = x->http.host.n ? x->http.host : QN_SLICE("localhost");
+    qn_str_adds(&s, "This is Quern " QN_VERSION ", an inference server for language models.\n\n");
+    if (!has_keys || x->tenant)
+        add_models(&s, x);
+    else
+        qn_str_adds(&s, "It wants a key: Authorization: Bearer KEY\n");
+    qn_str_addf(
+        &s,
+        "\nTry\n  curl http%s://%.*s/v1/chat/completions %s-d '{\"messages\": [{\"role\": "
+        "\"user\", \"content\": \"Hello\"}]}'\n\nThe base URL for clients of OpenAI's API is "
+        "http%s://%.*s/v1\ndocs/api.md has an example of every path, docs/operate.md and "
+        "quern-serve(1) how to run it.\n",
+        x->conn->is_tls ? "s" : "", (int)host.n, host.p,
+        has_keys ? "-H 'Authorization: Bearer KEY' " : "", x->conn->is_tls ? "s" : "", (int)host.n,
+        host.p);
+    for (const qn_route *const *table = server->routes; *table; table++) {
+        qn_str_addc(&s, '\n');
+        for (const qn_route *r = *table; r->path; r++)
+            qn_str_addf(&s, "  %-6s %s\n", r->method, r->path);
+    }
+    if (s.failed)
+        qn_x_error(x, 503, NULL, NULL, "out of memory");
+    else
+        qn_x_reply(x, 200, "text/plain; charset=utf-8", s.p, s.n);
+    qn_str_fini(&s);
+}
+
 const qn_route qn_status_routes[] = {
+    {"GET", "/", home, .is_open = true, .is_quick = true},
     {"GET", "/health", health, .is_open = true, .is_quick = true},
     {"GET", "/livez", live, .is_open = true, .is_quick = true},
     {"GET", "/ping", live, .is_open = true, .is_quick = true},

@@ -175,6 +175,10 @@ void qn_x_write_event(qn_exchange *x, const char *name, const qn_str *text)
     qn_x_write(x, s.p, s.n);
     qn_str_fini(&s);
 }
+void qn_x_write_comment(qn_exchange *x)
+{
+    qn_x_write(x, ": keep-alive\n\n", 14);
+}
 void qn_x_end(qn_exchange *x)
 {
     assert_true(x->is_streaming && !x->has_ended);
@@ -191,6 +195,8 @@ qn_status qn_x_generate(qn_exchange *x, const qn_answer_api *api, void *arg, qn_
     for (size_t i = 0; i < n_prompts && s == QN_OK; i++)
         s = qn_request_submit(&r[i], e, &prompts[i], params, err);
     bool is_submitted = s == QN_OK;
+    if (is_submitted && api->begins_at_once)
+        qn_x_begin(x, "text/event-stream");
     for (size_t i = 0; i < n_prompts && s == QN_OK; i++) {
         qn_event ev = {0};
         while (s == QN_OK && ev.kind != QN_EVENT_DONE) {
