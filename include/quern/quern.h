@@ -25,7 +25,8 @@
  * how long it is valid, or how it is freed.
  * Text: strings are UTF-8; with a length beside them they need no NUL at the end.
  * Threads: an engine has a thread of its own. Its functions may be called from any thread at any
- * time; those of one request from one thread at a time, but for qn_request_cancel. */
+ * time; those of one request from one thread at a time, but for qn_request_cancel. Several engines may be open;
+ * they are opened one after the other. */
 #ifndef QUERN_QUERN_H
 #define QUERN_QUERN_H
 
@@ -179,6 +180,7 @@ typedef struct qn_engine_info {
     int prompt_tokens;
     const char *kv_cache_dtype; /* "f16" */
     uint64_t kv_bytes, activation_bytes, vocab_bytes;
+    uint64_t spare_bytes; /* of weight_bytes: experts that a mem_limit could leave in the file */
     int n_layers, hidden_size, n_vocab; /* n_vocab: logits of a row */
     int max_ctx, model_max_ctx;         /* tokens of one sequence: here; as trained */
     int n_threads;

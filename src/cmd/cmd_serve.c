@@ -24,14 +24,19 @@ typedef struct serve_options {
     qn_config config;
     qn_opt_list models, names, cors, hosts, keys;
     const char *host, *key_file, *tls_cert, *tls_key;
-    const char *classes, *default_class, *batch, *buckets, *batch_timeout;
+    const char *classes, *default_class, *batch, *buckets, *batch_timeout, *keep;
     int port, workers, drain, max_connections, max_per_address;
     bool any_model, no_auth, quiet;
 } serve_options;
 
 static const qn_opt serve_opts[] = {
     {"model", 'm', QN_OPT_LIST, offsetof(serve_options, models), "MODEL",
-     .help = "a model as quern run takes it, or NAME=MODEL; may be repeated"},
+     .help =
+         "a model as quern run takes it, or NAME=MODEL; may be repeated. With --mem several are "
+         "loaded when requests name them, and the least recently used unloaded"},
+    {"keep-alive", 0, QN_OPT_STR, offsetof(serve_options, keep), "TIME",
+     .def = "0: until others need its room",
+     .help = "of several models under --mem one that nobody asked for so long is unloaded"},
     {"served-model-name", 0, QN_OPT_LIST, offsetof(serve_options, names), "NAME",
      .help = "what requests call the first model; may be repeated"},
     {"any-model", 0, QN_OPT_FLAG, offsetof(serve_options, any_model),
@@ -124,7 +129,7 @@ typedef struct serve {
     qn_str *paths; /* [n_models] */
     qn_server *server;
     cmd_progress bar;
-    atomic_size_t n_open;
+    atomic_bool is_ready;
     int port;
 } serve;
 
@@ -228,22 +233,36 @@ static void print_ready(const serve *s)
            c->n_keys ? "-H 'Authorization: Bearer KEY' " : "");
 }
 
-/* On the loader's thread. */
+/* These three on the loader's thread. */
 static void on_opened(void *arg, const char *model, qn_engine *e, const qn_err *err)
 {
     serve *s = arg;
     qn_engine_info info;
     cmd_progress_end(&s->bar);
-    (void)err; /* qn_server_run ends with it */
-    if (!e)
-        return;
-    qn_engine_get_info(e, &info);
-    print_memory(model, &info);
-    if (atomic_fetch_add(&s->n_open, 1) + 1 == s->config.n_models) {
-        print_ready(s);
-        notify_manager("READY=1");
+    s->bar = (cmd_progress){.start_ns = qn_now_ns()};
+    if (e) {
+        qn_engine_get_info(e, &info);
+        print_memory(model, &info);
+        (void)fflush(stdout);
+    } else if (atomic_load(&s->is_ready)) { /* else qn_server_run ends with it */
+        (void)fprintf(stderr, "quern: model '%s' could not be loaded: %s\n", model, err->msg);
     }
+}
+
+static void on_closed(void *arg, const char *model)
+{
+    (void)arg;
+    printf("%s: unloaded\n", model);
     (void)fflush(stdout);
+}
+
+static void on_ready(void *arg)
+{
+    serve *s = arg;
+    atomic_store(&s->is_ready, true);
+    print_ready(s);
+    (void)fflush(stdout);
+    notify_manager("READY=1");
 }
 
 /* ---- from options to a configuration ---- */
@@ -375,8 +394,11 @@ static qn_status add_keys(serve *s, qn_err *err)
 
 static qn_status configure(serve *s, serve_options *o, const qn_opts_found *found, qn_err *err)
 {
+    uint32_t keep_ms = 0;
     if (!o->tls_cert != !o->tls_key)
         return qn_fail(err, QN_E_ARG, "TLS wants both --tls-cert and --tls-key");
+    if (o->keep)
+        QN_TRY(qn_spec_duration(o->keep, &keep_ms, err));
     s->config = (qn_server_config){.host = o->host,
                                    .port = o->port,
                                    .any_model = o->any_model,
@@ -393,6 +415,10 @@ static qn_status configure(serve *s, serve_options *o, const qn_opts_found *foun
                                    .log = on_log,
                                    .progress = on_progress,
                                    .opened = on_opened,
+                                   .closed = on_closed,
+                                   .ready = on_ready,
+                                   .mem_limit = o->config.mem_limit,
+                                   .keep_ms = keep_ms,
                                    .arg = s};
     QN_TRY(add_scheduling(s, o, err));
     QN_TRY(add_keys(s, err));
@@ -411,10 +437,11 @@ static void raise_file_limit(void)
 static void print_report(const serve *s)
 {
     qn_str text = {0};
-    const char *const *names;
-    qn_engine *const *engines;
-    size_t n = qn_server_engines(s->server, &names, &engines);
-    qn_metrics_report(qn_server_metrics(s->server), &text, names, engines, n);
+    size_t n;
+    qn_model_view *models = qn_server_views(s->server, &n);
+    if (models)
+        qn_metrics_report(qn_server_metrics(s->server), &text, models, n);
+    qn_free(models);
     if (!text.failed && text.n)
         fwrite(text.p, 1, text.n, stdout);
     qn_str_fini(&text);
@@ -439,7 +466,7 @@ static qn_status serve_until_stopped(serve *s, qn_err *err)
     if (st == QN_OK)
         print_report(s);
     running = NULL;
-    if (st == QN_OK && atomic_load(&s->n_open) < s->config.n_models) {
+    if (st == QN_OK && qn_server_is_opening(s->server)) {
         (void)fflush(stdout);
         _exit(CMD_OK); /* a model that is being opened would be waited for, and nothing is lost */
     }

@@ -500,15 +500,24 @@ static qn_status size_cache(qn_engine *e, qn_dtype kv_dtype, uint32_t *n_blocks,
     return QN_OK;
 }
 
+/* Bytes of this engine. What others take and give back meanwhile is of requests, and small. */
+static uint64_t live_bytes(const qn_engine *e, qn_mem_tag tag)
+{
+    size_t now = qn_mem_live(tag);
+    return now - QN_MIN(now, e->live_before[tag]);
+}
+
 /* What a limit of memory leaves is for experts; it must do for those of a row in one layer. */
 static qn_status share_limit(qn_engine *e, qn_err *err)
 {
     uint64_t limit = e->config.mem_limit, used = 0, want = 0;
+    uint64_t weights = live_bytes(e, QN_MEM_WEIGHTS), kv = live_bytes(e, QN_MEM_KV),
+             activations = live_bytes(e, QN_MEM_ACTIVATIONS);
     qn_expert_cache *cache = e->model->cache;
-    if (!limit)
+    if (!limit || e->config.dry)
         return QN_OK;
     for (int t = 0; t < QN_MEM_N_TAGS; t++)
-        used += qn_mem_live((qn_mem_tag)t);
+        used += live_bytes(e, (qn_mem_tag)t);
     if (cache)
         want = (uint64_t)e->model->config.n_experts_active * qn_expert_cache_slot_bytes(cache);
     if (used + want > limit)
@@ -517,18 +526,27 @@ static qn_status share_limit(qn_engine *e, qn_err *err)
             "--mem of %.2f GB: weights that stay in memory take %.2f GB, K/V %.2f, "
             "activations %.2f, the rest %.2f, the experts of one row %.2f: want %.2f GB, "
             "or a smaller --max-ctx or --max-batch-tokens",
-            (double)limit * 1e-9, (double)qn_mem_live(QN_MEM_WEIGHTS) * 1e-9,
-            (double)qn_mem_live(QN_MEM_KV) * 1e-9, (double)qn_mem_live(QN_MEM_ACTIVATIONS) * 1e-9,
-            (double)(used - qn_mem_live(QN_MEM_WEIGHTS) - qn_mem_live(QN_MEM_KV) -
-                     qn_mem_live(QN_MEM_ACTIVATIONS)) *
-                1e-9,
+            (double)limit * 1e-9, (double)weights * 1e-9, (double)kv * 1e-9,
+            (double)activations * 1e-9, (double)(used - weights - kv - activations) * 1e-9,
             (double)want * 1e-9, (double)(used + want) * 1e-9);
     return cache ? qn_expert_cache_fill(cache, limit - used, err) : QN_OK;
+}
+
+/* Experts of a packed file, but for those of one row. */
+static uint64_t spare_bytes(const qn_engine *e)
+{
+    const qn_model_config *c = &e->model->config;
+    const qn_qpk *file = e->model->files->qpk;
+    uint64_t n = (uint64_t)c->n_layers * c->n_experts;
+    if (!file || !n || c->n_experts_active >= n)
+        return 0;
+    return file->area_bytes[QN_QPK_EXPERTS] / n * (n - c->n_experts_active);
 }
 
 static void fill_info(qn_engine *e)
 {
     const qn_model_config *c = &e->model->config;
+    uint64_t draft = e->draft_model ? qn_draft_model_weight_bytes(e->draft_model) : 0;
     qn_plan_cost cost = qn_plan_cost_of(e->model->plan, 1, 0, 1);
     e->model->backend->describe(e->model->device, e->device, sizeof e->device);
     e->info =
@@ -537,14 +555,15 @@ static void fill_info(qn_engine *e)
                          .quantization = qn_model_main_dtype(e->model->matrices, e->model->plan),
                          .device = e->device,
                          .n_params = qn_model_config_n_params(c),
-                         .weight_bytes = qn_model_weight_bytes(e->model),
+                         .weight_bytes = qn_model_weight_bytes(e->model) + draft,
                          .weight_bytes_per_token = (uint64_t)cost.weight_bytes,
                          .prompt_flops = qn_plan_cost_of(e->model->plan, 512, 0, 1).flops,
                          .prompt_tokens = 512,
                          .kv_cache_dtype = kv_dtypes[e->config.kv_cache_dtype].name,
-                         .kv_bytes = qn_mem_live(QN_MEM_KV),
-                         .activation_bytes = qn_mem_live(QN_MEM_ACTIVATIONS),
-                         .vocab_bytes = qn_mem_live(QN_MEM_VOCAB),
+                         .kv_bytes = live_bytes(e, QN_MEM_KV),
+                         .activation_bytes = live_bytes(e, QN_MEM_ACTIVATIONS),
+                         .vocab_bytes = live_bytes(e, QN_MEM_VOCAB),
+                         .spare_bytes = spare_bytes(e),
                          .n_layers = (int)c->n_layers,
                          .hidden_size = (int)c->hidden_size,
                          .n_vocab = (int)c->n_vocab,
@@ -655,6 +674,8 @@ qn_status qn_engine_open(qn_engine **out, const qn_config *cfg, qn_err *err)
     if (!e)
         return qn_fail_nomem(err, sizeof *e);
     e->config = *cfg;
+    for (int t = 0; t < QN_MEM_N_TAGS; t++)
+        e->live_before[t] = qn_mem_live((qn_mem_tag)t);
     e->is_following = !cfg->n_threads;
     default_sizes(&e->config);
     qn_serving_init(e);

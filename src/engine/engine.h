@@ -131,6 +131,7 @@ struct qn_engine {
     qn_chat_template *chat;
     qn_params defaults;
     qn_engine_info info;
+    size_t live_before[QN_MEM_N_TAGS]; /* of other engines, when it was opened */
     char device[96];
     int32_t eos_ids[QN_LIMIT_EOS_TOKENS + 2]; /* the files', and two of the family */
     size_t n_eos;

@@ -8,34 +8,40 @@
  *   access.c     who may: Host, Origin, keys, routes
  *   exchange.c   what a handler sees of a request, and its answer
  *   generate.c   an engine's events brought to an answer
- *   models.c     models, opened one after the other
+ *   models.c     models by name: who uses one, who waits until it is open
+ *   loader.c     the thread that opens models and puts them away
  *   server.c     beginning, waking, draining, end
  *
  * Threads: everything is the I/O thread's, but
  *   an exchange that a worker has (READING -> WORKING -> ANSWERING): all of it except conn, is_gone and what ready_lock guards
  *   ready_lock: the list of exchanges that the I/O thread must look at, and is_listed, is_back of each
+ *   models.lock: which models are open, who uses them, who waits for them
  *   atomics
- * An engine calls notify with a lock of the request's held; ready_lock is taken under it, and nothing under ready_lock. */
+ * An engine calls notify with a lock of the request's held; ready_lock is taken under it, and nothing under ready_lock. Under
+ * models.lock an engine's numbers are read, which never waits. */
 #ifndef QN_SERVER_CORE_H
 #define QN_SERVER_CORE_H
 
 #include "server/exchange.h"
 #include "server/http.h"
+#include "server/residency.h"
 #include "server/server.h"
 #include "server/workers.h"
 #include <event2/event.h>
 #include <pthread.h>
+#include <quern/measure.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
 typedef struct qn_conn qn_conn;
+typedef struct qn_model qn_model;
 
 /* ---- exchange ---- */
 
 typedef enum qn_x_stage {
     QN_X_READING,
-    QN_X_WORKING,   /* with a worker, or waiting for one */
+    QN_X_WORKING,   /* with a worker, or waiting for one, or for its model */
     QN_X_ANSWERING, /* events of an engine come */
     QN_X_OVER       /* answered or abandoned, and noted down */
 } qn_x_stage;
@@ -65,6 +71,9 @@ struct qn_exchange {
     qn_arena arena;
     uint64_t begin_ns;
     void (*slow)(qn_exchange *x); /* what the worker for long computations does */
+    qn_model *held;               /* stays open while the exchange lives; NULL: none */
+    qn_model *wanted;             /* not open when the handler asked for it */
+    uint64_t waited_ns;           /* for it, altogether */
 
     /* the answer */
     char type[64];
@@ -84,6 +93,10 @@ struct qn_exchange {
     const char *model, *gen_class; /* for the books */
     int max_tokens, n;
     uint64_t n_prompt, n_cached, n_output;
+
+    /* models.lock: in its model's list, until then */
+    qn_exchange *next_waiting;
+    uint64_t wait_ns, wait_until_ns;
 
     /* ready_lock */
     qn_exchange *next_ready;
@@ -160,19 +173,67 @@ void qn_conn_watch(qn_conn *c); /* its time limits have changed */
 
 /* ---- models ---- */
 
-typedef struct qn_model {
+struct qn_model {
     const qn_server_model *cfg;
-    _Atomic(qn_engine *) engine; /* NULL: not open yet */
-    atomic_int permille;
-    uint64_t created;
     qn_server *server;
-} qn_model;
+    qn_resident *resident; /* models.lock */
+    atomic_int permille;   /* of opening it */
+    uint64_t created;
+    /* models.lock */
+    qn_engine *engine; /* NULL: not open */
+    qn_exchange *waiting, **waiting_end;
+    qn_engine_info info; /* as it was open last, or as planned; its strings are below */
+    char texts[4][96];
+    bool has_info;
+    qn_engine_stats past; /* of engines that were put away */
+    uint64_t n_opened, n_closed, n_failed, opening_ns;
+    uint64_t retry_ns; /* after a failure: not tried again before */
+    unsigned n_tries;  /* in vain, one after the other */
+    qn_err why;
+};
 
+typedef struct qn_models {
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* for the loader; CLOCK_MONOTONIC */
+    qn_model *of;
+    qn_resident *residents;
+    size_t n;
+    bool on_demand; /* not all are open all the time: set once */
+    uint64_t limit; /* bytes for all of them: set by the loader before the first is opened */
+    pthread_t loader;
+    bool has_loader;
+    /* lock */
+    bool is_ready, is_ending, is_opening;
+    size_t n_waiting;
+    uint64_t first_until_ns; /* when the first of those that wait has waited enough, or earlier */
+    atomic_bool has_failed;
+    qn_err err; /* the loader's until has_failed */
+    /* I/O thread */
+    struct event *timer;
+    uint64_t armed_ns;
+} qn_models;
+
+/* models.c */
 QN_MUST_USE qn_status qn_models_init(qn_server *s, qn_err *err);
-QN_MUST_USE qn_status qn_models_start(qn_server *s, qn_err *err);
-void qn_models_note(qn_server *s); /* I/O thread: engines that have come */
-bool qn_models_are_ready(const qn_server *s, double *progress);
-const qn_model *qn_model_of(const qn_server *s, const qn_engine *e);
+void qn_models_fini(qn_server *s); /* also after a failed init */
+void qn_models_note(qn_server *s); /* I/O thread, when it was woken: who waits has a time limit */
+void qn_models_refuse(qn_server *s, const char *why); /* I/O thread: all that wait */
+bool qn_models_are_ready(qn_server *s, double *progress);
+/* Worker: x->wanted was not open when the handler asked for it. True: x waits, and is the loader's now. False: it is answered, or
+ * x->held is open and the handler may be called again. */
+bool qn_models_wait(qn_exchange *x);
+void qn_models_forget(
+    qn_exchange *x); /* I/O thread: its client has gone; handed back if it waits */
+void qn_models_release(qn_exchange *x); /* of x->held */
+/* The numbers of m, with the lock held. */
+void qn_model_add_stats(qn_model *m, qn_engine_stats *to);
+/* Those that wait for m use it from now on and go back to the workers, or (err) are told why not. With the lock held. */
+void qn_model_hand_over(qn_model *m, const qn_err *err);
+
+/* loader.c */
+QN_MUST_USE qn_status qn_loader_start(qn_server *s, qn_err *err);
+void qn_loader_end(qn_server *s);  /* nothing further is opened */
+void qn_loader_join(qn_server *s); /* waits for what is being opened; puts all away */
 
 /* ---- access ---- */
 
@@ -195,7 +256,7 @@ typedef enum qn_server_phase {
 } qn_server_phase;
 
 typedef struct qn_server_times {
-    uint64_t header_ns, body_gap_ns, body_ns, idle_ns, stall_ns, linger_ns, silence_ns;
+    uint64_t header_ns, body_gap_ns, body_ns, idle_ns, stall_ns, linger_ns, silence_ns, model_ns;
 } qn_server_times;
 
 struct qn_server {
@@ -226,13 +287,7 @@ struct qn_server {
     qn_exchange *ready, **ready_end;
 
     atomic_int n_stops;
-    qn_model *models;
-    const char **names;
-    qn_engine **engines; /* the I/O thread's copy, for qn_server_engines */
-    pthread_t loader;
-    bool has_loader;
-    atomic_bool has_failed;
-    qn_err load_err; /* the loader's until has_failed */
+    qn_models models;
 };
 
 void qn_server_wake(qn_server *s);               /* any thread, also in a signal handler */

@@ -38,6 +38,7 @@ void qn_x_free(qn_exchange *x)
     qn_server_unlist(x);
     if (x->api && x->api->free)
         (*x->api->free)(x->arg);
+    qn_models_release(x);
     qn_x_drop_body(x);
     json_decref(x->json);
     (void)atomic_fetch_sub(&x->server->json_bytes, x->json_bytes);
@@ -53,11 +54,24 @@ bool qn_x_is_answered(const qn_exchange *x)
     return x->is_begun ? x->is_ended : x->status != 0;
 }
 
+/* Calls the handler, once more if its model came meanwhile. False: x waits for it, and is not ours any more. */
+static bool call_handler(qn_exchange *x, void (*with)(qn_exchange *x))
+{
+    do {
+        x->wanted = NULL;
+        if (!qn_x_is_gone(x))
+            with(x);
+        if (x->wanted && qn_models_wait(x))
+            return false;
+    } while (x->wanted && !x->status);
+    return true;
+}
+
 void qn_x_work(void *job)
 {
     qn_exchange *x = job;
-    if (!qn_x_is_gone(x))
-        x->route->handle(x);
+    if (!call_handler(x, x->route->handle))
+        return;
     if (x->slow && !x->status && qn_workers_put(x->server->slow, x))
         return;
     if (x->slow && !x->status)
@@ -68,9 +82,8 @@ void qn_x_work(void *job)
 void qn_x_work_slowly(void *job)
 {
     qn_exchange *x = job;
-    if (!qn_x_is_gone(x))
-        x->slow(x);
-    qn_server_ready(x, true);
+    if (call_handler(x, x->slow))
+        qn_server_ready(x, true);
 }
 
 bool qn_x_slowly(qn_exchange *x, void (*handle)(qn_exchange *x))
@@ -85,8 +98,10 @@ void qn_x_abandon(qn_exchange *x)
 {
     atomic_store(&x->is_gone, true);
     x->conn = NULL;
-    if (x->stage == QN_X_WORKING)
+    if (x->stage == QN_X_WORKING) {
+        qn_models_forget(x);
         return;
+    }
     qn_x_drop(x, 499, QN_FINISH_CANCELLED, "cancelled");
     if (x->stage != QN_X_OVER && x->http.method.p) {
         x->status = 499;

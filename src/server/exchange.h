@@ -45,18 +45,33 @@ const json_t *qn_x_json(qn_exchange *x);
 
 /* ---- the model ---- */
 
-/* By the name in a request (NULL: the first). NULL: there is none (404) or it is still loading (503), and that is answered. The
- * engine stays open while the exchange lives. *served: the name to answer with. */
+/* By the name in a request (NULL: the first). NULL: the handler returns; there is none (404) or it will not be open in time (503),
+ * and that is answered, or the handler is called again once it is open. So a handler asks before it does what must not be done
+ * twice. The engine stays open while the exchange lives. *served: the name to answer with. */
 qn_engine *qn_x_model(qn_exchange *x, const char *name, const char **served);
+uint64_t qn_x_waited_ns(const qn_exchange *x); /* for its model to be opened */
+/* The model that qn_x_model gave is put away once it was idle for ns: UINT64_MAX: only if others need its room. False: here all are
+ * open all the time. */
+bool qn_x_keep(qn_exchange *x, uint64_t ns);
+/* The same now, without opening it for that. The caller has its place from qn_x_find. */
+bool qn_x_put_away(qn_exchange *x, size_t i);
+
+typedef enum qn_model_state { QN_MODEL_UNLOADED, QN_MODEL_LOADING, QN_MODEL_LOADED } qn_model_state;
 typedef struct qn_model_entry {
     const char *name;
     uint64_t created; /* unix time */
-    bool is_ready;
-    double progress;   /* of loading, 0 to 1 */
-    qn_engine *engine; /* NULL: not ready */
+    qn_model_state state;
+    double progress; /* of loading, 0 to 1 */
+    const char *
+        why; /* it could not be opened; NULL: it could, or was not tried. In the exchange's arena */
+    uint64_t
+        keep_ns; /* from now on, unless somebody asks for it: then it is put away; UINT64_MAX: not for that */
+    const qn_engine_info *info; /* NULL: not known yet. In the exchange's arena */
 } qn_model_entry;
 size_t qn_x_n_models(const qn_exchange *x);
-void qn_x_model_at(const qn_exchange *x, size_t i, qn_model_entry *out);
+void qn_x_model_at(qn_exchange *x, size_t i, qn_model_entry *out);
+/* The place of the model that a name means; qn_x_n_models: there is none. Opens nothing. */
+size_t qn_x_find(const qn_exchange *x, const char *name);
 
 /* ---- the answer ---- */
 

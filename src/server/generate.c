@@ -109,7 +109,7 @@ qn_status qn_x_generate(qn_exchange *x, const qn_answer_api *api, void *arg, qn_
                         const qn_prompt *prompts, size_t n_prompts, const qn_params *params,
                         qn_err *err)
 {
-    const qn_model *m = qn_model_of(x->server, e);
+    const qn_model *m = x->held;
     qn_params p = *params;
     int most = m && m->cfg->config.max_queue ? m->cfg->config.max_queue : QN_LIMIT_QUEUE;
     if (n_prompts == 0 || n_prompts > (size_t)most) /* they wait together */

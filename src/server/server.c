@@ -122,6 +122,8 @@ static void drain(qn_server *s)
 {
     s->phase = QN_SERVER_DRAINING;
     qn_listener_close(s);
+    qn_loader_end(s);
+    qn_models_refuse(s, "the server is shutting down");
     for (qn_conn *c = s->conns, *next; c; c = next) {
         next = c->next;
         if (qn_conn_is_idle(c))
@@ -168,7 +170,7 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
     qn_models_note(s);
     serve_ready(s);
     int n_stops = atomic_load(&s->n_stops);
-    if (atomic_load(&s->has_failed))
+    if (atomic_load(&s->models.has_failed))
         n_stops = 2;
     if (n_stops >= 1 && s->phase == QN_SERVER_RUNNING)
         drain(s);
@@ -246,6 +248,7 @@ static void set_limits(qn_server *s)
         .stall_ns = ms_or(c->stall_ms, QN_LIMIT_HTTP_STALL_MS),
         .linger_ns = ms_or(c->linger_ms, QN_LIMIT_HTTP_LINGER_MS),
         .silence_ns = ms_or(c->silence_ms, QN_LIMIT_HTTP_SILENCE_MS),
+        .model_ns = ms_or(c->model_ms, QN_LIMIT_HTTP_MODEL_MS),
     };
     s->max_connections = c->max_connections ? c->max_connections : QN_LIMIT_HTTP_CONNECTIONS;
     s->max_per_address = c->max_per_address ? c->max_per_address : QN_LIMIT_HTTP_PER_ADDRESS;
@@ -300,8 +303,7 @@ static qn_status open_all(qn_server *s, qn_err *err)
     QN_TRY(qn_listener_open(s, err));
     QN_TRY(qn_workers_new(&s->workers, n_workers, QN_LIMIT_HTTP_QUEUE, qn_x_work, err));
     QN_TRY(qn_workers_new(&s->slow, 1, QN_LIMIT_HTTP_QUEUE, qn_x_work_slowly, err));
-    QN_TRY(qn_workers_new(&s->log, 1, LOG_LINES, write_log, err));
-    return qn_models_init(s, err);
+    return qn_workers_new(&s->log, 1, LOG_LINES, write_log, err);
 }
 
 qn_status qn_server_new(qn_server **out, const qn_server_config *cfg, qn_err *err)
@@ -315,7 +317,9 @@ qn_status qn_server_new(qn_server **out, const qn_server_config *cfg, qn_err *er
     s->ready_end = &s->ready;
     (void)pthread_mutex_init(&s->ready_lock, NULL);
     set_limits(s);
-    qn_status st = open_all(s, err);
+    qn_status st = qn_models_init(s, err);
+    if (st == QN_OK)
+        st = open_all(s, err);
     if (st != QN_OK) {
         qn_server_free(s);
         return st;
@@ -340,6 +344,7 @@ static void close_all(qn_server *s)
     bool is_back;
     s->phase = QN_SERVER_ENDING;
     qn_listener_close(s);
+    qn_loader_end(s); /* and with it the last use of the workers by others */
     while (s->conns)
         qn_conn_close(s->conns);
     (void)event_base_loop(s->base,
@@ -356,7 +361,7 @@ static void close_all(qn_server *s)
 qn_status qn_server_run(qn_server *s, qn_err *err)
 {
     sigset_t pipe_only, before;
-    QN_TRY(qn_models_start(s, err));
+    QN_TRY(qn_loader_start(s, err));
     /* writing to who has gone is an error to read, not a signal: TLS writes know no MSG_NOSIGNAL */
     (void)sigemptyset(&pipe_only);
     (void)sigaddset(&pipe_only, SIGPIPE);
@@ -367,10 +372,10 @@ qn_status qn_server_run(qn_server *s, qn_err *err)
     while (!sigismember(&before, SIGPIPE) && sigtimedwait(&pipe_only, NULL, &none) > 0)
         ;
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (atomic_load(&s->has_failed)) {
+    if (atomic_load(&s->models.has_failed)) {
         if (err)
-            *err = s->load_err;
-        return s->load_err.status;
+            *err = s->models.err;
+        return s->models.err.status;
     }
     return rc < 0 ? qn_fail(err, QN_E_IO, "the event loop failed") : QN_OK;
 }
@@ -379,13 +384,11 @@ void qn_server_free(qn_server *s)
 {
     if (!s)
         return;
-    (void)atomic_fetch_add(&s->n_stops, 1); /* no further model is opened */
     if (s->base)
         close_all(s);
-    if (s->has_loader)
-        (void)pthread_join(s->loader, NULL);
-    for (size_t i = 0; s->models && i < s->cfg->n_models; i++)
-        qn_engine_free(atomic_load(&s->models[i].engine));
+    qn_loader_end(s);
+    qn_loader_join(s);
+    qn_models_fini(s);
     qn_workers_free(s->log);
     qn_metrics_free(s->metrics);
     struct event *events[] = {s->wake, s->resume, s->deadline};
@@ -399,8 +402,5 @@ void qn_server_free(qn_server *s)
     SSL_CTX_free(s->tls);
     (void)pthread_mutex_destroy(&s->ready_lock);
     qn_free(s->keys);
-    qn_free(s->models);
-    qn_free(s->names);
-    qn_free(s->engines);
     qn_free(s);
 }

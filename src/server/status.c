@@ -4,9 +4,8 @@
  *   /               for people: what runs here, and every path there is
  *   /livez, /ping   200: the process runs
  *   /health         200 ok; 503 starting, draining, sick
- *   /ready          200, or 503 with how far loading is */
+ *   /ready          200, or 503 with how far loading is; with models on demand 200 once the first was open */
 #include "server/core.h"
-#include <quern/measure.h>
 
 #include <string.h>
 
@@ -27,7 +26,7 @@ static void live(qn_exchange *x)
 static void health(qn_exchange *x)
 {
     double progress;
-    const qn_server *s = x->server;
+    qn_server *s = x->server;
     const char *word = s->is_sick                           ? "sick"
                        : s->phase != QN_SERVER_RUNNING      ? "draining"
                        : !qn_models_are_ready(s, &progress) ? "starting"
@@ -38,7 +37,7 @@ static void health(qn_exchange *x)
 static void ready(qn_exchange *x)
 {
     double progress;
-    const qn_server *s = x->server;
+    qn_server *s = x->server;
     bool is_ready = qn_models_are_ready(s, &progress);
     qn_str out = {0};
     if (is_ready && s->phase == QN_SERVER_RUNNING && !s->is_sick) {
@@ -55,7 +54,7 @@ static void ready(qn_exchange *x)
         qn_x_model_at(x, i, &m);
         qn_str_adds(&out, i ? ",{\"id\":" : "{\"id\":");
         qn_str_add_json(&out, m.name, strlen(m.name));
-        qn_str_addf(&out, ",\"progress\":%.2f}", m.is_ready ? 1.0 : m.progress);
+        qn_str_addf(&out, ",\"progress\":%.2f}", m.state == QN_MODEL_LOADED ? 1.0 : m.progress);
     }
     qn_str_adds(&out, "]}");
     qn_x_add_header(x, "Retry-After", "1");
@@ -76,23 +75,25 @@ static void load(qn_exchange *x)
 {
     qn_str s = {0};
     uint32_t n_running = 0, n_waiting = 0;
+    size_t n;
+    qn_model_view *models = qn_server_views(x->server, &n);
     qn_str_adds(&s, "{\"models\":[");
-    for (size_t i = 0; i < qn_x_n_models(x); i++) {
-        qn_model_entry m;
-        qn_engine_stats st = {0};
-        qn_x_model_at(x, i, &m);
-        if (m.engine)
-            qn_engine_get_stats(m.engine, &st);
+    for (size_t i = 0; i < n; i++) {
+        const qn_model_view *m = &models[i];
+        const qn_engine_stats *st = &m->stats;
+        uint32_t waiting = st->n_waiting + m->n_waiting;
         qn_str_adds(&s, i ? ",{\"id\":" : "{\"id\":");
-        qn_str_add_json(&s, m.name, strlen(m.name));
+        qn_str_add_json(&s, m->name, strlen(m->name));
         qn_str_addf(&s,
-                    ",\"running\":%u,\"waiting\":%u,\"kv_blocks\":%llu,\"kv_used\":%llu,"
-                    "\"kv_cached\":%llu}",
-                    st.n_running, st.n_waiting, (unsigned long long)st.n_kv_blocks,
-                    (unsigned long long)st.n_kv_used, (unsigned long long)st.n_kv_cached);
-        n_running += st.n_running;
-        n_waiting += st.n_waiting;
+                    ",\"state\":\"%s\",\"running\":%u,\"waiting\":%u,\"kv_blocks\":%llu,"
+                    "\"kv_used\":%llu,\"kv_cached\":%llu}",
+                    m->state, st->n_running, waiting, (unsigned long long)st->n_kv_blocks,
+                    (unsigned long long)st->n_kv_used, (unsigned long long)st->n_kv_cached);
+        n_running += st->n_running;
+        n_waiting += waiting;
     }
+    s.failed |= !models;
+    qn_free(models);
     qn_str_addf(&s, "],\"server_load\":%u,\"running\":%u,\"waiting\":%u}", n_running + n_waiting,
                 n_running, n_waiting);
     qn_x_reply_json(x, 200, &s);
@@ -101,10 +102,11 @@ static void load(qn_exchange *x)
 static void metrics(qn_exchange *x)
 {
     qn_str s = {0};
-    const char *const *names;
-    qn_engine *const *engines;
-    size_t n = qn_server_engines(x->server, &names, &engines);
-    qn_metrics_write(x->server->metrics, &s, names, engines, n);
+    size_t n;
+    qn_model_view *models = qn_server_views(x->server, &n);
+    qn_metrics_write(x->server->metrics, &s, models, n);
+    s.failed |= !models;
+    qn_free(models);
     if (s.failed)
         qn_x_error(x, 503, NULL, NULL, "out of memory");
     else
@@ -115,10 +117,11 @@ static void metrics(qn_exchange *x)
 static void metrics_json(qn_exchange *x)
 {
     qn_str s = {0};
-    const char *const *names;
-    qn_engine *const *engines;
-    size_t n = qn_server_engines(x->server, &names, &engines);
-    qn_metrics_snapshot(x->server->metrics, &s, names, engines, n);
+    size_t n;
+    qn_model_view *models = qn_server_views(x->server, &n);
+    qn_metrics_snapshot(x->server->metrics, &s, models, n);
+    s.failed |= !models;
+    qn_free(models);
     qn_x_reply_json(x, 200, &s);
 }
 
