@@ -126,7 +126,8 @@ typedef struct serve {
     qn_str keys_text;
     qn_server_config config;
     qn_server_model *models;
-    qn_str *paths; /* [n_models] */
+    qn_str *paths;  /* [n_models] */
+    bool *was_open; /* [n_models] the loader's */
     qn_server *server;
     cmd_progress bar;
     atomic_bool is_ready;
@@ -238,11 +239,18 @@ static void on_opened(void *arg, const char *model, qn_engine *e, const qn_err *
 {
     serve *s = arg;
     qn_engine_info info;
+    size_t i = 0;
     cmd_progress_end(&s->bar);
     s->bar = (cmd_progress){.start_ns = qn_now_ns()};
+    while (strcmp(s->models[i].name, model) != 0)
+        i++;
     if (e) {
         qn_engine_get_info(e, &info);
-        print_memory(model, &info);
+        if (s->was_open[i])
+            printf("%s: loaded\n", model);
+        else
+            print_memory(model, &info);
+        s->was_open[i] = true;
         (void)fflush(stdout);
     } else if (atomic_load(&s->is_ready)) { /* else qn_server_run ends with it */
         (void)fprintf(stderr, "quern: model '%s' could not be loaded: %s\n", model, err->msg);
@@ -300,10 +308,12 @@ static qn_status add_models(serve *s, const qn_opts_found *found, qn_err *err)
         return qn_fail(err, QN_E_ARG, "found no model, want -m MODEL");
     s->models = qn_arena_alloc(&s->arena, n * sizeof *s->models);
     s->paths = qn_arena_alloc(&s->arena, n * sizeof *s->paths);
-    if (!s->models || !s->paths)
+    s->was_open = qn_arena_alloc(&s->arena, n * sizeof *s->was_open);
+    if (!s->models || !s->paths || !s->was_open)
         return qn_fail_nomem(err, n * sizeof *s->models);
     memset(s->models, 0, n * sizeof *s->models);
     memset(s->paths, 0, n * sizeof *s->paths);
+    memset(s->was_open, 0, n * sizeof *s->was_open);
     s->config.models = s->models;
     s->config.n_models = n;
     for (size_t i = 0; i < n; i++)

@@ -331,7 +331,13 @@ static void add_model(const view *v, const json_t *m)
     add_text(v, json_object_get(m, "name"), 0);
     colour(v, PLAIN);
     if (!json_is_true(json_object_get(m, "ready"))) {
-        qn_str_adds(out, "  not ready\n");
+        const char *state = json_string_value(json_object_get(m, "state"));
+        bool is_away = state && strcmp(state, "unloaded") == 0;
+        double n_waiting = number(m, "waiting_to_open");
+        qn_str_adds(out, is_away ? "  unloaded" : "  not ready");
+        if (n_waiting > 0)
+            qn_str_addf(out, ", %.0f waiting", n_waiting);
+        qn_str_addc(out, '\n');
         return;
     }
     qn_str_adds(out, "\n  tokens/s   in ");

@@ -80,7 +80,7 @@ static uint64_t limit_for(const qn_engine *e, uint64_t n)
     qn_expert_counts x = qn_expert_cache_count(e->model->cache);
     uint64_t live = 0;
     for (int t = 0; t < QN_MEM_N_TAGS; t++)
-        live += qn_mem_live((qn_mem_tag)t);
+        live += qn_mem_live((qn_mem_tag)t) - e->live_before[t];
     return live - (x.n_experts - n) * x.slot_bytes + x.slot_bytes / 2;
 }
 
