@@ -70,7 +70,7 @@ static void record_done(qn_exchange *x, qn_gen *g, const qn_event *ev)
     qn_request_record r = record_of(x, g);
     r.status = 200;
     r.finish = g->finish != QN_FINISH_NONE ? g->finish : QN_FINISH_STOP;
-    r.start_ns = g->submit_ns + (uint64_t)(ev->queue_ms * 1e6);
+    r.start_ns = g->submit_ns + x->waited_ns + (uint64_t)(ev->queue_ms * 1e6);
     r.end_ns = ev->at_ns ? ev->at_ns : r.end_ns;
     r.n_prompt = ev->n_prompt_tokens;
     r.n_cached = ev->n_cached_tokens;
@@ -133,7 +133,7 @@ qn_status qn_x_generate(qn_exchange *x, const qn_answer_api *api, void *arg, qn_
     memset(x->gens, 0, n_prompts * sizeof *x->gens);
     for (size_t i = 0; i < n_prompts; i++) {
         qn_gen *g = &x->gens[i];
-        g->submit_ns = qn_now_ns();
+        g->submit_ns = qn_now_ns() - x->waited_ns;
         qn_status s = atomic_load(&x->is_gone)
                           ? qn_fail(err, QN_E_CANCELLED, "the client has gone")
                           : qn_request_submit(&g->request, e, &prompts[i], &p, err);

@@ -302,6 +302,8 @@ void qn_loader_end(qn_server *s)
 {
     (void)pthread_mutex_lock(&s->models.lock);
     s->models.is_ending = true;
+    for (size_t i = 0; s->models.residents && i < s->models.n; i++)
+        s->models.residents[i].is_drained = false; /* what came before the end is still answered */
     (void)pthread_cond_signal(&s->models.changed);
     (void)pthread_mutex_unlock(&s->models.lock);
 }

@@ -462,7 +462,7 @@ static void kv_cache(page *p)
     family(out, "vllm:", "cache_config_info", "gauge",
            "The K/V cache: tokens of a block, and blocks.");
     for (size_t i = 0; i < p->n_models; i++)
-        if (p->models[i].has_stats) {
+        if (p->models[i].stats.n_kv_blocks) {
             qn_str_adds(out, "vllm:cache_config_info{");
             vllm_labels(out, p->models[i].sum.model);
             qn_str_addf(out, ",block_size=\"%d\",num_gpu_blocks=\"%" PRIu64 "\"} 1\n",

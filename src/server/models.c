@@ -163,8 +163,12 @@ static void refuse_loading(qn_exchange *x, const qn_model *m)
     char text[12];
     (void)snprintf(text, sizeof text, "%d", RETRY_S);
     qn_x_add_header(x, "Retry-After", text);
-    qn_x_error(x, 503, "model", "model_loading", "model '%s' is being loaded: %d %%", m->cfg->name,
-               atomic_load(&m->permille) / 10);
+    int done = atomic_load(&m->permille) / 10;
+    if (done || !m->server->models.on_demand)
+        qn_x_error(x, 503, "model", "model_loading", "model '%s' is being loaded: %d %%",
+                   m->cfg->name, done);
+    else
+        qn_x_error(x, 503, "model", "model_loading", "model '%s' is not loaded yet", m->cfg->name);
 }
 
 static void refuse_failed(qn_exchange *x, const qn_model *m, const qn_err *why, uint64_t retry_ns)
@@ -198,8 +202,8 @@ qn_engine *qn_x_model(qn_exchange *x, const char *name, const char **served)
     unlock(all);
     if (e)
         return e;
-    if (all->on_demand && patience_of(x) > 0)
-        x->wanted = m;
+    if (all->on_demand)
+        x->wanted = m; /* and qn_models_wait goes on */
     else
         refuse_loading(x, m);
     return NULL;
@@ -212,7 +216,16 @@ uint64_t qn_x_waited_ns(const qn_exchange *x)
 
 /* ---- waiting for one ---- */
 
-typedef enum wait_result { WAITS, HOLDS, IS_FULL, HAS_FAILED, IS_OVER } wait_result;
+typedef enum wait_result { WAITS, HOLDS, HAS_NO_TIME, IS_FULL, HAS_FAILED, IS_OVER } wait_result;
+
+/* With the lock held. */
+static void wish(qn_models *all, qn_resident *r, uint64_t now)
+{
+    if (!r->is_wanted)
+        r->wanted_ns = now;
+    r->is_wanted = true;
+    (void)pthread_cond_signal(&all->changed);
+}
 
 /* With the lock held. */
 static wait_result begin_to_wait(qn_exchange *x, uint64_t patience)
@@ -228,6 +241,9 @@ static wait_result begin_to_wait(qn_exchange *x, uint64_t patience)
         return HAS_FAILED;
     if (all->n_waiting >= QN_LIMIT_HTTP_MODEL_QUEUE)
         return IS_FULL;
+    wish(all, m->resident, now); /* also for who comes back later */
+    if (!patience)
+        return HAS_NO_TIME;
     x->next_waiting = NULL;
     x->wait_ns = now;
     x->wait_until_ns = now + patience;
@@ -235,11 +251,6 @@ static wait_result begin_to_wait(qn_exchange *x, uint64_t patience)
     m->waiting_end = &x->next_waiting;
     all->n_waiting++;
     all->first_until_ns = QN_MIN(all->first_until_ns, x->wait_until_ns);
-    if (!m->resident->is_wanted) {
-        m->resident->is_wanted = true;
-        m->resident->wanted_ns = now;
-    }
-    (void)pthread_cond_signal(&all->changed);
     return WAITS;
 }
 
@@ -257,6 +268,9 @@ bool qn_models_wait(qn_exchange *x)
     case WAITS:
         qn_server_wake(s); /* it has a time limit */
         return true;
+    case HAS_NO_TIME:
+        refuse_loading(x, m);
+        break;
     case HAS_FAILED:
         refuse_failed(x, m, &why, retry_ns);
         break;
