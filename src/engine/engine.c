@@ -474,6 +474,13 @@ static qn_status open_chat(qn_engine *e, qn_err *err)
     return s;
 }
 
+/* Bytes of the experts that a limit of memory may leave in their packed file. */
+static uint64_t expert_bytes(const qn_engine *e)
+{
+    const qn_qpk *file = e->model->files->qpk;
+    return file && e->model->config.n_experts ? file->area_bytes[QN_QPK_EXPERTS] : 0;
+}
+
 /* Blocks for one sequence of max_ctx, or 1,024 tokens for each of max_seqs, within half of the
  * memory the machine has left. */
 static qn_status size_cache(qn_engine *e, qn_dtype kv_dtype, uint32_t *n_blocks, qn_err *err)
@@ -486,6 +493,8 @@ static qn_status size_cache(qn_engine *e, qn_dtype kv_dtype, uint32_t *n_blocks,
     if (c->mem_limit)
         total = (size_t)QN_MIN((uint64_t)total, c->mem_limit);
     uint64_t used = qn_model_weight_bytes(e->model), want = (uint64_t)c->n_kv_blocks;
+    if (c->dry && c->mem_limit) /* as it will be: experts get what K/V leaves */
+        used -= QN_MIN(used, expert_bytes(e));
     if (!want) {
         uint64_t tokens = QN_MAX((uint64_t)c->max_ctx, (uint64_t)c->max_seqs * 1024);
         want = QN_DIV_UP(tokens, QN_KV_BLOCK);
@@ -536,11 +545,8 @@ static qn_status share_limit(qn_engine *e, qn_err *err)
 static uint64_t spare_bytes(const qn_engine *e)
 {
     const qn_model_config *c = &e->model->config;
-    const qn_qpk *file = e->model->files->qpk;
     uint64_t n = (uint64_t)c->n_layers * c->n_experts;
-    if (!file || !n || c->n_experts_active >= n)
-        return 0;
-    return file->area_bytes[QN_QPK_EXPERTS] / n * (n - c->n_experts_active);
+    return c->n_experts_active < n ? expert_bytes(e) / n * (n - c->n_experts_active) : 0;
 }
 
 static void fill_info(qn_engine *e)

@@ -47,7 +47,7 @@ static void keep_info(qn_model *m, const qn_engine_info *info)
     m->has_info = true;
 }
 
-/* *least: without the experts that may stay on disk. */
+/* The table, and what is beside it of lists and names. *least: without the experts that may stay on disk. */
 static qn_status plan_one(qn_server *s, size_t i, uint64_t *least, qn_err *err)
 {
     qn_models *all = &s->models;
@@ -59,13 +59,16 @@ static qn_status plan_one(qn_server *s, size_t i, uint64_t *least, qn_err *err)
     c.prefault = false;
     c.progress = NULL;
     c.mem_limit = all->limit;
+    size_t before = qn_mem_live(QN_MEM_MISC);
     QN_TRY(qn_engine_open(&e, &c, err));
+    size_t now = qn_mem_live(QN_MEM_MISC);
     qn_engine_get_info(e, &info);
+    uint64_t bytes = bytes_of(&info) + (now - QN_MIN(now, before));
     (void)pthread_mutex_lock(&all->lock);
     keep_info(m, &info);
-    m->resident->bytes = bytes_of(&info);
+    m->resident->bytes = bytes;
     (void)pthread_mutex_unlock(&all->lock);
-    *least = bytes_of(&info) - info.spare_bytes;
+    *least = bytes - info.spare_bytes;
     qn_engine_free(e);
     return QN_OK;
 }
@@ -85,10 +88,10 @@ static qn_status plan_under_limit(qn_server *s, qn_err *err)
         if (least > all->limit)
             return qn_fail(
                 err, QN_E_NOMEM,
-                "model '%s' takes %.3f GB and the program %.3f GB: want --mem of %.3f GB "
-                "or more, found %.3f GB; or a smaller --max-ctx, --max-seqs or --max-batch-tokens",
-                all->of[i].cfg->name, (double)least * 1e-9, (double)rest * 1e-9,
-                (double)(least + rest) * 1e-9, (double)limit * 1e-9);
+                "model '%s' takes %.1f MB and the program %.1f MB: want --mem of %.1f MB "
+                "or more, found %.1f MB; or a smaller --max-ctx, --max-seqs or --max-batch-tokens",
+                all->of[i].cfg->name, (double)least * 1e-6, (double)rest * 1e-6,
+                (double)(least + rest) * 1e-6, (double)limit * 1e-6);
         r->bytes = QN_MIN(r->bytes, all->limit);
     }
     return QN_OK;
@@ -192,8 +195,7 @@ static bool open_one(qn_server *s, size_t i)
     qn_engine_info info;
     qn_engine_get_info(e, &info);
     keep_info(m, &info);
-    if (!r->bytes) /* it was not planned */
-        r->bytes = bytes_of(&info);
+    r->bytes = QN_MAX(r->bytes, bytes_of(&info)); /* a file may be another than the one planned */
     m->engine = e;
     m->n_opened++;
     m->n_tries = 0;
