@@ -276,12 +276,43 @@ static void test_classes(void **state)
     qn_engine_free(e);
 }
 
+/* Each tells its own memory, whatever others have, and as a dry one said before. */
+static void test_two_engines(void **state)
+{
+    (void)state;
+    qn_config c = config_of();
+    qn_engine_info planned, first, second;
+    c.dry = true;
+    qn_engine *dry = open_engine(&c);
+    qn_engine_get_info(dry, &planned);
+    c.dry = false;
+    qn_engine *a = open_engine(&c);
+    c.mem_limit = 64u << 20;
+    qn_engine *b = open_engine(&c);
+    qn_engine_get_info(a, &first);
+    qn_engine_get_info(b, &second);
+    const qn_engine_info *infos[] = {&first, &second};
+    for (size_t i = 0; i < QN_COUNT(infos); i++) {
+        assert_true(infos[i]->weight_bytes == planned.weight_bytes);
+        assert_true(infos[i]->kv_bytes == planned.kv_bytes && planned.kv_bytes > 0);
+        assert_true(infos[i]->activation_bytes == planned.activation_bytes);
+        assert_true(infos[i]->vocab_bytes == planned.vocab_bytes);
+        assert_true(infos[i]->spare_bytes == 0);
+    }
+    qn_engine_free(dry);
+    /* the limit is the engine's own: what others have does not count */
+    c.mem_limit = first.weight_bytes + first.kv_bytes + first.activation_bytes + (2u << 20);
+    qn_engine *d = open_engine(&c);
+    qn_engine_free(a);
+    qn_engine_free(b);
+    qn_engine_free(d);
+}
+
 int main(void)
 {
     const struct CMUnitTest t[] = {
-        cmocka_unit_test(test_same_answers),
-        cmocka_unit_test(test_second_turn),
-        cmocka_unit_test(test_config),
+        cmocka_unit_test(test_two_engines), cmocka_unit_test(test_same_answers),
+        cmocka_unit_test(test_second_turn), cmocka_unit_test(test_config),
         cmocka_unit_test(test_classes),
     };
     return cmocka_run_group_tests(t, NULL, NULL);
