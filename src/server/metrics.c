@@ -410,33 +410,39 @@ static const field view_fields[] = {
      IN(qn_model_view, n_failed)},
 };
 
+/* quern:NAME{model_name="..."}, before the value; false: the model is not served any more. */
+static bool begin_sample(page *p, size_t i, const char *name)
+{
+    if (!p->models[i].view)
+        return false;
+    qn_str_addf(p->out, "quern:%s{", name);
+    label(p->out, "model_name", p->models[i].sum.model);
+    qn_str_adds(p->out, "} ");
+    return true;
+}
+
 static void residents(page *p)
 {
     qn_str *out = p->out;
     family(out, "quern:", "model_ready", "gauge",
            "1: the model answers; 0: it is loading or put away.");
     for (size_t i = 0; i < p->n_models; i++)
-        if (p->models[i].view) {
-            qn_str_adds(out, "quern:model_ready{");
-            label(out, "model_name", p->models[i].sum.model);
-            qn_str_addf(out, "} %d\n", p->models[i].view->is_open);
-        }
+        if (begin_sample(p, i, "model_ready"))
+            qn_str_adds(out, p->models[i].view->is_open ? "1\n" : "0\n");
+    family(out, "quern:", "model_unloaded", "gauge", "1: put away, since nobody asks for it.");
+    for (size_t i = 0; i < p->n_models; i++)
+        if (begin_sample(p, i, "model_unloaded"))
+            qn_str_adds(out, strcmp(p->models[i].view->state, "unloaded") == 0 ? "1\n" : "0\n");
     for (size_t f = 0; f < QN_COUNT(view_fields); f++) {
         const field *e = &view_fields[f];
         family(out, e->prefix, e->name, e->type, e->help);
         for (size_t i = 0; i < p->n_models; i++)
-            if (p->models[i].view) {
-                qn_str_addf(out, "%s%s{", e->prefix, e->name);
-                label(out, "model_name", p->models[i].sum.model);
-                qn_str_addf(out, "} %" PRIu64 "\n", value_of(p->models[i].view, e));
-            }
+            if (begin_sample(p, i, e->name))
+                qn_str_addf(out, "%" PRIu64 "\n", value_of(p->models[i].view, e));
     }
     family(out, "quern:", "model_load_seconds_total", "counter", "Time that opening it took.");
     for (size_t i = 0; i < p->n_models; i++)
-        if (p->models[i].view) {
-            qn_str_adds(out, "quern:model_load_seconds_total{");
-            label(out, "model_name", p->models[i].sum.model);
-            qn_str_adds(out, "} ");
+        if (begin_sample(p, i, "model_load_seconds_total")) {
             add_seconds(out, p->models[i].view->opening_ns);
             qn_str_addc(out, '\n');
         }

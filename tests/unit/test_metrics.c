@@ -293,7 +293,9 @@ static void test_labels(void **state)
 {
     (void)state;
     static const char *const odd[] = {"a\\b\"c\nd", "broken \xff", ""};
-    const qn_model_view views[] = {{.name = odd[0]}, {.name = odd[1]}, {.name = odd[2]}};
+    const qn_model_view views[] = {{.name = odd[0], .state = "loading"},
+                                   {.name = odd[1], .state = "loading"},
+                                   {.name = odd[2], .state = "loading"}};
     qn_metrics *m = new_metrics();
     qn_str t = {0};
     for (size_t i = 0; i < QN_COUNT(odd); i++)
