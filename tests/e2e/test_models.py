@@ -13,7 +13,7 @@ import struct
 import tempfile
 
 import server
-from cli import GOLDEN, check, finish, one_line, run
+from cli import GOLDEN, QUERN, check, finish, one_line, run, skip
 
 A = GOLDEN / "models" / "qwen3-tied-bf16"
 B = GOLDEN / "gguf" / "qwen2.gguf"
@@ -143,7 +143,10 @@ def concurrent_requests():
             ask(s, name)
         more = metric(s, "process_resident_memory_bytes") - rss
         check("no descriptor is left", metric(s, "process_open_fds") == fds, (fds, metric(s, "process_open_fds")))
-        check("no memory", more < (16 << 20), more)
+        if b"__asan_init" in pathlib.Path(QUERN).read_bytes():
+            skip("no memory is left", "the address sanitizer keeps what was freed")
+        else:
+            check("no memory is left", more < (16 << 20), more)
         check("no thread", len(os.listdir(f"/proc/{s.p.pid}/task")) == threads)
         check("no block", metric(s, "quern:kv_blocks_used", "a") + metric(s, "quern:kv_blocks_used", "b") == 0)
         check("nobody waits", json.loads(s.get("/load")[2])["server_load"] == 0)
