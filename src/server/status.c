@@ -139,20 +139,18 @@ static void timeline(qn_exchange *x)
     qn_x_reply_json(x, 200, &s);
 }
 
-static void add_models(qn_str *s, const qn_exchange *x)
+static void add_models(qn_str *s, qn_exchange *x)
 {
     qn_str_adds(s, "Models\n");
     for (size_t i = 0; i < qn_x_n_models(x); i++) {
         qn_model_entry m;
-        qn_engine_info info;
         qn_x_model_at(x, i, &m);
         qn_str_addf(s, "  %-24s ", m.name);
-        if (m.engine) {
-            qn_engine_get_info(m.engine, &info);
-            qn_str_addf(s, "%s, contexts of %d tokens\n", info.quantization, info.max_ctx);
-        } else {
+        if (m.state == QN_MODEL_LOADING || !m.info)
             qn_str_addf(s, "is being loaded: %.0f %%\n", m.progress * 100);
-        }
+        else
+            qn_str_addf(s, "%s, contexts of %d tokens%s\n", m.info->quantization, m.info->max_ctx,
+                        m.state == QN_MODEL_LOADED ? "" : "; loaded when it is asked for");
     }
 }
 
