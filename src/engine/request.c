@@ -59,6 +59,17 @@ static qn_status copy_params(qn_request *r, const qn_params *p, qn_err *err)
     return QN_OK;
 }
 
+uint64_t qn_tenant_id(const char *tenant)
+{
+    uint8_t digest[SHA256_DIGEST_LENGTH];
+    uint64_t id = 0;
+    if (!tenant)
+        return 0;
+    (void)SHA256((const uint8_t *)tenant, strlen(tenant) + 1, digest);
+    memcpy(&id, digest, sizeof id);
+    return id;
+}
+
 /* Which class, whose, and with whom cached prefixes are shared. The names are not needed again. */
 static qn_status identify(qn_request *r, qn_err *err)
 {
@@ -75,15 +86,14 @@ static qn_status identify(qn_request *r, qn_err *err)
         qn_str_fini(&text);
         return s;
     }
-    if (p->tenant || p->cache_salt) {
-        const char *tenant = p->tenant ? p->tenant : "", *salt = p->cache_salt ? p->cache_salt : "";
+    r->tenant_id = qn_tenant_id(p->tenant);
+    if ((p->tenant && !p->shares_prefixes) || p->cache_salt) {
+        const char *tenant = p->tenant && !p->shares_prefixes ? p->tenant : "",
+                   *salt = p->cache_salt ? p->cache_salt : "";
         qn_str_add(&text, tenant, strlen(tenant) + 1);
-        (void)SHA256((const uint8_t *)(text.failed ? "" : text.p), text.n, digest);
-        memcpy(&r->tenant_id, digest, sizeof r->tenant_id);
         qn_str_adds(&text, salt);
         (void)SHA256((const uint8_t *)(text.failed ? "" : text.p), text.n, digest);
         memcpy(r->salt, digest, sizeof r->salt);
-        r->tenant_id = p->tenant ? r->tenant_id : 0;
     }
     bool ok = !text.failed;
     qn_str_fini(&text);
