@@ -182,6 +182,7 @@ typedef struct qn_engine_info {
     uint64_t kv_bytes, activation_bytes, vocab_bytes;
     int n_layers, hidden_size, n_vocab; /* n_vocab: logits of a row */
     int max_ctx, model_max_ctx;         /* tokens of one sequence: here; as trained */
+    size_t max_prompt_bytes; /* a text of more has more tokens than max_ctx, whatever it is */
     int n_threads;
     bool has_chat_template;
 } qn_engine_info;

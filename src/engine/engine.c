@@ -540,6 +540,16 @@ static qn_status share_limit(qn_engine *e, qn_err *err)
     return cache ? qn_expert_cache_fill(cache, limit - used, err) : QN_OK;
 }
 
+/* The longest token as often as the context has places, and one more; three times, since composing characters (NFC) may
+ * leave a third of the text. */
+static size_t max_prompt_bytes(const qn_engine *e)
+{
+    size_t longest = 1;
+    for (size_t i = 0; i < qn_tokenizer_n_tokens(e->tokenizer); i++)
+        longest = QN_MAX(longest, qn_tokenizer_bytes(e->tokenizer, (int32_t)i).n);
+    return 3 * longest * ((size_t)e->config.max_ctx + 1);
+}
+
 static void fill_info(qn_engine *e)
 {
     const qn_model_config *c = &e->model->config;
@@ -564,6 +574,7 @@ static void fill_info(qn_engine *e)
                          .n_vocab = (int)c->n_vocab,
                          .max_ctx = e->config.max_ctx,
                          .model_max_ctx = (int)c->max_ctx,
+                         .max_prompt_bytes = max_prompt_bytes(e),
                          .n_threads = e->config.n_threads,
                          .has_chat_template = e->chat != NULL};
 }

@@ -156,8 +156,8 @@ struct qn_conn {
     bool is_turning;            /* its input is being read: it is not freed meanwhile */
     bool is_closed;             /* to be freed after that */
     uint64_t since_ns, last_ns; /* head or body began; its last byte */
-    qn_caller *caller; /* of its last request; before the first by address alone */
-    size_t n_output;   /* bytes that wait for the client, counted as the caller's */
+    qn_caller *caller;          /* of its last request; before the first by address alone */
+    size_t n_output;            /* bytes that wait for the client, counted as the caller's */
     struct event *timer, *reset;
     int reset_fd;      /* a copy of fd, whose edges tell of a reset */
     uint64_t armed_ns; /* when the timer fires; 0: never */

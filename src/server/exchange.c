@@ -254,9 +254,12 @@ const json_t *qn_x_json(qn_exchange *x)
     qn_err err = {0};
     if (x->json)
         return x->json;
-    size_t bytes = QN_LIMIT_HTTP_JSON;
-    if (qn_json_parse_within(&x->json, x->body ? x->body : "", x->n_body, QN_LIMIT_HTTP_JSON_DEPTH,
-                             &bytes, "body", &err) != QN_OK) {
+    static const qn_json_bounds bounds = {.depth = QN_LIMIT_HTTP_JSON_DEPTH,
+                                          .keys = QN_LIMIT_HTTP_JSON_KEYS,
+                                          .bytes = QN_LIMIT_HTTP_JSON};
+    size_t bytes;
+    if (qn_json_parse_within(&x->json, x->body ? x->body : "", x->n_body, &bounds, &bytes, "body",
+                             &err) != QN_OK) {
         qn_x_fail(x, &err, NULL);
         return NULL;
     }

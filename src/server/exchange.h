@@ -107,6 +107,11 @@ QN_MUST_USE qn_status qn_x_generate(qn_exchange *x, const qn_answer_api *api, vo
                                     qn_engine *e, const qn_prompt *prompts, size_t n_prompts,
                                     const qn_params *params, qn_err *err);
 
+/* qn_score_shared for a client: within its class and tenant, and QN_E_CANCELLED once it has gone; arg of the callbacks is
+ * s->arg. */
+QN_MUST_USE qn_status qn_x_score(const qn_exchange *x, qn_engine *e, const qn_scoring *s,
+                                 qn_err *err);
+
 /* ---- routes ---- */
 
 typedef struct qn_route {

@@ -102,6 +102,28 @@ static qn_status check_class(const qn_exchange *x, const qn_model *m, const char
                    class_name, x->key_class);
 }
 
+/* What log-probabilities take is told, and not so little: all of an answer are kept until it is whole. Where max_tokens is
+ * not given it is made to fit. */
+static qn_status bound_logprobs(const qn_engine *e, const qn_prompt *prompts, size_t n_prompts,
+                                qn_params *p, qn_err *err)
+{
+    if (p->n_logprobs < 0)
+        return QN_OK;
+    qn_engine_info info;
+    qn_engine_get_info(e, &info);
+    size_t longest = 0, each = (size_t)(1 + p->n_logprobs) * (size_t)QN_MAX(p->n, 1) * n_prompts;
+    size_t most = QN_LIMIT_LOGPROBS / each, ctx = (size_t)info.max_ctx;
+    for (size_t i = 0; i < n_prompts; i++)
+        longest = QN_MAX(longest, prompts[i].n_ids);
+    if ((size_t)p->max_tokens > most || !most)
+        return qn_fail(err, QN_E_ARG,
+                       "max_tokens: found %d, want at most %zu with %zu log-probabilities each",
+                       p->max_tokens, most, each);
+    if (!p->max_tokens && most < ctx && longest < ctx)
+        p->max_tokens = (int)QN_MIN(most, ctx - longest);
+    return QN_OK;
+}
+
 static void on_notify(void *arg)
 {
     qn_server_ready(arg, false);
@@ -122,6 +144,7 @@ qn_status qn_x_generate(qn_exchange *x, const qn_answer_api *api, void *arg, qn_
         p.shares_prefixes = !x->tenant;
     }
     QN_TRY(check_class(x, m, p.class_name, err));
+    QN_TRY(bound_logprobs(e, prompts, n_prompts, &p, err));
     p.notify = on_notify;
     p.notify_arg = x;
     x->model = m ? m->cfg->name : "";
@@ -160,6 +183,46 @@ qn_status qn_x_generate(qn_exchange *x, const qn_answer_api *api, void *arg, qn_
     x->arg = arg;
     x->n_gens = x->n_open = n_prompts;
     return QN_OK;
+}
+
+/* ---- scores ---- */
+
+/* What the callbacks are called with. */
+typedef struct scoring {
+    const qn_exchange *x;
+    const qn_scoring *asked;
+} scoring;
+
+static bool on_logits(void *arg, size_t pos, const float *logits, size_t n_vocab)
+{
+    const scoring *s = arg;
+    return s->asked->on_logits(s->asked->arg, pos, logits, n_vocab);
+}
+
+static bool on_hidden(void *arg, int layer, size_t pos, const float *hidden, size_t width)
+{
+    const scoring *s = arg;
+    return s->asked->on_hidden(s->asked->arg, layer, pos, hidden, width);
+}
+
+static bool goes_on(void *arg)
+{
+    const scoring *s = arg;
+    return !qn_x_is_gone(s->x);
+}
+
+qn_status qn_x_score(const qn_exchange *x, qn_engine *e, const qn_scoring *asked, qn_err *err)
+{
+    scoring s = {x, asked};
+    qn_scoring q = *asked;
+    q.class_name = q.class_name ? q.class_name : x->class_name;
+    q.tenant = qn_caller_is_alone(x->caller) ? NULL : qn_caller_name(x->caller);
+    q.on_logits = asked->on_logits ? on_logits : NULL;
+    q.on_hidden = asked->on_hidden ? on_hidden : NULL;
+    q.goes_on = goes_on;
+    q.arg = &s;
+    QN_TRY(check_class(x, qn_model_of(x->server, e), q.class_name, err));
+    return qn_score_shared(e, &q, err);
 }
 
 /* ---- ending early ---- */
