@@ -467,15 +467,11 @@ int qn_x_status(qn_status s, const char **code)
     static const struct {
         int http;
         const char *code;
-    } of[] = {[QN_E_ARG] = {400, NULL},
-              [QN_E_FORMAT] = {400, NULL},
-              [QN_E_UNSUPPORTED] = {400, NULL},
-              [QN_E_TOO_LONG] = {400, "context_length_exceeded"},
-              [QN_E_NOT_FOUND] = {404, NULL},
-              [QN_E_QUEUE_FULL] = {429, "queue_full"},
-              [QN_E_KV_FULL] = {503, "kv_cache_full"},
-              [QN_E_TIMEOUT] = {503, "timeout"},
-              [QN_E_NOMEM] = {503, NULL},
+    } of[] = {[QN_E_ARG] = {400, NULL},          [QN_E_FORMAT] = {400, NULL},
+              [QN_E_UNSUPPORTED] = {400, NULL},  [QN_E_TOO_LONG] = {400, "context_length_exceeded"},
+              [QN_E_NOT_FOUND] = {404, NULL},    [QN_E_QUEUE_FULL] = {429, "queue_full"},
+              [QN_E_BUSY] = {503, "queue_full"}, [QN_E_KV_FULL] = {503, "kv_cache_full"},
+              [QN_E_TIMEOUT] = {503, "timeout"}, [QN_E_NOMEM] = {503, NULL},
               [QN_E_INTERNAL] = {500, NULL}};
     if (code)
         *code = of[s].code;
