@@ -388,9 +388,8 @@ typedef struct qn_scoring {
     const char *class_name, *tenant; /* as in qn_params */
     qn_logits_fn on_logits;
     qn_hidden_fn on_hidden;
-    bool (*goes_on)(
-        void *
-            arg); /* asked before each chunk and while it waits; NULL: it does. False: QN_E_CANCELLED */
+    /* Asked before each chunk and while it waits; NULL: it does. False: QN_E_CANCELLED. */
+    bool (*goes_on)(void *arg);
     void *arg;
 } qn_scoring;
 QN_API qn_status qn_score_shared(qn_engine *e, const qn_scoring *s, qn_err *err);
