@@ -64,7 +64,8 @@ static void wait_for_work(qn_engine *e)
     }
 }
 
-static bool take_inbox(qn_engine *e)
+/* What came since; false: the engine is to end. */
+static bool take_inbox(qn_engine *e, qn_request **taken)
 {
     (void)pthread_mutex_lock(&e->lock);
     wait_for_work(e);
@@ -74,6 +75,13 @@ static bool take_inbox(qn_engine *e)
     qn_serving_take(e);
     bool go_on = !e->stopping;
     (void)pthread_mutex_unlock(&e->lock);
+    *taken = r;
+    return go_on;
+}
+
+/* With step_lock held. */
+static void start_all(qn_engine *e, qn_request *r)
+{
     while (r) {
         qn_request *next = r->next_in_inbox;
         qn_err err = {0};
@@ -85,11 +93,11 @@ static bool take_inbox(qn_engine *e)
                 qn_request_fail(r, s, &err);
         } else {
             qn_request_fail(r, qn_fail_nomem(&err, sizeof(qn_request *)), &err);
+            qn_serving_end(e, r, false);
             qn_request_detach(r);
         }
         r = next;
     }
-    return go_on;
 }
 
 static bool all_done(const qn_request *r)
@@ -304,6 +312,7 @@ static void step(qn_engine *e)
 {
     qn_err err = {0};
     uint64_t t0 = qn_now_ns();
+    qn_classes_begin_step(&e->scheduler.classes);
     size_t n = schedule(e, t0);
     if (!n) {
         if (!e->n_scoring) /* else blocks will come back */
@@ -336,20 +345,25 @@ void qn_step_lock(qn_engine *e)
 
 void qn_step_unlock(qn_engine *e)
 {
+    if (e->n_scoring)
+        (void)pthread_cond_broadcast(&e->stepped);
     (void)pthread_mutex_unlock(&e->step_lock);
 }
 
 static void *engine_main(void *arg)
 {
     qn_engine *e = arg;
-    while (take_inbox(e)) {
+    qn_request *taken;
+    while (take_inbox(e, &taken)) {
         qn_step_lock(e);
+        start_all(e, taken);
         drop_ended(e, false);
         step(e);
         drop_ended(e, false);
         qn_step_unlock(e);
     }
     qn_step_lock(e);
+    start_all(e, taken);
     drop_ended(e, true);
     qn_step_unlock(e);
     return NULL;
@@ -549,6 +563,16 @@ static uint64_t spare_bytes(const qn_engine *e)
     return c->n_experts_active < n ? expert_bytes(e) / n * (n - c->n_experts_active) : 0;
 }
 
+/* The longest token as often as the context has places, and one more; three times, since composing characters (NFC) may
+ * leave a third of the text. */
+static size_t max_prompt_bytes(const qn_engine *e)
+{
+    size_t longest = 1;
+    for (size_t i = 0; i < qn_tokenizer_n_tokens(e->tokenizer); i++)
+        longest = QN_MAX(longest, qn_tokenizer_bytes(e->tokenizer, (int32_t)i).n);
+    return 3 * longest * ((size_t)e->config.max_ctx + 1);
+}
+
 static void fill_info(qn_engine *e)
 {
     const qn_model_config *c = &e->model->config;
@@ -575,6 +599,7 @@ static void fill_info(qn_engine *e)
                          .n_vocab = (int)c->n_vocab,
                          .max_ctx = e->config.max_ctx,
                          .model_max_ctx = (int)c->max_ctx,
+                         .max_prompt_bytes = max_prompt_bytes(e),
                          .n_threads = e->config.n_threads,
                          .has_chat_template = e->chat != NULL};
 }
@@ -692,6 +717,7 @@ qn_status qn_engine_open(qn_engine **out, const qn_config *cfg, qn_err *err)
     (void)pthread_mutex_init(&e->step_lock, NULL);
     (void)pthread_mutex_init(&e->turn_lock, NULL);
     (void)pthread_cond_init(&e->wake, &clock);
+    (void)pthread_cond_init(&e->stepped, NULL);
     (void)pthread_condattr_destroy(&clock);
     qn_status s = open_steps(e, err);
     e->config.model = e->config.chat_template = e->config.device = e->config.draft_model =
@@ -722,12 +748,14 @@ void qn_engine_free(qn_engine *e)
     qn_free(e->best);
     qn_free(e->guesses);
     qn_free(e->active);
+    qn_free(e->tenants);
     qn_chat_template_free(e->chat);
     qn_tokenizer_free(e->tokenizer);
     qn_draft_model_free(e->draft_model);
     qn_runner_free(e->runner);
     qn_model_free(e->model);
     (void)pthread_cond_destroy(&e->wake);
+    (void)pthread_cond_destroy(&e->stepped);
     (void)pthread_mutex_destroy(&e->step_lock);
     (void)pthread_mutex_destroy(&e->turn_lock);
     (void)pthread_mutex_destroy(&e->lock);

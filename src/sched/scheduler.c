@@ -785,10 +785,13 @@ qn_status qn_scheduler_check(const qn_scheduler *s, qn_err *err)
         in_slot[s->seqs[i]->slot]++;
         in_class[s->seqs[i]->class_id]++;
     }
-    for (size_t i = 0; i < QN_MAX_TENANTS; i++)
-        if (in_slot[i] != s->classes.tenants[i].n_seqs)
+    for (size_t i = 0; i < QN_MAX_TENANTS; i++) {
+        const qn_sched_tenant *t = &s->classes.tenants[i];
+        if (in_slot[i] + t->n_guests != t->n_seqs)
             return qn_fail(err, QN_E_INTERNAL, "scheduler: tenant %zu has %u sequences, want %u", i,
-                           s->classes.tenants[i].n_seqs, in_slot[i]);
+                           t->n_seqs, in_slot[i] + t->n_guests);
+        in_class[t->class_id] += t->n_guests;
+    }
     for (size_t i = 0; i < QN_MAX_CLASSES; i++)
         if (in_class[i] != s->classes.list[i].n_seqs)
             return qn_fail(err, QN_E_INTERNAL, "scheduler: class %zu has %u sequences, want %u", i,

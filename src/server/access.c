@@ -35,6 +35,9 @@ qn_status qn_access_init(qn_server *s, qn_err *err)
         to->tenant = k->tenant ? k->tenant : to->made;
         to->class_name = k->class_name;
     }
+    s->has_one_tenant = true;
+    for (size_t i = 1; i < n; i++)
+        s->has_one_tenant &= strcmp(s->keys[i].tenant, s->keys[0].tenant) == 0;
     return QN_OK;
 }
 
@@ -77,6 +80,18 @@ static bool check_key(qn_exchange *x)
                given.p ? "the API key is not one of this server"
                        : "an API key is needed: Authorization: Bearer KEY, or x-api-key: KEY");
     return false;
+}
+
+/* Whose request it is. */
+static bool note_caller(qn_exchange *x)
+{
+    qn_conn *c = x->conn;
+    bool ok = !x->tenant || qn_conn_set_caller(c, x->tenant, x->server->has_one_tenant);
+    if (!ok)
+        qn_x_error(x, 503, NULL, NULL, "out of memory");
+    else
+        x->caller = qn_caller_again(c->caller);
+    return ok;
 }
 
 /* ---- pages of other sites ---- */
@@ -350,5 +365,5 @@ bool qn_access_check(qn_exchange *x)
         qn_x_refuse(x, 503, 5, "the server is shutting down");
         return false;
     }
-    return check_body(x);
+    return check_body(x) && note_caller(x);
 }

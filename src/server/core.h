@@ -22,6 +22,7 @@
 #ifndef QN_SERVER_CORE_H
 #define QN_SERVER_CORE_H
 
+#include "server/callers.h"
 #include "server/exchange.h"
 #include "server/http.h"
 #include "server/residency.h"
@@ -46,6 +47,13 @@ typedef enum qn_x_stage {
     QN_X_OVER       /* answered or abandoned, and noted down */
 } qn_x_stage;
 
+/* What a worker is to do with it. */
+typedef enum qn_x_work_kind {
+    QN_X_HANDLE, /* the route's handler */
+    QN_X_FINISH, /* the api's done: a large answer */
+    QN_X_FREE    /* what is slow to free; it is over, and nobody else has it */
+} qn_x_work_kind;
+
 /* One prompt. */
 typedef struct qn_gen {
     qn_request *request; /* NULL: over */
@@ -54,8 +62,12 @@ typedef struct qn_gen {
 } qn_gen;
 
 struct qn_exchange {
+    qn_job job; /* first: what workers know it by */
+    qn_x_work_kind work;
     qn_server *server;
-    qn_conn *conn; /* NULL: the client has gone */
+    qn_conn *conn;     /* NULL: the client has gone */
+    qn_caller *caller; /* NULL: not known yet */
+    bool has_place;    /* among the jobs: counted */
     qn_x_stage stage;
     int status; /* of the answer; 0: none yet */
     qn_http http;
@@ -67,7 +79,7 @@ struct qn_exchange {
     char *body;
     size_t n_body, cap_body;
     json_t *json;
-    size_t json_bytes; /* in the server's sum */
+    size_t json_bytes; /* counted */
     qn_arena arena;
     uint64_t begin_ns;
     void (*slow)(qn_exchange *x); /* what the worker for long computations does */
@@ -91,7 +103,7 @@ struct qn_exchange {
     qn_gen *gens;
     size_t n_gens, n_open;
     const char *model, *gen_class; /* for the books */
-    int max_tokens, n;
+    int max_tokens, n, n_logprobs;
     uint64_t n_prompt, n_cached, n_output;
 
     /* models.lock: in its model's list, until then */
@@ -110,8 +122,12 @@ void qn_x_settle(qn_exchange *x);
 /* The client has gone: its requests too, at once or when the worker hands it back. x may be freed after it. */
 void qn_x_abandon(qn_exchange *x);
 /* Run by a worker. */
-void qn_x_work(void *job);
-void qn_x_work_slowly(void *job);
+void qn_x_work(qn_job *job);
+void qn_x_work_slowly(qn_job *job);
+/* To a worker, which has it until it is listed as back; false: too many wait, and that is answered. */
+bool qn_x_hand_over(qn_exchange *x, qn_x_work_kind work);
+/* n more of a pool for its caller; false: there are none, and that is answered. */
+bool qn_x_take(qn_exchange *x, qn_pool p, size_t n);
 /* The status of HTTP, and (unless NULL) OpenAI's code or NULL. */
 int qn_x_status(qn_status s, const char **code);
 /* Answers an error with a header "Retry-After". */
@@ -153,6 +169,8 @@ struct qn_conn {
     bool is_turning;            /* its input is being read: it is not freed meanwhile */
     bool is_closed;             /* to be freed after that */
     uint64_t since_ns, last_ns; /* head or body began; its last byte */
+    qn_caller *caller;          /* of its last request; before the first by address alone */
+    size_t n_output;            /* bytes that wait for the client, counted as the caller's */
     struct event *timer, *reset;
     int reset_fd;      /* a copy of fd, whose edges tell of a reset */
     uint64_t armed_ns; /* when the timer fires; 0: never */
@@ -164,6 +182,9 @@ void qn_conn_open(qn_server *s, int fd, const struct sockaddr *from);
 void qn_conn_close(qn_conn *c);
 void qn_conn_write(qn_conn *c, const struct iovec *v, int n_v);
 size_t qn_conn_backlog(const qn_conn *c);
+bool qn_conn_has_room(const qn_conn *c); /* for more of an answer in pieces */
+/* From here on its bytes are those of that caller. */
+QN_MUST_USE bool qn_conn_set_caller(qn_conn *c, const char *name, bool may_take_all);
 bool qn_conn_is_idle(const qn_conn *c); /* between requests, and none is waiting to be read */
 void qn_conn_send_answer(qn_conn *c, qn_exchange *x); /* a whole one */
 void qn_conn_send_head(qn_conn *c, qn_exchange *x);   /* of one in pieces */
@@ -244,7 +265,7 @@ typedef struct qn_access_key {
 } qn_access_key;
 
 QN_MUST_USE qn_status qn_access_init(qn_server *s, qn_err *err);
-/* After the head: finds the route, and whether it may be used; false: answered. */
+/* After the head: finds the route, whether it may be used, and whose request it is; false: answered. */
 bool qn_access_check(qn_exchange *x);
 
 /* ---- server ---- */
@@ -272,8 +293,8 @@ struct qn_server {
     char *socket_path; /* to be removed at the end */
     qn_conn *conns;
     size_t n_conns, n_working; /* exchanges that workers have */
-    uint64_t n_bodies;         /* bytes */
-    atomic_size_t json_bytes;  /* of all exchanges */
+    qn_callers *callers;
+    bool has_one_tenant;
     qn_server_phase phase;
     bool is_sick;
     qn_access_key *keys;

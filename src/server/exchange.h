@@ -79,12 +79,13 @@ size_t qn_x_find(const qn_exchange *x, const char *name);
 void qn_x_add_header(qn_exchange *x, const char *name, const char *value);
 /* A whole answer; p is copied. */
 void qn_x_reply(qn_exchange *x, int status, const char *type, const char *p, size_t n);
-/* The same with JSON; 503 if s failed for want of memory. Ends s. */
+/* The same with JSON; 503 if s failed for want of memory, 400 if it is over QN_LIMIT_HTTP_ANSWER. Ends s. */
 void qn_x_reply_json(qn_exchange *x, int status, qn_str *s);
 /* An error; param and code may be NULL. As long as nothing was sent; within a stream it is its last event. */
 void qn_x_error(qn_exchange *x, int status, const char *param, const char *code, const char *fmt,
                 ...) QN_PRINTF(5, 6);
-/* The same for a status of the library: ARG FORMAT UNSUPPORTED TOO_LONG 400, NOT_FOUND 404, QUEUE_FULL 429, NOMEM TIMEOUT 503, others 500. */
+/* The same for a status of the library: ARG FORMAT UNSUPPORTED TOO_LONG 400, NOT_FOUND 404, QUEUE_FULL 429, BUSY NOMEM TIMEOUT 503,
+ * others 500. */
 void qn_x_fail(qn_exchange *x, const qn_err *err, const char *param);
 
 /* Answers piece by piece: begin once, write, end. type: "text/event-stream" adds what keeps proxies from holding it back. I/O thread. */
@@ -102,7 +103,8 @@ void qn_x_end(qn_exchange *x);
 typedef struct qn_answer_api {
     /* The next event of prompt `i`; DONE too. */
     void (*event)(qn_exchange *x, void *arg, size_t i, const qn_event *ev);
-    /* All prompts have had their DONE: reply, or end the stream. */
+    /* All prompts have had their DONE: reply, or end the stream. Of a large answer that is no stream on a worker, which may reply and
+     * do nothing else. */
     void (*done)(qn_exchange *x, void *arg);
     /* One failed and the others were dropped; NULL: qn_x_fail. */
     void (*fail)(qn_exchange *x, void *arg, const qn_err *err);
@@ -121,6 +123,11 @@ typedef struct qn_answer_api {
 QN_MUST_USE qn_status qn_x_generate(qn_exchange *x, const qn_answer_api *api, void *arg,
                                     qn_engine *e, const qn_prompt *prompts, size_t n_prompts,
                                     const qn_params *params, qn_err *err);
+
+/* qn_score_shared for a client: within its class and tenant, and QN_E_CANCELLED once it has gone; arg of the callbacks is
+ * s->arg. */
+QN_MUST_USE qn_status qn_x_score(const qn_exchange *x, qn_engine *e, const qn_scoring *s,
+                                 qn_err *err);
 
 /* ---- routes ---- */
 

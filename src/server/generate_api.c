@@ -96,6 +96,8 @@ static const char *const refused_tgi[] = {"truncate",        "watermark", "decod
                                           "top_n_tokens",    "grammar",   "adapter_id",
                                           "response_format", NULL};
 
+#define SO_FAR 4096
+
 typedef struct generation {
     qn_answer answer; /* first: qn_answer_event */
     dialect dialect;
@@ -519,12 +521,19 @@ static void send_event(qn_exchange *x, generation *g)
 }
 
 /* A candidate's last event waits for DONE, which brings the counts. */
+/* Each event has the whole text so far: as it grows they come less often, so that all together are at most
+ * SO_FAR bytes a token. */
+static bool is_worth(const qn_answer_part *p)
+{
+    return p->n_ids % (1 + p->text.n / SO_FAR) == 0;
+}
+
 static void send_sglang(qn_exchange *x, generation *g, size_t i, const qn_answer_part *p)
 {
     bool is_many = g->is_list || g->answer.n > 1;
     size_t n = (size_t)g->answer.n, at = p ? (size_t)(p - g->answer.parts) : i * n;
     size_t end = p ? at + 1 : at + n;
-    if (p && p->finish != QN_FINISH_NONE)
+    if (p && (p->finish != QN_FINISH_NONE || !is_worth(p)))
         return;
     for (; at < end; at++) {
         add_sglang(&g->answer.out, g, at, is_many ? (int)at : -1);

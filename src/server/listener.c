@@ -19,6 +19,7 @@
 
 #define BACKLOG  1024
 #define PAUSE_MS 100
+#define FRESH_NS 1000000000u
 
 /* ---- binding ---- */
 
@@ -139,18 +140,34 @@ void qn_listener_address(uint8_t out[16], const struct sockaddr *from)
         memcpy(out, &((const struct sockaddr_in6 *)(const void *)from)->sin6_addr, 8);
 }
 
-static bool is_full(const qn_server *s, const struct sockaddr *from)
+/* One between requests; a new one has FRESH_NS for its first. */
+static bool may_go(const qn_conn *c, uint64_t now)
 {
-    uint8_t address[16];
+    return (c->is_old || now - c->since_ns > FRESH_NS) && qn_conn_is_idle(c);
+}
+
+/* A place for one more: it may be that of the connection that has been idle for longest, as in nginx; so who only sits there
+ * keeps nobody out. False: all are at work. */
+static bool make_place(qn_server *s, const struct sockaddr *from)
+{
+    uint8_t address[16] = {0};
+    uint64_t now = qn_now_ns();
     int n = 0;
-    if (s->n_conns >= (size_t)s->max_connections)
-        return true;
-    if (s->is_local)
-        return false;
-    qn_listener_address(address, from);
-    for (const qn_conn *c = s->conns; c; c = c->next)
+    if (!s->is_local)
+        qn_listener_address(address, from);
+    for (const qn_conn *c = s->conns; c && !s->is_local; c = c->next)
         n += memcmp(c->address, address, sizeof address) == 0;
-    return n >= s->max_per_address;
+    bool is_mine = n >= s->max_per_address;
+    if (!is_mine && s->n_conns < (size_t)s->max_connections)
+        return true;
+    qn_conn *longest = NULL;
+    for (qn_conn *c = s->conns; c; c = c->next)
+        if ((!is_mine || memcmp(c->address, address, sizeof address) == 0) &&
+            (!longest || c->since_ns < longest->since_ns) && may_go(c, now))
+            longest = c;
+    if (longest)
+        qn_conn_close(longest);
+    return longest;
 }
 
 static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct sockaddr *from, int n,
@@ -165,7 +182,7 @@ static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct socka
     int one = 1, idle_s = 30, every_s = 10, times = 3;
     (void)l;
     (void)n;
-    if (is_full(s, from)) {
+    if (!make_place(s, from)) {
         if (!s->tls)
             (void)send(fd, full, sizeof full - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
         (void)close(fd);

@@ -694,13 +694,15 @@ static qn_status embed(const qn_exchange *x, qn_engine *e, const embed_body *b, 
         &n, err));
     if (n > (size_t)info.max_ctx && b->truncate)
         n = (size_t)info.max_ctx;
+    *n_tokens += n;
     size_t width = (size_t)(b->dimensions ? b->dimensions : info.hidden_size);
     float *vector = qn_calloc(width, sizeof *vector, QN_MEM_REQUEST);
-    qn_status status = vector ? qn_embed(x, e, ids, n, vector, width, err)
+    qn_status status = vector ? qn_embed_check("input", *n_tokens, err)
                               : qn_fail_nomem(err, width * sizeof *vector);
     if (status == QN_OK)
+        status = qn_embed(x, e, ids, n, vector, width, err);
+    if (status == QN_OK)
         add_vector(out, vector, width);
-    *n_tokens += n;
     qn_free(vector);
     qn_release(ids);
     return status;

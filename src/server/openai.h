@@ -110,6 +110,8 @@ const qn_logprob *qn_openai_entry(const qn_openai_answer *a, const qn_openai_cho
 /* Log-probabilities of a prompt's tokens, each after those before it. */
 QN_MUST_USE qn_status qn_openai_score(const qn_exchange *x, const qn_openai_answer *a,
                                       qn_openai_prompt *p, qn_err *err);
+/* Before the first: whether all prompts together are not too much. */
+QN_MUST_USE qn_status qn_openai_check_scores(const qn_openai_answer *a, qn_err *err);
 /* Their log-probabilities in vLLM's shape: ,"prompt_logprobs":[...] */
 void qn_openai_add_prompt_logprobs(qn_str *out, const qn_openai_answer *a,
                                    const qn_openai_prompt *p);

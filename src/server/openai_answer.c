@@ -411,7 +411,8 @@ void qn_openai_run(qn_exchange *x, qn_openai_answer *a)
 {
     qn_err err = {0};
     const char *param = a->shape->prompt_param;
-    qn_status s = QN_OK;
+    bool scores = a->n_prompt_top >= 0 || (a->n_top >= 0 && a->prompts[0].echo);
+    qn_status s = scores ? qn_openai_check_scores(a, &err) : QN_OK;
     for (size_t i = 0; s == QN_OK && i < a->n_prompts; i++)
         if (a->n_prompt_top >= 0 || (a->n_top >= 0 && a->prompts[i].echo))
             s = qn_openai_score(x, a, &a->prompts[i], &err);

@@ -221,6 +221,13 @@ static qn_status take_prompt(const qn_openai_answer *a, const own *o, const json
         p->echo = text;
         p->n_echo = n;
     }
+    qn_engine_info info;
+    qn_engine_get_info(e, &info);
+    if (n > info.max_prompt_bytes)
+        return qn_fail(err, QN_E_TOO_LONG,
+                       "this model's maximum context length is %d tokens; the prompt has more, in "
+                       "%zu bytes",
+                       info.max_ctx, n);
     if (o->suffix)
         return take_middle(e, v, o->suffix, p, err);
     if (!o->add_special)

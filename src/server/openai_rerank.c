@@ -187,7 +187,7 @@ static bool on_logits(void *arg, size_t pos, const float *logits, size_t n_vocab
         j->yes = (double)logits[j->r->yes];
         j->no = (double)logits[j->r->no];
     }
-    return !qn_x_is_gone(j->r->x);
+    return true;
 }
 
 static qn_status score(ranking *r, pair *p, qn_err *err)
@@ -196,7 +196,11 @@ static qn_status score(ranking *r, pair *p, qn_err *err)
     size_t n;
     QN_TRY(encode(r, p, &ids, &n, err));
     judge j = {.r = r, .last = n - 1};
-    qn_status s = qn_embed_score(r->x, r->engine, ids, n, on_logits, NULL, &j, err);
+    const qn_scoring scoring = {
+        .ids = ids, .n_ids = n, .chunk = QN_EMBED_CHUNK, .on_logits = on_logits, .arg = &j};
+    qn_status s = qn_embed_check("documents", r->n_tokens + n, err);
+    if (s == QN_OK)
+        s = qn_x_score(r->x, r->engine, &scoring, err);
     qn_free(ids);
     p->score = 1 / (1 + exp(j.no - j.yes));
     r->n_tokens += n;

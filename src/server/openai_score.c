@@ -10,7 +10,6 @@
 #include <string.h>
 
 typedef struct scorer {
-    const qn_exchange *x;
     const qn_openai_answer *a;
     qn_openai_prompt *p;
     size_t stride;
@@ -79,14 +78,14 @@ static bool on_logits(void *arg, size_t pos, const float *logits, size_t n_vocab
     size_t n = find_best(e, logits, n_vocab, s->stride - 1, best);
     for (size_t k = 0; k < n; k++)
         to[1 + k] = token_of(e, best[k], (float)((double)logits[best[k]] - norm));
-    return !qn_x_is_gone(s->x);
+    return true;
 }
 
 qn_status qn_openai_score(const qn_exchange *x, const qn_openai_answer *a, qn_openai_prompt *p,
                           qn_err *err)
 {
     p->n_top = QN_MAX(QN_MAX(a->n_top, a->n_prompt_top), 0);
-    scorer s = {x, a, p, 1 + (size_t)p->n_top};
+    scorer s = {a, p, 1 + (size_t)p->n_top};
     size_t n = p->n_ids * s.stride;
     qn_engine_info info;
     qn_engine_get_info(a->engine, &info);
@@ -102,9 +101,27 @@ qn_status qn_openai_score(const qn_exchange *x, const qn_openai_answer *a, qn_op
     for (size_t i = 0; i < n; i++)
         p->scores[i] = (qn_logprob){.token_id = -1, .text = ""};
     p->scores[0] = token_of(a->engine, p->ids[0], NAN); /* nothing stands before it */
-    return p->n_ids < 2
+    const qn_scoring scoring = {.ids = p->ids,
+                                .n_ids = p->n_ids - 1,
+                                .chunk = QN_EMBED_CHUNK,
+                                .class_name = a->params.class_name,
+                                .on_logits = on_logits,
+                                .arg = &s};
+    return p->n_ids < 2 ? QN_OK : qn_x_score(x, a->engine, &scoring, err);
+}
+
+qn_status qn_openai_check_scores(const qn_openai_answer *a, qn_err *err)
+{
+    int n_top = QN_MAX(QN_MAX(a->n_top, a->n_prompt_top), 0);
+    size_t n = 0, each = 1 + (size_t)n_top;
+    for (size_t i = 0; i < a->n_prompts; i++)
+        n += a->prompts[i].n_ids;
+    QN_TRY(qn_embed_check("prompt", n, err));
+    return n <= QN_LIMIT_LOGPROBS / each
                ? QN_OK
-               : qn_embed_score(x, a->engine, p->ids, p->n_ids - 1, on_logits, NULL, &s, err);
+               : qn_fail(err, QN_E_ARG,
+                         "prompt: found %zu tokens, want at most %zu with logprobs %d", n,
+                         QN_LIMIT_LOGPROBS / each, n_top);
 }
 
 static void add_score(qn_str *out, const qn_logprob *lp, uint32_t rank)

@@ -19,6 +19,8 @@
 
 #define END_MS    1000 /* for last words that are written but not yet read */
 #define LOG_LINES 1024 /* that wait for the log */
+/* Callers whose scores and embeddings are computed side by side; each has one at a time. */
+#define SLOW_WORKERS 4
 
 /* Every API. */
 static const qn_route *const all_routes[] = {
@@ -64,6 +66,7 @@ static qn_exchange *take_ready(qn_server *s, bool *is_back)
             s->ready_end = &s->ready;
         x->is_listed = false;
         *is_back = x->is_back;
+        x->is_back = false;
     }
     (void)pthread_mutex_unlock(&s->ready_lock);
     return x;
@@ -191,13 +194,14 @@ void qn_server_stop(qn_server *s)
 /* ---- the log ---- */
 
 typedef struct log_line {
+    qn_job job; /* first */
     qn_server *server;
     char text[];
 } log_line;
 
-static void write_log(void *job)
+static void write_log(qn_job *job)
 {
-    log_line *l = job;
+    log_line *l = (log_line *)job;
     l->server->cfg->log(l->server->cfg->arg, l->text);
     qn_free(l);
 }
@@ -215,7 +219,7 @@ void qn_server_log(qn_server *s, const char *line, size_t n)
         else
             memcpy(l->text, line, n + 1);
     }
-    if (l && qn_workers_put(s->log, l)) {
+    if (l && qn_workers_put(s->log, &l->job, 0)) {
         s->n_log_lost = 0;
         return;
     }
@@ -283,6 +287,10 @@ static qn_status open_tls(qn_server *s, qn_err *err)
 
 static qn_status open_all(qn_server *s, qn_err *err)
 {
+    static const size_t most[QN_N_POOLS] = {[QN_POOL_BODIES] = QN_LIMIT_HTTP_BODIES,
+                                            [QN_POOL_JSON] = QN_LIMIT_HTTP_JSONS,
+                                            [QN_POOL_JOBS] = QN_LIMIT_HTTP_QUEUE,
+                                            [QN_POOL_ANSWERS] = QN_LIMIT_HTTP_ANSWERS};
     int n_workers = s->cfg->n_workers ? s->cfg->n_workers : 2;
     if (n_workers < 1 || n_workers > QN_LIMIT_HTTP_WORKERS)
         return qn_fail(err, QN_E_ARG, "workers: found %d, want 1 to %d", n_workers,
@@ -291,6 +299,7 @@ static qn_status open_all(qn_server *s, qn_err *err)
     QN_TRY(open_tls(s, err));
     QN_TRY(qn_access_init(s, err));
     QN_TRY(qn_metrics_new(&s->metrics, err));
+    QN_TRY(qn_callers_new(&s->callers, most, err));
     event_set_log_callback(say_nothing);
     s->base = event_base_new();
     s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -301,9 +310,10 @@ static qn_status open_all(qn_server *s, qn_err *err)
     if (!s->wake || !s->deadline || event_add(s->wake, NULL) != 0)
         return qn_fail_nomem(err, sizeof *s);
     QN_TRY(qn_listener_open(s, err));
-    QN_TRY(qn_workers_new(&s->workers, n_workers, QN_LIMIT_HTTP_QUEUE, qn_x_work, err));
-    QN_TRY(qn_workers_new(&s->slow, 1, QN_LIMIT_HTTP_QUEUE, qn_x_work_slowly, err));
-    return qn_workers_new(&s->log, 1, LOG_LINES, write_log, err);
+    QN_TRY(qn_workers_new(&s->workers, n_workers, SIZE_MAX, 0, qn_x_work, err));
+    QN_TRY(qn_workers_new(&s->slow, SLOW_WORKERS, SIZE_MAX, 1, qn_x_work_slowly, err));
+    QN_TRY(qn_workers_new(&s->log, 1, LOG_LINES, 0, write_log, err));
+    return QN_OK;
 }
 
 qn_status qn_server_new(qn_server **out, const qn_server_config *cfg, qn_err *err)
@@ -351,7 +361,7 @@ static void close_all(qn_server *s)
                           EVLOOP_NONBLOCK); /* sockets are closed by the loop's next turn */
     qn_workers_free(s->workers);            /* before those that it hands over to */
     qn_workers_free(s->slow);
-    s->workers = s->slow = NULL;
+    s->workers = s->slow = NULL; /* what is freed from here on is freed here */
     for (qn_exchange *x; (x = take_ready(s, &is_back));) {
         x->stage = QN_X_ANSWERING;
         qn_x_abandon(x);
@@ -391,6 +401,7 @@ void qn_server_free(qn_server *s)
     qn_models_fini(s);
     qn_workers_free(s->log);
     qn_metrics_free(s->metrics);
+    qn_callers_free(s->callers);
     struct event *events[] = {s->wake, s->resume, s->deadline};
     for (size_t i = 0; i < QN_COUNT(events); i++)
         if (events[i])

@@ -252,6 +252,12 @@ qn_status qn_x_generate(qn_exchange *x, const qn_answer_api *api, void *arg, qn_
     return QN_OK;
 }
 
+qn_status qn_x_score(const qn_exchange *x, qn_engine *e, const qn_scoring *s, qn_err *err)
+{
+    return x->is_gone ? qn_fail(err, QN_E_CANCELLED, "the client has gone")
+                      : qn_score_shared(e, s, err);
+}
+
 /* ---- for the tests ---- */
 
 static inline const qn_route *find_route(const qn_route *routes, const char *path)
