@@ -186,17 +186,18 @@ static void on_accept_error(struct evconnlistener *l, void *arg)
 {
     qn_server *s = arg;
     struct timeval pause = {0, PAUSE_MS * 1000L};
-    (void)evconnlistener_disable(l);
-    (void)event_add(s->resume, &pause);
+    if (event_add(s->resume, &pause) == 0)
+        (void)evconnlistener_disable(l);
 }
 
 static void on_resume(evutil_socket_t fd, short what, void *arg)
 {
     qn_server *s = arg;
+    struct timeval pause = {0, PAUSE_MS * 1000L};
     (void)fd;
     (void)what;
-    if (s->listener)
-        (void)evconnlistener_enable(s->listener);
+    if (s->listener && evconnlistener_enable(s->listener) != 0)
+        (void)event_add(s->resume, &pause);
 }
 
 qn_status qn_listener_open(qn_server *s, qn_err *err)
@@ -207,13 +208,14 @@ qn_status qn_listener_open(qn_server *s, qn_err *err)
                                          : bind_net(s, host, &fd, err));
     s->port = port_of(fd);
     s->resume = evtimer_new(s->base, on_resume, s);
-    s->listener = evconnlistener_new(s->base, on_accept, s,
-                                     LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
-    if (!s->listener || !s->resume) {
-        if (!s->listener)
-            (void)close(fd);
+    s->listener =
+        evconnlistener_new(s->base, on_accept, s,
+                           LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_DISABLED, 0, fd);
+    if (!s->listener)
+        (void)close(fd);
+    /* enabled by itself it would not say that it could not */
+    if (!s->listener || !s->resume || evconnlistener_enable(s->listener) != 0)
         return qn_fail_nomem(err, sizeof *s);
-    }
     evconnlistener_set_error_cb(s->listener, on_accept_error);
     return QN_OK;
 }
