@@ -104,8 +104,9 @@ static qn_status bind_net(qn_server *s, const char *host, int *out, qn_err *err)
         return qn_fail(err, QN_E_ARG, "port: found %d, want 0 to 65535", s->cfg->port);
     (void)snprintf(port, sizeof port, "%d", s->cfg->port);
     int e = getaddrinfo(host, port, &want, &found);
+    bool is_of_system = e == EAI_SYSTEM || e == EAI_MEMORY || e == EAI_AGAIN || e == EAI_FAIL;
     if (e != 0)
-        return qn_fail(err, QN_E_ARG, "%s: %s", host, gai_strerror(e));
+        return qn_fail(err, is_of_system ? QN_E_IO : QN_E_ARG, "%s: %s", host, gai_strerror(e));
     int fd = -1;
     for (const struct addrinfo *a = found; a && fd < 0; a = a->ai_next) {
         fd = bind_one(a);
@@ -117,12 +118,13 @@ static qn_status bind_net(qn_server *s, const char *host, int *out, qn_err *err)
     return st;
 }
 
+/* 0: it has none, it is local; -1: errno. */
 static int port_of(int fd)
 {
     struct sockaddr_storage a = {0};
     socklen_t n = sizeof a;
     if (getsockname(fd, (struct sockaddr *)&a, &n) != 0)
-        return 0;
+        return -1;
     if (a.ss_family == AF_INET)
         return ntohs(((struct sockaddr_in *)&a)->sin_port);
     return a.ss_family == AF_INET6 ? ntohs(((struct sockaddr_in6 *)&a)->sin6_port) : 0;
@@ -207,6 +209,11 @@ qn_status qn_listener_open(qn_server *s, qn_err *err)
     QN_TRY(qn_starts_with(host, "unix:") ? bind_local(s, host + 5, &fd, err)
                                          : bind_net(s, host, &fd, err));
     s->port = port_of(fd);
+    if (s->port < 0) {
+        qn_status st = fail_at(err, s->cfg, "cannot tell the port");
+        (void)close(fd);
+        return st;
+    }
     s->resume = evtimer_new(s->base, on_resume, s);
     s->listener =
         evconnlistener_new(s->base, on_accept, s,

@@ -157,6 +157,28 @@ def kept(s):
         c.close()
 
 
+def stream_of(s, body, meanwhile):
+    """(text, whether it came to its end); meanwhile() is called after the first event."""
+    text = ""
+    c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=HANG)
+    try:
+        c.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+        for i, line in enumerate(c.getresponse()):
+            if i == 0:
+                meanwhile()
+            if line == b"data: [DONE]\n":
+                return text, True
+            if line.startswith(b"data: {"):
+                text += "".join(c["text"] for c in json.loads(line[6:]).get("choices", []))
+    except TimeoutError:
+        raise
+    except (OSError, http.client.HTTPException):
+        pass
+    finally:
+        c.close()
+    return text, False
+
+
 def half_closed(s):
     """A client that has said all it wants to say."""
     data = json.dumps(GOOD).encode()
@@ -342,7 +364,105 @@ def memory():
     fail_all(MEMORY, (1, 1, 1) if FULL else (499, 97, 17))
 
 
-PARTS = (calls, memory)
+# ---- weights that change under the server ----
+
+def zeros(path):
+    with open(path, "r+b") as f:
+        f.write(bytes(os.path.getsize(path)))
+
+
+def resized(share):
+    return lambda path: os.truncate(path, int(os.path.getsize(path) * share))
+
+
+def overwritten(path):
+    """As cp does it: cut to nothing, then written again, with other bytes."""
+    n = os.path.getsize(path)
+    with open(path, "wb") as f:
+        f.write(os.urandom(n))
+
+
+def one_byte(path):
+    with open(path, "r+b") as f:
+        f.seek(-1, os.SEEK_END)
+        last = f.read(1)[0]
+        f.seek(-1, os.SEEK_END)
+        f.write(bytes([last ^ 0x40]))
+
+
+def replaced(path):
+    with open(path + ".new", "wb") as f:
+        f.write(os.urandom(os.path.getsize(path)))
+    os.rename(path + ".new", path)
+
+
+CHANGES = {"cut to nothing": resized(0), "cut to a half": resized(0.5), "a byte longer": resized(1.0001), "all zeros": zeros,
+           "overwritten": overwritten, "one byte": one_byte, "replaced": replaced, "removed": os.unlink}
+FREE = ("replaced", "removed")  # what is open stays what it was
+
+
+def ways(folder):
+    """What of a model stays in its file: (name, arguments, the file), each with a copy of its own."""
+    def copy(name):
+        to = os.path.join(folder, "copy-" + os.path.basename(name))
+        shutil.rmtree(to, ignore_errors=True)
+        if os.path.isdir(name):
+            shutil.copytree(name, to)
+            return to
+        shutil.copy(name, to)
+        return to
+
+    def pack(name):
+        out = os.path.join(folder, os.path.basename(name) + ".qpk")
+        code, _, err = run("pack", GOLDEN / name, out)
+        check(f"{name} is packed", code == 0, err)
+        return out
+
+    mapped, experts = pack("models/qwen2-tied-f16"), pack("models/qwen3moe")
+    need = run("run", "-m", experts, "--mem", "1K", "-c", "256", "-n", "1", "a")[2]
+    need = float(re.search(r"want ([\d.]+) GB", need)[1]) if "want" in need else 0
+    return [
+        ("as they lie in a folder", lambda: copy(GOLDEN / "models/qwen3-tied-bf16"), "model.safetensors", ()),
+        ("packed", lambda: copy(mapped), "", ()),
+        ("rows looked up", lambda: copy(GOLDEN / "gguf/qwen3.gguf"), "", ()),
+        ("mapped", lambda: copy(mapped), "", ("--mmap",)),
+        ("experts on disk", lambda: copy(experts), "", ("--mem", str(int((need + 0.01) * 1e9)))),
+    ]
+
+
+def weights():
+    n = n_none = n_ended = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for name, copy, inside, more in ways(folder):
+            path = copy()
+            for change, do in CHANGES.items():
+                path = copy()
+                what = f"{name}: {change}"
+                with Server("-m", path, "-c", "512", "-t", "1", "--no-prefix-cache", "--speculation", "off", *more) as s:
+                    want = good_answer(s)
+                    long = {**GOOD, "max_tokens": 200, "stream": True}
+                    want_long = text_of(ask(s, "/v1/completions", long))[1]
+                    got = []
+                    t = threading.Thread(target=lambda: got.append(stream_of(s, long, lambda: do(os.path.join(path, inside) if inside else path))))
+                    t.start()
+                    t.join()
+                    have, is_whole = got[0]
+                    after = [good_answer(s) for _ in range(2)]
+                    is_over = not is_whole or None in after
+                    code = s.p.wait(HANG) if is_over else s.stop()
+                    for r in s.threads:
+                        r.join()
+                    said = [line for line in s.log if line.startswith("quern: ")]
+                    n += 1
+                    n_none += not is_over
+                    n_ended += is_over
+                    check(f"{what}: no wrong text", want_long.startswith(have) and all(a in (None, want) for a in after), (have, want_long, after, want))
+                    check(f"{what}: no effect, or 74 and a line",
+                          (code == 74 and len(said) == 1 and str(path) in said[0] and change not in FREE) if is_over else code == 0, (code, s.log[-3:]))
+    print(f"A13: {n} changes of files in use: {n_none} without effect, {n_ended} ended with 74, 0 wrong answers" if n else "")
+
+
+PARTS = (calls, memory, weights)
 
 if __name__ == "__main__":
     if not SHIM.is_file():
