@@ -112,7 +112,7 @@ def ask(s, path, body=None):
 def text_of(answer):
     """What is the same each time; None: it was refused, or not whole."""
     status, text = answer
-    if status in (0, 503):
+    if status in (0, 503) or (status == 500 and os.strerror(errno.EIO) in text):
         return None
     if text.startswith("data: "):
         pieces = [json.loads(line[6:]) for line in text.split("\n") if line.startswith("data: {")]
