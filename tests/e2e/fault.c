@@ -34,16 +34,15 @@
 #define PUBLIC __attribute__((visibility("default")))
 
 /* The test reads the names from here, in this order. */
-#define FUNCTIONS(F)                                                                               \
-    F(read)                                                                                        \
-    F(write) F(readv) F(writev) F(pread) F(pwrite) F(recv) F(recvfrom) F(recvmsg) F(send)          \
-        F(sendto) F(sendmsg) F(open) F(close) F(mmap) F(munmap) F(madvise) F(accept) F(accept4)    \
-            F(socket) F(bind) F(listen) F(getsockname) F(setsockopt) F(shutdown) F(dup) F(pipe2)   \
-                F(fcntl) F(ioctl) F(poll) F(epoll_create1) F(epoll_ctl) F(epoll_wait) F(eventfd)   \
-                    F(timerfd_create) F(timerfd_settime) F(fstat) F(stat) F(lstat) F(unlink)       \
-                        F(fopen) F(opendir) F(getaddrinfo) F(getrandom) F(ftruncate) F(fsync)      \
-                            F(flock) F(pthread_create) F(malloc) F(calloc) F(realloc)
+/* clang-format off */
+#define FUNCTIONS(F) \
+    F(read) F(write) F(readv) F(writev) F(pread) F(pwrite) F(recv) F(recvfrom) F(recvmsg) F(send) F(sendto) F(sendmsg) \
+    F(open) F(close) F(mmap) F(munmap) F(madvise) F(accept) F(accept4) F(socket) F(bind) F(listen) F(getsockname) \
+    F(setsockopt) F(shutdown) F(dup) F(pipe2) F(fcntl) F(ioctl) F(poll) F(epoll_create1) F(epoll_ctl) F(epoll_wait) \
+    F(eventfd) F(timerfd_create) F(timerfd_settime) F(fstat) F(stat) F(lstat) F(unlink) F(fopen) F(opendir) \
+    F(getaddrinfo) F(getrandom) F(ftruncate) F(fsync) F(flock) F(pthread_create) F(malloc) F(calloc) F(realloc)
 
+/* clang-format on */
 #define AS_ENUM(name) FN_##name,
 enum { FUNCTIONS(AS_ENUM) N_FN };
 

@@ -44,7 +44,7 @@
 #define FRAMES  16
 #define PLACES  8192
 #define HANG_S  40 /* of a child; then it is taken for one that hangs */
-#define IN_TURN 3   /* so many runs without a hit are the end: their number differs by some */
+#define IN_TURN 3  /* so many runs without a hit are the end: their number differs by some */
 
 /* What parent and children share. */
 static struct shared {
