@@ -104,9 +104,12 @@ static qn_status bind_net(qn_server *s, const char *host, int *out, qn_err *err)
         return qn_fail(err, QN_E_ARG, "port: found %d, want 0 to 65535", s->cfg->port);
     (void)snprintf(port, sizeof port, "%d", s->cfg->port);
     int e = getaddrinfo(host, port, &want, &found);
-    bool is_of_system = e == EAI_SYSTEM || e == EAI_MEMORY || e == EAI_AGAIN || e == EAI_FAIL;
-    if (e != 0)
+    if (e == EAI_MEMORY)
+        return qn_fail_nomem(err, sizeof *found);
+    if (e != 0) {
+        bool is_of_system = e == EAI_SYSTEM || e == EAI_AGAIN || e == EAI_FAIL;
         return qn_fail(err, is_of_system ? QN_E_IO : QN_E_ARG, "%s: %s", host, gai_strerror(e));
+    }
     int fd = -1;
     for (const struct addrinfo *a = found; a && fd < 0; a = a->ai_next) {
         fd = bind_one(a);
