@@ -55,6 +55,7 @@ _Static_assert(sizeof(page) == 24 + 8 * N_FN, "as the test reads it");
 
 static page none, *at = &none;
 static void *real[N_FN];
+static void (*real_free)(void *);
 static bool is_looking;
 
 /* dlsym allocates: from here, and never freed. */
@@ -64,14 +65,22 @@ static size_t n_early;
 #define AS_NAME(name) #name,
 PUBLIC const char *const qn_fault_names[] = {FUNCTIONS(AS_NAME) NULL};
 
-__attribute__((constructor)) static void look_up(void)
+/* Maybe before anything is set up: by the first call. */
+static void look_up(void)
 {
     if (is_looking || real[N_FN - 1])
         return;
     is_looking = true;
+    void *f = dlsym(RTLD_NEXT, "free");
+    memcpy(&real_free, &f, sizeof f);
     for (int i = 0; i < N_FN; i++)
         real[i] = dlsym(RTLD_NEXT, qn_fault_names[i]);
     is_looking = false;
+}
+
+__attribute__((constructor)) static void open_page(void)
+{
+    look_up();
     const char *path = getenv("QN_FAULT");
     int (*open_it)(const char *, int, ...);
     memcpy(&open_it, &real[FN_open], sizeof open_it);
@@ -404,12 +413,6 @@ PUBLIC void *realloc(void *p, size_t n)
 
 PUBLIC void free(void *p)
 {
-    static void (*real_free)(void *);
-    if (!p || is_early(p))
-        return;
-    if (!real_free) {
-        void *f = dlsym(RTLD_NEXT, "free");
-        memcpy(&real_free, &f, sizeof f);
-    }
-    real_free(p);
+    if (p && !is_early(p) && real_free)
+        real_free(p);
 }
