@@ -306,7 +306,7 @@ void qn_conn_send_head(qn_conn *c, qn_exchange *x)
     c->is_closing |= !x->is_chunked;
     add_head(&s, c, x);
     qn_str_adds(&s, x->is_chunked ? "Transfer-Encoding: chunked\r\n\r\n" : "\r\n");
-    if (s.failed)
+    if (s.failed || x->headers.failed) /* half a header would swallow the next */
         c->is_broken = true;
     else
         write_text(c, s.p);

@@ -352,6 +352,7 @@ typedef struct ask {
     const char *method, *path, *body;
     const char *begin, *end; /* what to compare: all pieces between these, one after the other */
     bool is_cut;             /* the client leaves after the first bytes */
+    bool is_kept; /* the connection lives on: the server has to say where the answer ends */
 } ask;
 
 #define CHAT "\"messages\":[{\"role\":\"user\",\"content\":\"hello there\"}]"
@@ -362,65 +363,67 @@ typedef struct ask {
 
 static const ask good = {
     "POST",         "/v1/completions", "{\"prompt\":\"Once upon a time\"," FEW "}",
-    "\"choices\":", "\"usage\"",       false};
+    "\"choices\":", "\"usage\"",       false,
+    false};
 
 static const ask asks[] = {
     {"POST", "/v1/completions",
      "{\"prompt\":[\"a\",\"and b\"],\"logprobs\":2,\"stop\":[\"zzz\"],\"n\":2,\"seed\":1," FEW "}",
-     "\"choices\":", "\"usage\"", false},
+     "\"choices\":", "\"usage\"", false, false},
     {"POST", "/v1/completions", "{\"prompt\":\"hello\",\"stream\":true," FEW "}", "\"text\":\"",
-     "\"", false},
+     "\"", false, false},
     {"POST", "/v1/completions",
      "{\"prompt\":\"hello\",\"echo\":true,\"logprobs\":1,\"max_tokens\":0}",
-     "\"choices\":", "\"usage\"", false},
+     "\"choices\":", "\"usage\"", false, false},
     {"POST", "/v1/completions", "{\"prompt\":\"hello\",\"use_beam_search\":true,\"n\":2," FEW "}",
-     "\"choices\":", "\"usage\"", false},
+     "\"choices\":", "\"usage\"", false, false},
     {"POST", "/v1/chat/completions",
      "{" CHAT "," TOOL ",\"logprobs\":true,\"top_logprobs\":2," FEW "}",
-     "\"choices\":", "\"usage\"", false},
+     "\"choices\":", "\"usage\"", false, false},
     {"POST", "/v1/chat/completions",
      "{" CHAT ",\"stream\":true,\"stream_options\":{\"include_usage\":true}," FEW "}",
-     "\"content\":\"", "\"", false},
+     "\"content\":\"", "\"", false, true},
     {"POST", "/v1/responses", "{\"input\":\"hello\",\"temperature\":0,\"max_output_tokens\":16}",
-     "\"text\":\"", "\"", false},
+     "\"text\":\"", "\"", false, false},
     {"POST", "/v1/responses",
      "{\"input\":\"hello\",\"stream\":true,\"temperature\":0,\"max_output_tokens\":16}",
-     "\"delta\":\"", "\"", false},
+     "\"delta\":\"", "\"", false, false},
     {"POST", "/v1/messages", "{" CHAT ",\"system\":\"be brief\"," FEW "}", "\"content\":[",
-     "\"stop_reason\"", false},
+     "\"stop_reason\"", false, false},
     {"POST", "/v1/messages", "{" CHAT ",\"stream\":true," FEW "}", "\"text_delta\",\"text\":\"",
-     "\"", false},
+     "\"", false, false},
     {"POST", "/api/generate",
      "{\"prompt\":\"hello\",\"stream\":false,\"options\":{\"num_predict\":4,\"temperature\":0}}",
-     "\"response\":\"", "\"done\"", false},
+     "\"response\":\"", "\"done\"", false, false},
     {"POST", "/api/chat",
      "{\"model\":\"m\"," CHAT ",\"options\":{\"num_predict\":4,\"temperature\":0}}",
-     "\"content\":\"", "\"}", false},
+     "\"content\":\"", "\"}", false, false},
     {"POST", "/api/embed", "{\"model\":\"m\",\"input\":[\"hello\",\"there\"]}",
-     "\"embeddings\":", "\"total", false},
+     "\"embeddings\":", "\"total", false, false},
     {"POST", "/generate", "{\"inputs\":\"hello\",\"parameters\":{\"max_new_tokens\":4}}",
-     "\"generated_text\":\"", "\"", false},
-    {"POST", "/v1/embeddings", "{\"input\":[\"hello\",\"there\"]}", "\"data\":", "\"model\"",
+     "\"generated_text\":\"", "\"", false, false},
+    {"POST", "/v1/embeddings", "{\"input\":[\"hello\",\"there\"]}", "\"data\":", "\"model\"", false,
      false},
-    {"POST", "/tokenize", "{\"prompt\":\"hello there\"}", "\"tokens\":", "}", false},
-    {"POST", "/tokenize", "{" CHAT "}", "\"tokens\":", "}", false},
-    {"POST", "/detokenize", "{\"tokens\":[300,301,302]}", "\"prompt\":", "}", false},
-    {"POST", "/apply-template", "{" CHAT "}", "\"prompt\":", "}", false},
-    {"GET", "/v1/models", NULL, "\"id\":", ",", false},
-    {"GET", "/v1/models/m", NULL, "\"id\":", ",", false},
-    {"GET", "/api/tags", NULL, "\"name\":", ",", false},
-    {"GET", "/api/ps", NULL, "\"name\":", ",", false},
-    {"GET", "/health", NULL, "\"status\":", "}", false},
-    {"GET", "/metrics", NULL, "# TYPE quern:model_ready ", "\n", false},
-    {"GET", "/metrics.json", NULL, "\"version\":", ",", false},
-    {"GET", "/debug/timeline", NULL, "\"displayTimeUnit\":", ",", false},
-    {"GET", "/nothing", NULL, "\"message\":", ",", false},
-    {"POST", "/v1/chat/completions", "{" CHAT ",\"temperature\":9}", "\"message\":", ",", false},
+    {"POST", "/tokenize", "{\"prompt\":\"hello there\"}", "\"tokens\":", "}", false, false},
+    {"POST", "/tokenize", "{" CHAT "}", "\"tokens\":", "}", false, false},
+    {"POST", "/detokenize", "{\"tokens\":[300,301,302]}", "\"prompt\":", "}", false, false},
+    {"POST", "/apply-template", "{" CHAT "}", "\"prompt\":", "}", false, false},
+    {"GET", "/v1/models", NULL, "\"id\":", ",", false, false},
+    {"GET", "/v1/models/m", NULL, "\"id\":", ",", false, false},
+    {"GET", "/api/tags", NULL, "\"name\":", ",", false, false},
+    {"GET", "/api/ps", NULL, "\"name\":", ",", false, false},
+    {"GET", "/health", NULL, "\"status\":", "}", false, false},
+    {"GET", "/metrics", NULL, "# TYPE quern:model_ready ", "\n", false, false},
+    {"GET", "/metrics.json", NULL, "\"version\":", ",", false, false},
+    {"GET", "/debug/timeline", NULL, "\"displayTimeUnit\":", ",", false, false},
+    {"GET", "/nothing", NULL, "\"message\":", ",", false, false},
+    {"POST", "/v1/chat/completions", "{" CHAT ",\"temperature\":9}", "\"message\":", ",", false,
+     false},
     {"POST", "/v1/completions",
      "{\"prompt\":\"hello\",\"stream\":true,\"ignore_eos\":true,\"max_tokens\":200}", NULL, NULL,
      true},
     {"POST", "/v1/chat/completions", "{" CHAT ",\"n\":2,\"stream\":true,\"max_tokens\":200}", NULL,
-     NULL, true},
+     NULL, true, false},
 };
 
 typedef struct reply {
@@ -456,16 +459,17 @@ static bool send_all(SSL *ssl, int fd, const char *p, size_t n)
     return ssl ? SSL_write(ssl, p, (int)n) == (int)n : send(fd, p, n, MSG_NOSIGNAL) == (ssize_t)n;
 }
 
-/* A whole answer: as many bytes as its head says, or with its last chunk. */
+/* A whole answer: as many bytes as its head says, or its last chunk. */
 static bool is_whole(const char *text, size_t n)
 {
     const char *end = strstr(text, "\r\n\r\n");
-    const char *length = strstr(text, "\r\nContent-Length: ");
+    const char *length = strstr(text, "\r\nContent-Length: "),
+               *chunked = strstr(text, "\r\nTransfer-Encoding: chunked\r\n");
     if (!end)
         return false;
     if (length && length < end)
         return (size_t)(end + 4 - text) + (size_t)atol(length + 18) == n;
-    return n >= 5 && memcmp(text + n - 5, "0\r\n\r\n", 5) == 0;
+    return chunked && chunked < end && memcmp(text + n - 5, "0\r\n\r\n", 5) == 0;
 }
 
 static reply request(const life *l, const ask *a)
@@ -481,14 +485,15 @@ static reply request(const life *l, const ask *a)
         (void)SSL_set_fd(ssl, fd);
     }
     int n = snprintf(head, sizeof head,
-                     "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: "
+                     "%s %s HTTP/1.1\r\nHost: localhost\r\n%sContent-Type: "
                      "application/json\r\nContent-Length: %zu\r\n\r\n",
-                     a->method, a->path, n_body);
+                     a->method, a->path, a->is_kept ? "" : "Connection: close\r\n", n_body);
     if (fd >= 0 && (!ssl || SSL_connect(ssl) == 1) && send_all(ssl, fd, head, (size_t)n) &&
         (!n_body || send_all(ssl, fd, a->body, n_body))) {
         for (size_t k; r.n < room && (k = read_some(ssl, fd, r.text + r.n, room - r.n)) > 0;) {
             r.n += k;
-            if (a->is_cut)
+            r.text[r.n] = 0;
+            if (a->is_cut || (a->is_kept && is_whole(r.text, r.n)))
                 break;
         }
     }
