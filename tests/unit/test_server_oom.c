@@ -421,7 +421,7 @@ static const ask asks[] = {
      false},
     {"POST", "/v1/completions",
      "{\"prompt\":\"hello\",\"stream\":true,\"ignore_eos\":true,\"max_tokens\":200}", NULL, NULL,
-     true},
+     true, false},
     {"POST", "/v1/chat/completions", "{" CHAT ",\"n\":2,\"stream\":true,\"max_tokens\":200}", NULL,
      NULL, true, false},
 };
