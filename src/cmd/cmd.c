@@ -51,8 +51,9 @@ int cmd_parse(const qn_opts *o, void *dest, int argc, char **argv, qn_opts_found
 {
     qn_err err;
 
-    if (qn_opts_parse(o, dest, argc, argv, found, &err) != QN_OK)
-        return cmd_usage(o, "%s", err.msg);
+    qn_status st = qn_opts_parse(o, dest, argc, argv, found, &err);
+    if (st != QN_OK)
+        return st == QN_E_NOMEM ? cmd_fail(&err) : cmd_usage(o, "%s", err.msg);
     if (!found->help)
         return -1;
     qn_str text = {0};

@@ -12,6 +12,7 @@
  * that means nothing is sent (a comment of an event stream, or "100 Continue"), and whoever is gone resets the connection. The reset
  * would be hidden behind the EOF, so a copy of the descriptor is watched for edges. */
 #include "server/core.h"
+#include "server/loop_memory.h"
 
 #include <errno.h>
 #include <event2/buffer.h>
@@ -114,6 +115,18 @@ void qn_conn_close(qn_conn *c)
     qn_server_check_drained(s);
 }
 
+/* Whoever has sent much ahead is not read further. libevent's watermark would do the same, but for 2.1 it takes memory and does not
+ * look whether it got any. */
+static void pace_reading(qn_conn *c)
+{
+    bool is_full = evbuffer_get_length(bufferevent_get_input(c->bev)) >= QN_LIMIT_HTTP_AHEAD;
+    if (is_full == c->is_full)
+        return;
+    c->is_full = is_full;
+    if ((is_full ? bufferevent_disable : bufferevent_enable)(c->bev, EV_READ) != 0)
+        c->is_broken = true;
+}
+
 static void on_read(struct bufferevent *bev, void *arg)
 {
     qn_conn *c = arg;
@@ -133,12 +146,19 @@ static struct bufferevent *new_bufferevent(qn_server *s, int fd)
 {
     if (!s->tls)
         return bufferevent_socket_new(s->base, fd, BEV_OPT_CLOSE_ON_FREE);
+    /* libevent would make the BIO too, but for 2.1 does not look whether there is one */
     SSL *ssl = SSL_new(s->tls);
-    if (!ssl)
+    BIO *bio = BIO_new_socket(fd, BIO_NOCLOSE);
+    if (!ssl || !bio || !qn_loop_reserve()) {
+        SSL_free(ssl);
+        (void)BIO_free(bio);
         return NULL;
+    }
+    SSL_set_bio(ssl, bio, bio);
     /* frees ssl where it fails */
     struct bufferevent *bev = bufferevent_openssl_socket_new(
         s->base, fd, ssl, BUFFEREVENT_SSL_ACCEPTING, BEV_OPT_CLOSE_ON_FREE);
+    qn_loop_release();
     if (bev)
         bufferevent_openssl_set_allow_dirty_shutdown(bev, 1);
     return bev;
@@ -174,11 +194,12 @@ void qn_conn_open(qn_server *s, int fd, const struct sockaddr *from)
                         (suseconds_t)(stall % NS_PER_SECOND / 1000)};
     bufferevent_setcb(c->bev, on_read, on_written, on_event, c);
     bufferevent_set_timeouts(c->bev, NULL, &t);
-    bufferevent_setwatermark(c->bev, EV_READ, 0, QN_LIMIT_HTTP_AHEAD);
     bufferevent_setwatermark(c->bev, EV_WRITE, QN_LIMIT_HTTP_OUTPUT / 2, 0);
     (void)bufferevent_set_max_single_read(c->bev, QN_LIMIT_HTTP_AHEAD);
-    (void)bufferevent_enable(c->bev, EV_READ | EV_WRITE);
-    qn_conn_watch(c);
+    if (bufferevent_enable(c->bev, EV_READ | EV_WRITE) != 0)
+        qn_conn_close(c);
+    else
+        qn_conn_watch(c);
 }
 
 /* ---- time limits ---- */
@@ -211,8 +232,7 @@ void qn_conn_watch(qn_conn *c)
     uint64_t wait = at > now ? at - now : 0;
     struct timeval t = {(time_t)(wait / NS_PER_SECOND),
                         (suseconds_t)(wait % NS_PER_SECOND / 1000) + 1};
-    c->armed_ns = at;
-    (void)event_add(c->timer, &t);
+    c->armed_ns = event_add(c->timer, &t) == 0 ? at : 0;
 }
 
 static void probe(qn_conn *c);
@@ -345,7 +365,7 @@ void qn_conn_send_head(qn_conn *c, qn_exchange *x)
     c->is_closing |= !x->is_chunked;
     add_head(&s, c, x);
     qn_str_adds(&s, x->is_chunked ? "Transfer-Encoding: chunked\r\n\r\n" : "\r\n");
-    if (s.failed)
+    if (s.failed || x->headers.failed) /* half a header would swallow the next */
         c->is_broken = true;
     else
         write_text(c, s.p);
@@ -436,6 +456,7 @@ static void linger(qn_conn *c)
         (void)SSL_shutdown(bufferevent_openssl_get_ssl(c->bev));
     (void)shutdown(c->fd, SHUT_WR);
     (void)evbuffer_drain(in, evbuffer_get_length(in));
+    pace_reading(c);
     qn_conn_watch(c);
 }
 
@@ -696,8 +717,9 @@ static void read_input(qn_conn *c)
     while (c->state == QN_CONN_READING && !c->is_closed && n_steps < PER_TURN && read_step(c))
         n_steps += !c->x;
     c->is_turning = false;
+    pace_reading(c);
     bool is_cut = c->state == QN_CONN_READING && c->is_half && c->x; /* the rest will not come */
-    if (c->is_closed || (is_cut && n_steps < PER_TURN))
+    if (c->is_closed || c->is_broken || (is_cut && n_steps < PER_TURN))
         qn_conn_close(c);
     else if (n_steps == PER_TURN)
         bufferevent_trigger(c->bev, EV_READ, BEV_TRIG_DEFER_CALLBACKS | BEV_TRIG_IGNORE_WATERMARKS);

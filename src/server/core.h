@@ -166,6 +166,7 @@ struct qn_conn {
     bool is_half;    /* the client will send no more */
     bool is_closing; /* after this answer */
     bool is_discarding;
+    bool is_full;               /* more has come than is read ahead of an answer: reading pauses */
     bool is_turning;            /* its input is being read: it is not freed meanwhile */
     bool is_closed;             /* to be freed after that */
     uint64_t since_ns, last_ns; /* head or body began; its last byte */

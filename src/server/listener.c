@@ -105,8 +105,12 @@ static qn_status bind_net(qn_server *s, const char *host, int *out, qn_err *err)
         return qn_fail(err, QN_E_ARG, "port: found %d, want 0 to 65535", s->cfg->port);
     (void)snprintf(port, sizeof port, "%d", s->cfg->port);
     int e = getaddrinfo(host, port, &want, &found);
-    if (e != 0)
-        return qn_fail(err, QN_E_ARG, "%s: %s", host, gai_strerror(e));
+    if (e == EAI_MEMORY)
+        return qn_fail_nomem(err, sizeof *found);
+    if (e != 0) {
+        bool is_of_system = e == EAI_SYSTEM || e == EAI_AGAIN || e == EAI_FAIL;
+        return qn_fail(err, is_of_system ? QN_E_IO : QN_E_ARG, "%s: %s", host, gai_strerror(e));
+    }
     int fd = -1;
     for (const struct addrinfo *a = found; a && fd < 0; a = a->ai_next) {
         fd = bind_one(a);
@@ -118,12 +122,13 @@ static qn_status bind_net(qn_server *s, const char *host, int *out, qn_err *err)
     return st;
 }
 
+/* 0: it has none, it is local; -1: errno. */
 static int port_of(int fd)
 {
     struct sockaddr_storage a = {0};
     socklen_t n = sizeof a;
     if (getsockname(fd, (struct sockaddr *)&a, &n) != 0)
-        return 0;
+        return -1;
     if (a.ss_family == AF_INET)
         return ntohs(((struct sockaddr_in *)&a)->sin_port);
     return a.ss_family == AF_INET6 ? ntohs(((struct sockaddr_in6 *)&a)->sin6_port) : 0;
@@ -203,17 +208,18 @@ static void on_accept_error(struct evconnlistener *l, void *arg)
 {
     qn_server *s = arg;
     struct timeval pause = {0, PAUSE_MS * 1000L};
-    (void)evconnlistener_disable(l);
-    (void)event_add(s->resume, &pause);
+    if (event_add(s->resume, &pause) == 0)
+        (void)evconnlistener_disable(l);
 }
 
 static void on_resume(evutil_socket_t fd, short what, void *arg)
 {
     qn_server *s = arg;
+    struct timeval pause = {0, PAUSE_MS * 1000L};
     (void)fd;
     (void)what;
-    if (s->listener)
-        (void)evconnlistener_enable(s->listener);
+    if (s->listener && evconnlistener_enable(s->listener) != 0)
+        (void)event_add(s->resume, &pause);
 }
 
 qn_status qn_listener_open(qn_server *s, qn_err *err)
@@ -223,14 +229,20 @@ qn_status qn_listener_open(qn_server *s, qn_err *err)
     QN_TRY(qn_starts_with(host, "unix:") ? bind_local(s, host + 5, &fd, err)
                                          : bind_net(s, host, &fd, err));
     s->port = port_of(fd);
-    s->resume = evtimer_new(s->base, on_resume, s);
-    s->listener = evconnlistener_new(s->base, on_accept, s,
-                                     LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
-    if (!s->listener || !s->resume) {
-        if (!s->listener)
-            (void)close(fd);
-        return qn_fail_nomem(err, sizeof *s);
+    if (s->port < 0) {
+        qn_status st = fail_at(err, s->cfg, "cannot tell the port");
+        (void)close(fd);
+        return st;
     }
+    s->resume = evtimer_new(s->base, on_resume, s);
+    s->listener =
+        evconnlistener_new(s->base, on_accept, s,
+                           LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_DISABLED, 0, fd);
+    if (!s->listener)
+        (void)close(fd);
+    /* enabled by itself it would not say that it could not */
+    if (!s->listener || !s->resume || evconnlistener_enable(s->listener) != 0)
+        return qn_fail_nomem(err, sizeof *s);
     evconnlistener_set_error_cb(s->listener, on_accept_error);
     return QN_OK;
 }

@@ -21,6 +21,8 @@
 #define LOG_LINES 1024 /* that wait for the log */
 /* Callers whose scores and embeddings are computed side by side; each has one at a time. */
 #define SLOW_WORKERS 4
+#define TRIES        16 /* of what must not fail */
+#define WAITS        1000 /* that may fail within a second; one that always fails does in a millisecond */
 
 /* Every API. */
 static const qn_route *const all_routes[] = {
@@ -33,8 +35,8 @@ void qn_server_wake(qn_server *s)
 {
     uint64_t one = 1;
     int e = errno; /* a signal handler's caller must not lose it */
-    while (write(s->wake_fd, &one, sizeof one) < 0 && errno == EINTR)
-        ;
+    for (int i = 0; i < TRIES && write(s->wake_fd, &one, sizeof one) < 0 && errno != EAGAIN; i++)
+        ; /* EAGAIN: it is full, and wakes */
     errno = e;
 }
 
@@ -115,6 +117,7 @@ void qn_server_check_drained(qn_server *s)
         (void)event_base_loopbreak(s->base);
 }
 
+/* It has its place among the timers since the beginning, so that this cannot fail. */
 static void arm(struct event *e, int ms)
 {
     struct timeval t = {ms / 1000, ms % 1000 * 1000L};
@@ -280,8 +283,13 @@ static qn_status open_tls(qn_server *s, qn_err *err)
         what = c->tls_key;
     if (!what)
         return QN_OK;
-    const char *why = ERR_reason_error_string(ERR_get_error());
-    ERR_clear_error();
+    const char *why = NULL;
+    bool no_memory = false;
+    for (unsigned long e; (e = ERR_get_error()) != 0;
+         no_memory |= ERR_GET_REASON(e) == ERR_R_MALLOC_FAILURE)
+        why = why ? why : ERR_reason_error_string(e);
+    if (no_memory)
+        return qn_fail_nomem(err, sizeof *s);
     return qn_fail(err, QN_E_FORMAT, "TLS: %s: %s", what, why ? why : "cannot be used");
 }
 
@@ -295,6 +303,9 @@ static qn_status open_all(qn_server *s, qn_err *err)
     if (n_workers < 1 || n_workers > QN_LIMIT_HTTP_WORKERS)
         return qn_fail(err, QN_E_ARG, "workers: found %d, want 1 to %d", n_workers,
                        QN_LIMIT_HTTP_WORKERS);
+    if (OPENSSL_init_ssl(0, NULL) != 1 ||
+        !OSSL_LIB_CTX_get0_global_default()) /* its functions would not look whether it came about */
+        return qn_fail_nomem(err, sizeof *s);
     (void)RAND_bytes((unsigned char *)&s->id_prefix, sizeof s->id_prefix);
     QN_TRY(open_tls(s, err));
     QN_TRY(qn_access_init(s, err));
@@ -307,7 +318,9 @@ static qn_status open_all(qn_server *s, qn_err *err)
         return qn_fail(err, QN_E_NOMEM, "cannot make the event loop: %s", strerror(errno));
     s->wake = event_new(s->base, s->wake_fd, EV_READ | EV_PERSIST, on_wake, s);
     s->deadline = evtimer_new(s->base, on_deadline, s);
-    if (!s->wake || !s->deadline || event_add(s->wake, NULL) != 0)
+    struct timeval never = {1 << 30, 0};
+    if (!s->wake || !s->deadline || event_add(s->wake, NULL) != 0 ||
+        event_add(s->deadline, &never) != 0)
         return qn_fail_nomem(err, sizeof *s);
     QN_TRY(qn_listener_open(s, err));
     QN_TRY(qn_workers_new(&s->workers, n_workers, SIZE_MAX, 0, qn_x_work, err));
@@ -368,6 +381,23 @@ static void close_all(qn_server *s)
     }
 }
 
+/* A wait that fails is no reason to end what is being answered, but for one that goes on failing. */
+static int run_loop(qn_server *s)
+{
+    uint64_t begin_ns = 0;
+    int rc, n = 0;
+    while ((rc = event_base_dispatch(s->base)) < 0) {
+        uint64_t now = qn_now_ns();
+        if (now - begin_ns > 1000000000u) {
+            begin_ns = now;
+            n = 0;
+        }
+        if (++n > WAITS)
+            break;
+    }
+    return rc;
+}
+
 qn_status qn_server_run(qn_server *s, qn_err *err)
 {
     sigset_t pipe_only, before;
@@ -376,7 +406,7 @@ qn_status qn_server_run(qn_server *s, qn_err *err)
     (void)sigemptyset(&pipe_only);
     (void)sigaddset(&pipe_only, SIGPIPE);
     (void)pthread_sigmask(SIG_BLOCK, &pipe_only, &before);
-    int rc = event_base_dispatch(s->base);
+    int rc = run_loop(s);
     close_all(s);
     struct timespec none = {0};
     while (!sigismember(&before, SIGPIPE) && sigtimedwait(&pipe_only, NULL, &none) > 0)

@@ -13,9 +13,9 @@ from cli import QUERN
 class Server:
     """with Server("-m", MODEL) as s: s.post("/v1/completions", {...})"""
 
-    def __init__(self, *args, wait=True):
+    def __init__(self, *args, wait=True, env=None):
         self.p = subprocess.Popen([QUERN, "serve", *map(str, args), "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                  text=True, errors="replace")
+                                  text=True, errors="replace", env=env)
         self.lines, self.log, self.port = [], [], 0
         self.said = queue.Queue()
         self.threads = [threading.Thread(target=self._read, args=(self.p.stdout, self.lines, self.said), daemon=True),
@@ -53,11 +53,11 @@ class Server:
     def __exit__(self, *_):
         self.stop()
 
-    def stop(self, sig=signal.SIGTERM):
-        """The exit status; everything it said is in lines and log then."""
+    def stop(self, sig=signal.SIGTERM, wait=None):
+        """The exit status; everything it said is in lines and log then. wait: TimeoutExpired after so many seconds."""
         if self.p.poll() is None:
             self.p.send_signal(sig)
-        self.p.wait()
+        self.p.wait(wait)
         for t in self.threads:
             t.join()
         return self.p.returncode
