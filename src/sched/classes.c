@@ -4,8 +4,6 @@
 
 /* A clock at share 1 runs over after 36 years. */
 #define CLOCK_SCALE 16u
-/* A guest's piece beside a class whose gap is left to us: the scheduler takes no less. */
-#define GUEST_NS ((uint64_t)50000000)
 
 void qn_classes_init(qn_classes *k, const qn_class *list, int n)
 {
@@ -152,7 +150,7 @@ uint64_t qn_classes_guest_ns(const qn_classes *k)
         if (c->gap_ns && n_others[i])
             most = QN_MIN(most, c->gap_ns);
         if (c->auto_gap && n_others[i])
-            most = QN_MIN(most, GUEST_NS);
+            most = QN_MIN(most, QN_GAP_LEAST_NS);
         if (c->target_ns) /* who comes next must not wait for long either */
             most = QN_MIN(most, c->target_ns / 4);
     }

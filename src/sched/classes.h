@@ -20,6 +20,11 @@
 
 #define QN_MAX_TENANTS 128 /* slots; the first QN_MAX_CLASSES are the classes' own */
 
+/* A gap that is left to us (QN_GAP_AUTO): not shorter, nobody sees the difference and short steps are
+ * dear; and not longer because many prompts wait. */
+#define QN_GAP_LEAST_NS ((uint64_t)50000000)
+#define QN_GAP_MOST_NS  ((uint64_t)250000000)
+
 typedef struct qn_sched_class {
     uint32_t share;
     uint64_t target_ns, gap_ns; /* 0: none */

@@ -9,10 +9,6 @@
 #define MIN_CHUNK 4u
 /* Of an urgent one beside others of its class, which would spend on others what it needs. */
 #define URGENT_CHUNK 16u
-/* A gap that was left to us: not shorter, nobody sees the difference and short steps are dear; and
- * not longer because many prompts wait. */
-#define GAP_LEAST_NS ((uint64_t)50000000)
-#define GAP_MOST_NS  ((uint64_t)250000000)
 /* A pace is kept to 7/8: steps are not always what was predicted. */
 #define PACE_NUM 7u
 #define PACE_DEN 8u
@@ -501,8 +497,8 @@ static turn begin(qn_scheduler *s, uint64_t now, bool by_age)
     }
     if (auto_gap) {
         uint64_t alone = qn_cost_model_ns(&s->cost, rows, context),
-                 gap = QN_MAX(2 * alone, QN_MIN((1 + n_prompts) * alone, GAP_MOST_NS));
-        t.gap = QN_MIN(t.gap, QN_MAX(gap, GAP_LEAST_NS) / PACE_DEN * PACE_NUM);
+                 gap = QN_MAX(2 * alone, QN_MIN((1 + n_prompts) * alone, QN_GAP_MOST_NS));
+        t.gap = QN_MIN(t.gap, QN_MAX(gap, QN_GAP_LEAST_NS) / PACE_DEN * PACE_NUM);
     }
     return t;
 }
