@@ -103,12 +103,10 @@ typedef struct qn_class {
     const char *name; /* 1 to 32 of [A-Za-z0-9_-] */
     /* of the machine's time while others want it too; 1 to 10000. Unused share is lent */
     uint32_t share;
-    /* From submit to the end of the answer; 0: none. Steps are kept as short as running answers need
-     * that are within their class's share. */
+    /* from submit to the end of the answer, while the class keeps to its share; 0: none */
     uint32_t target_ms;
     /* a running answer waits no longer for its next token while prompts are read; 0: no limit;
-     * QN_GAP_AUTO: twice what a token takes without them, or 50 ms where that is shorter; more
-     * where more than one prompt waits, up to 250 ms */
+     * QN_GAP_AUTO: twice as long as without them, 50 ms or more; 250 where several wait */
     uint32_t gap_ms;
     bool refuse_late; /* what will surely miss the target is refused at once (QN_E_TIMEOUT) */
 } qn_class;
