@@ -275,8 +275,15 @@ static void on_opened(void *arg, const char *model, qn_engine *e, const qn_err *
     (void)model;
     (void)err;
     (void)pthread_mutex_lock(&l->lock);
-    l->is_open = e != NULL;
     l->engine = e;
+    (void)pthread_mutex_unlock(&l->lock);
+}
+
+static void on_ready(void *arg)
+{
+    life *l = arg;
+    (void)pthread_mutex_lock(&l->lock);
+    l->is_open = true;
     (void)pthread_cond_signal(&l->came);
     (void)pthread_mutex_unlock(&l->lock);
 }
@@ -317,6 +324,7 @@ static void begin(life *l)
                                 .any_model = true,
                                 .log = lose,
                                 .opened = on_opened,
+                                .ready = on_ready,
                                 .arg = l};
     l->status = qn_server_new(&l->server, &l->cfg, &l->err);
     if (l->status != QN_OK)
