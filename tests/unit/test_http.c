@@ -679,6 +679,12 @@ static void test_busy(void **state)
     want(ask(&f, GET("/health") LAST), "200 OK"); /* though the only worker waits */
     int c = dial(&f);
     hear_until((say(c, GET("/health") "\r\n", strlen(GET("/health") "\r\n")), c), "ok");
+    want(ask(&f, GET("/health") LAST), "200 OK"); /* in the place of the idle one */
+    (void)close(c);
+    c = dial(&f);
+    say(c, GET("/health") "\r\n" GET("/wait") LAST,
+        strlen(GET("/health") "\r\n" GET("/wait") LAST));
+    hear_until(c, "ok");
     want(ask(&f, GET("/health") LAST), "503 Service Unavailable");
     (void)close(b); /* gone before a worker had time for it */
     (void)pthread_mutex_unlock(&gate);
