@@ -390,7 +390,7 @@ typedef struct qn_scoring {
     qn_hidden_fn on_hidden;
     /* Asked before each chunk and while it waits; NULL: it does. False: QN_E_CANCELLED. */
     bool (*goes_on)(void *arg);
-    void *arg;
+    void *arg, *goes_on_arg;
 } qn_scoring;
 QN_API qn_status qn_score_shared(qn_engine *e, const qn_scoring *s, qn_err *err);
 

@@ -75,9 +75,7 @@ static const qn_opt sched_opts[] = {
     {"classes", 0, QN_OPT_STR, offsetof(serve_options, classes), "LIST",
      .help = "NAME:TARGET:SHARE of each class, most urgent first: p0:200ms:40%,p1:-:60%; behind it "
              ":gap=50ms for the longest wait between tokens while prompts are read (twice what "
-             "they take "
-             "without; - for no limit), :refuse for no answer rather than a "
-             "late one"},
+             "they take without; - for no limit), :refuse for no answer rather than a late one"},
     {"default-class", 0, QN_OPT_STR, offsetof(serve_options, default_class), "NAME",
      .def = "the last", .help = "of requests that name none"},
     {"fifo", 0, QN_OPT_FLAG, CONFIG(fifo), .help = "in order of arrival, whatever the class"},

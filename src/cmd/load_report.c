@@ -241,16 +241,21 @@ static void add_outcomes(qn_str *out, const load_class_report *p)
 
 static const char *const trouble_names[] = {"", "no connection", "cut", "bad answer", "timed out"};
 
+static void add_what(qn_str *out, const load_error *e)
+{
+    if (e->trouble)
+        qn_str_adds(out, trouble_names[e->trouble]);
+    else
+        qn_str_addf(out, "HTTP %d", e->status);
+}
+
 static void add_errors(qn_str *out, const load_results *r)
 {
     for (size_t i = 0; i < r->n_errors; i++) {
         const load_error *e = &r->errors[i];
         qn_str_addf(out, "  %llu %s: ", (unsigned long long)e->n,
                     e->outcome == LOAD_REFUSED ? "refused" : "failed");
-        if (e->trouble)
-            qn_str_adds(out, trouble_names[e->trouble]);
-        else
-            qn_str_addf(out, "HTTP %d", e->status);
+        add_what(out, e);
         qn_str_addf(out, "%s%s\n", *e->message ? ", " : "", e->message);
     }
     if (r->is_interrupted)
@@ -265,10 +270,7 @@ void load_report_failures(qn_str *out, const load_results *r)
         if (e->outcome != LOAD_FAILED)
             continue;
         qn_str_addf(out, "%s%llu ", out->n ? ", " : "", (unsigned long long)e->n);
-        if (e->trouble)
-            qn_str_adds(out, trouble_names[e->trouble]);
-        else
-            qn_str_addf(out, "HTTP %d", e->status);
+        add_what(out, e);
         if (*e->message)
             qn_str_addf(out, " (%s)", e->message);
     }

@@ -71,7 +71,7 @@ qn_status qn_engine_check_ids(const qn_engine *e, const int32_t *ids, size_t n, 
 
 static qn_status check_goes_on(const scorer *s, qn_err *err)
 {
-    return !s->of->goes_on || s->of->goes_on(s->of->arg)
+    return !s->of->goes_on || s->of->goes_on(s->of->goes_on_arg)
                ? QN_OK
                : qn_fail(err, QN_E_CANCELLED, "nobody waits for the scores any more");
 }

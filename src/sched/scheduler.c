@@ -566,7 +566,7 @@ static void give_class(qn_scheduler *s, turn *t, uint32_t class_id, bool late, b
             (q->pace_ns == LATE) != late)
             continue;
         (void)give(s, q, t, above, least);
-        if (q->n_scheduled && !late)
+        if (q->n_scheduled) /* who is late binds nobody */
             t->pace = QN_MIN(t->pace, q->pace_ns);
     }
     for (size_t i = 0; i < s->n_seqs; i++) {

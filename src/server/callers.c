@@ -110,14 +110,28 @@ static void add(qn_caller *c, qn_pool p, size_t n)
     c->all->taken[p] += n;
 }
 
+/* With the lock held. */
+static qn_room room_for(const qn_caller *c, qn_pool p, size_t n)
+{
+    size_t most = c->all->most[p], n_free = most - QN_MIN(c->all->taken[p], most);
+    return n > n_free                                                   ? QN_ROOM_FULL
+           : c->may_take_all || n <= n_free - QN_MIN(c->has[p], n_free) ? QN_ROOM
+                                                                        : QN_ROOM_NO_SHARE;
+}
+
+qn_room qn_caller_room(qn_caller *c, qn_pool p, size_t n)
+{
+    (void)pthread_mutex_lock(&c->all->lock);
+    qn_room room = room_for(c, p, n);
+    (void)pthread_mutex_unlock(&c->all->lock);
+    return room;
+}
+
 qn_room qn_caller_take(qn_caller *c, qn_pool p, size_t n)
 {
     qn_callers *k = c->all;
     (void)pthread_mutex_lock(&k->lock);
-    size_t most = k->most[p], n_free = most - QN_MIN(k->taken[p], most);
-    qn_room room = n > n_free                                                   ? QN_ROOM_FULL
-                   : c->may_take_all || n <= n_free - QN_MIN(c->has[p], n_free) ? QN_ROOM
-                                                                                : QN_ROOM_NO_SHARE;
+    qn_room room = room_for(c, p, n);
     if (room == QN_ROOM)
         add(c, p, n);
     (void)pthread_mutex_unlock(&k->lock);

@@ -37,6 +37,7 @@ void qn_callers_leave(qn_caller *c);         /* NULL allowed */
 uint64_t qn_caller_id(const qn_caller *c);   /* of each another; never 0 */
 bool qn_caller_is_alone(const qn_caller *c); /* may take all */
 const char *qn_caller_name(const qn_caller *c);
+qn_room qn_caller_room(qn_caller *c, qn_pool p, size_t n); /* what taking them would say now */
 QN_MUST_USE qn_room qn_caller_take(qn_caller *c, qn_pool p, size_t n);
 /* What was asked of nobody: it is counted, over the limit too. */
 void qn_caller_count(qn_caller *c, qn_pool p, size_t n);

@@ -27,10 +27,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SHORT_BODY    65536 /* of a refused request: read, to keep the connection */
-#define PER_TURN      16    /* requests of one connection, then others have their turn */
-#define NO_DEADLINE   UINT64_MAX
-#define NS_PER_SECOND 1000000000u
+#define SHORT_BODY  65536 /* of a refused request: read, to keep the connection */
+#define PER_TURN    16    /* requests of one connection, then others have their turn */
+#define NO_DEADLINE UINT64_MAX
 
 static void read_input(qn_conn *c);
 
@@ -190,8 +189,8 @@ void qn_conn_open(qn_server *s, int fd, const struct sockaddr *from)
         return;
     }
     uint64_t stall = s->times.stall_ns;
-    struct timeval t = {(time_t)(stall / NS_PER_SECOND),
-                        (suseconds_t)(stall % NS_PER_SECOND / 1000)};
+    struct timeval t = {(time_t)(stall / QN_NS_PER_SECOND),
+                        (suseconds_t)(stall % QN_NS_PER_SECOND / 1000)};
     bufferevent_setcb(c->bev, on_read, on_written, on_event, c);
     bufferevent_set_timeouts(c->bev, NULL, &t);
     bufferevent_setwatermark(c->bev, EV_WRITE, QN_LIMIT_HTTP_OUTPUT / 2, 0);
@@ -229,9 +228,7 @@ void qn_conn_watch(qn_conn *c)
     uint64_t at = deadline_of(c), now = qn_now_ns();
     if (at == NO_DEADLINE || (c->armed_ns && c->armed_ns <= at))
         return; /* a timer that fires too early arms itself again */
-    uint64_t wait = at > now ? at - now : 0;
-    struct timeval t = {(time_t)(wait / NS_PER_SECOND),
-                        (suseconds_t)(wait % NS_PER_SECOND / 1000) + 1};
+    struct timeval t = qn_time_until(at, now);
     c->armed_ns = event_add(c->timer, &t) == 0 ? at : 0;
 }
 
@@ -278,10 +275,7 @@ bool qn_conn_has_room(const qn_conn *c)
     size_t n = qn_conn_backlog(c);
     if (n <= QN_LIMIT_HTTP_AHEAD || n > QN_LIMIT_HTTP_OUTPUT)
         return n <= QN_LIMIT_HTTP_AHEAD;
-    qn_room room = qn_caller_take(c->caller, QN_POOL_ANSWERS, QN_LIMIT_HTTP_OUTPUT);
-    if (room == QN_ROOM)
-        qn_caller_give(c->caller, QN_POOL_ANSWERS, QN_LIMIT_HTTP_OUTPUT);
-    return room == QN_ROOM;
+    return qn_caller_room(c->caller, QN_POOL_ANSWERS, QN_LIMIT_HTTP_OUTPUT) == QN_ROOM;
 }
 
 bool qn_conn_is_idle(const qn_conn *c)
@@ -621,15 +615,15 @@ static void read_piece(qn_conn *c)
     c->last_ns = qn_now_ns();
     if (c->is_discarding)
         return;
-    if (!qn_x_take(x, QN_POOL_BODIES, piece.n)) {
-        c->is_closing = true;
-        qn_x_settle(x);
-        return;
+    bool ok = qn_x_take(x, QN_POOL_BODIES, piece.n);
+    if (ok) {
+        x->n_body += piece.n;
+        ok = qn_grow(&x->body, &x->cap_body, x->n_body, 1, QN_MEM_REQUEST);
+        if (!ok)
+            qn_x_error(x, 503, NULL, NULL, "out of memory");
     }
-    x->n_body += piece.n;
-    if (!qn_grow(&x->body, &x->cap_body, x->n_body, 1, QN_MEM_REQUEST)) {
+    if (!ok) {
         c->is_closing = true;
-        qn_x_error(x, 503, NULL, NULL, "out of memory");
         qn_x_settle(x);
         return;
     }

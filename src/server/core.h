@@ -35,6 +35,15 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#define QN_NS_PER_SECOND 1000000000u
+/* What a timer is given that shall not fire before `at`. */
+static inline struct timeval qn_time_until(uint64_t at, uint64_t now)
+{
+    uint64_t ns = at > now ? at - now : 0;
+    return (struct timeval){(time_t)(ns / QN_NS_PER_SECOND),
+                            (suseconds_t)(ns % QN_NS_PER_SECOND / 1000) + 1};
+}
+
 typedef struct qn_conn qn_conn;
 typedef struct qn_model qn_model;
 
@@ -130,6 +139,7 @@ bool qn_x_hand_over(qn_exchange *x, qn_x_work_kind work);
 bool qn_x_take(qn_exchange *x, qn_pool p, size_t n);
 /* The status of HTTP, and (unless NULL) OpenAI's code or NULL. */
 int qn_x_status(qn_status s, const char **code);
+void qn_x_retry_after(qn_exchange *x, uint64_t s); /* adds the header */
 /* Answers an error with a header "Retry-After". */
 void qn_x_refuse(qn_exchange *x, int status, int retry_s, const char *why);
 bool qn_x_is_answered(const qn_exchange *x);

@@ -463,17 +463,22 @@ void qn_x_error(qn_exchange *x, int status, const char *param, const char *code,
     add_error(&x->out, x, &f);
     qn_str_addc(&x->out, '\n');
     if ((status == 429 || status == 503) && !x->has_retry)
-        qn_x_add_header(x, "Retry-After", "1");
+        qn_x_retry_after(x, 1);
     if (status == 500)
         qn_x_add_header(x, "x-should-retry", "false");
 }
 
+void qn_x_retry_after(qn_exchange *x, uint64_t s)
+{
+    char text[24];
+    (void)snprintf(text, sizeof text, "%llu", (unsigned long long)s);
+    qn_x_add_header(x, "Retry-After", text);
+}
+
 void qn_x_refuse(qn_exchange *x, int status, int retry_s, const char *why)
 {
-    char text[12];
-    (void)snprintf(text, sizeof text, "%d", retry_s);
     if (!x->status)
-        qn_x_add_header(x, "Retry-After", text);
+        qn_x_retry_after(x, (uint64_t)retry_s);
     qn_x_error(x, status, NULL, NULL, "%s", why);
 }
 

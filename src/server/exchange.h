@@ -57,6 +57,10 @@ bool qn_x_keep(qn_exchange *x, uint64_t ns);
 bool qn_x_put_away(qn_exchange *x, size_t i);
 
 typedef enum qn_model_state { QN_MODEL_UNLOADED, QN_MODEL_LOADING, QN_MODEL_LOADED } qn_model_state;
+static inline const char *qn_model_state_name(qn_model_state s)
+{
+    return s == QN_MODEL_LOADED ? "loaded" : s == QN_MODEL_LOADING ? "loading" : "unloaded";
+}
 typedef struct qn_model_entry {
     const char *name;
     uint64_t created; /* unix time */

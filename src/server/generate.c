@@ -191,40 +191,18 @@ qn_status qn_x_generate(qn_exchange *x, const qn_answer_api *api, void *arg, qn_
 
 /* ---- scores ---- */
 
-/* What the callbacks are called with. */
-typedef struct scoring {
-    const qn_exchange *x;
-    const qn_scoring *asked;
-} scoring;
-
-static bool on_logits(void *arg, size_t pos, const float *logits, size_t n_vocab)
-{
-    const scoring *s = arg;
-    return s->asked->on_logits(s->asked->arg, pos, logits, n_vocab);
-}
-
-static bool on_hidden(void *arg, int layer, size_t pos, const float *hidden, size_t width)
-{
-    const scoring *s = arg;
-    return s->asked->on_hidden(s->asked->arg, layer, pos, hidden, width);
-}
-
 static bool goes_on(void *arg)
 {
-    const scoring *s = arg;
-    return !qn_x_is_gone(s->x);
+    return !qn_x_is_gone(arg);
 }
 
 qn_status qn_x_score(const qn_exchange *x, qn_engine *e, const qn_scoring *asked, qn_err *err)
 {
-    scoring s = {x, asked};
     qn_scoring q = *asked;
     q.class_name = q.class_name ? q.class_name : x->class_name;
     q.tenant = qn_caller_is_alone(x->caller) ? NULL : qn_caller_name(x->caller);
-    q.on_logits = asked->on_logits ? on_logits : NULL;
-    q.on_hidden = asked->on_hidden ? on_hidden : NULL;
     q.goes_on = goes_on;
-    q.arg = &s;
+    q.goes_on_arg = (void *)(uintptr_t)x;
     QN_TRY(check_class(x, x->held, q.class_name, err));
     return qn_score_shared(e, &q, err);
 }

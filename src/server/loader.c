@@ -36,14 +36,12 @@ static uint64_t bytes_of(const qn_engine_info *i)
 /* With the lock held. */
 static void keep_info(qn_model *m, const qn_engine_info *info)
 {
-    const char *strings[] = {info->name, info->arch, info->quantization, info->device};
     m->info = *info;
-    for (size_t i = 0; i < QN_COUNT(strings); i++)
-        (void)snprintf(m->texts[i], sizeof m->texts[i], "%s", strings[i] ? strings[i] : "");
-    m->info.name = m->texts[0];
-    m->info.arch = m->texts[1];
-    m->info.quantization = m->texts[2];
-    m->info.device = m->texts[3];
+    const char **strings[] = {&m->info.name, &m->info.arch, &m->info.quantization, &m->info.device};
+    for (size_t i = 0; i < QN_COUNT(strings); i++) {
+        (void)snprintf(m->texts[i], sizeof m->texts[i], "%s", *strings[i] ? *strings[i] : "");
+        *strings[i] = m->texts[i];
+    }
     m->has_info = true;
 }
 

@@ -14,8 +14,7 @@
 #include <strings.h>
 #include <time.h>
 
-#define NS_PER_SECOND 1000000000u
-#define RETRY_S       5 /* for who did not wait, or not long enough */
+#define RETRY_S 5 /* for who did not wait, or not long enough */
 
 static void lock(qn_models *m)
 {
@@ -153,16 +152,14 @@ static uint64_t patience_of(const qn_exchange *x)
             digits++;
         if ((i == 0 || strchr(" ,;\t", p.p[i - 1])) && strncasecmp(p.p + i, wait, n) == 0 &&
             qn_parse_u64(p.p + i + n, digits, QN_LIMIT_HTTP_MODEL_MS, &s))
-            return QN_MIN(most, s * NS_PER_SECOND);
+            return QN_MIN(most, s * QN_NS_PER_SECOND);
     }
     return most;
 }
 
 static void refuse_loading(qn_exchange *x, const qn_model *m)
 {
-    char text[12];
-    (void)snprintf(text, sizeof text, "%d", RETRY_S);
-    qn_x_add_header(x, "Retry-After", text);
+    qn_x_retry_after(x, RETRY_S);
     int done = atomic_load(&m->permille) / 10;
     if (done || !m->server->models.on_demand)
         qn_x_error(x, 503, "model", "model_loading", "model '%s' is being loaded: %d %%",
@@ -173,12 +170,8 @@ static void refuse_loading(qn_exchange *x, const qn_model *m)
 
 static void refuse_failed(qn_exchange *x, const qn_model *m, const qn_err *why, uint64_t retry_ns)
 {
-    char text[24];
     uint64_t now = qn_now_ns();
-    (void)snprintf(
-        text, sizeof text, "%llu",
-        (unsigned long long)(retry_ns > now ? QN_DIV_UP(retry_ns - now, NS_PER_SECOND) : 1));
-    qn_x_add_header(x, "Retry-After", text);
+    qn_x_retry_after(x, retry_ns > now ? QN_DIV_UP(retry_ns - now, QN_NS_PER_SECOND) : 1);
     qn_x_error(x, 503, "model", "model_failed", "model '%s' could not be loaded: %s", m->cfg->name,
                why->msg);
 }
@@ -398,9 +391,7 @@ void qn_models_note(qn_server *s)
         return;
     if (!m->timer)
         m->timer = evtimer_new(s->base, on_timer, s);
-    uint64_t wait = at > now ? at - now : 0;
-    struct timeval t = {(time_t)(wait / NS_PER_SECOND),
-                        (suseconds_t)(wait % NS_PER_SECOND / 1000) + 1};
+    struct timeval t = qn_time_until(at, now);
     if (m->timer && event_add(m->timer, &t) == 0)
         m->armed_ns = at;
 }
@@ -476,7 +467,7 @@ static const qn_engine_info *copy_info(qn_exchange *x, const qn_model *m)
     *to = m->info;
     const char **strings[] = {&to->name, &to->arch, &to->quantization, &to->device};
     for (size_t i = 0; i < QN_COUNT(strings); i++) {
-        *strings[i] = qn_arena_strndup(&x->arena, m->texts[i], strlen(m->texts[i]));
+        *strings[i] = qn_arena_strndup(&x->arena, *strings[i], strlen(*strings[i]));
         if (!*strings[i])
             return NULL;
     }
@@ -549,9 +540,6 @@ void qn_model_add_stats(qn_model *m, qn_engine_stats *to)
 
 qn_model_view *qn_server_views(qn_server *s, size_t *n)
 {
-    static const char *const states[] = {[QN_MODEL_UNLOADED] = "unloaded",
-                                         [QN_MODEL_LOADING] = "loading",
-                                         [QN_MODEL_LOADED] = "loaded"};
     qn_models *all = &s->models;
     qn_model_view *v = qn_calloc(QN_MAX(all->n, (size_t)1), sizeof *v, QN_MEM_MISC);
     *n = v ? all->n : 0;
@@ -560,7 +548,7 @@ qn_model_view *qn_server_views(qn_server *s, size_t *n)
         qn_model *m = &all->of[i];
         v[i] = (qn_model_view){
             .name = m->cfg->name,
-            .state = states[state_of(m)],
+            .state = qn_model_state_name(state_of(m)),
             .is_open = m->engine != NULL,
             .was_open = m->n_opened > 0,
             .weight_bytes = m->info.weight_bytes_per_token,

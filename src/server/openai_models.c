@@ -25,10 +25,7 @@ static void add_model(qn_str *s, const qn_model_entry *m)
         qn_str_add_json(s, i->quantization, strlen(i->quantization));
         qn_str_addc(s, '}');
     }
-    qn_str_addf(s, ",\"status\":{\"value\":\"%s\"",
-                m->state == QN_MODEL_LOADED    ? "loaded"
-                : m->state == QN_MODEL_LOADING ? "loading"
-                                               : "unloaded");
+    qn_str_addf(s, ",\"status\":{\"value\":\"%s\"", qn_model_state_name(m->state));
     if (m->state == QN_MODEL_LOADING) {
         qn_str_adds(s, ",\"progress\":");
         qn_openai_add_number(s, m->progress);

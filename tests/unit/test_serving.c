@@ -357,15 +357,6 @@ static bool ask(void *arg)
     return ++a->n <= a->most;
 }
 
-static bool keep_none(void *arg, size_t pos, const float *logits, size_t n_vocab)
-{
-    (void)arg;
-    (void)pos;
-    (void)logits;
-    (void)n_vocab;
-    return true;
-}
-
 /* Short chunks where somebody may be in a hurry, and an end when nobody waits any more. */
 static void test_shared_scores(void **state)
 {
@@ -385,9 +376,9 @@ static void test_shared_scores(void **state)
                         .n_ids = 64,
                         .class_name = quick ? "slow" : NULL,
                         .tenant = "t",
-                        .on_logits = keep_none,
+                        .on_logits = pass_row,
                         .goes_on = ask,
-                        .arg = &a};
+                        .goes_on_arg = &a};
         assert_int_equal(qn_score_shared(e, &s, &err), QN_OK);
         assert_true(quick ? a.n > 1 : a.n == 1);
         a = (asked){.most = 0};
