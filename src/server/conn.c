@@ -357,7 +357,9 @@ void qn_conn_next(qn_conn *c)
     c->is_old = true;
     c->since_ns = qn_now_ns();
     if (c->is_closing || c->is_broken || c->server->phase != QN_SERVER_RUNNING) {
+        qn_server *s = c->server;
         flush(c);
+        qn_server_check_drained(s);
         return;
     }
     c->state = QN_CONN_READING;
@@ -550,6 +552,7 @@ static void refuse(qn_conn *c, int status, const char *why)
     }
     if (!x->id[0])
         set_id(x);
+    qn_x_because(x, why);
     qn_x_error(x, status, NULL, NULL, "%s", why);
     qn_x_settle(x);
 }

@@ -5,10 +5,12 @@
  *
  *   listener.c   sockets that listen, connections accepted or refused
  *   conn.c       bytes in, bytes out, time limits, clients that vanish
+ *   secrets.c    keys and certificate, read again while serving
  *   access.c     who may: Host, Origin, keys, routes
  *   exchange.c   what a handler sees of a request, and its answer
  *   generate.c   an engine's events brought to an answer
  *   models.c     models, opened one after the other
+ *   pulse.c      whether the engines still work
  *   server.c     beginning, waking, draining, end
  *
  * Threads: everything is the I/O thread's, but
@@ -30,6 +32,8 @@
 #include <sys/uio.h>
 
 typedef struct qn_conn qn_conn;
+typedef struct qn_keys qn_keys;
+typedef struct qn_beat qn_beat;
 
 /* ---- exchange ---- */
 
@@ -44,6 +48,7 @@ typedef enum qn_x_stage {
 typedef struct qn_gen {
     qn_request *request; /* NULL: over */
     uint64_t submit_ns, first_ns, last_ns[QN_LIMIT_CANDIDATES];
+    uint64_t n_output; /* tokens that came */
     qn_finish finish;
 } qn_gen;
 
@@ -57,6 +62,7 @@ struct qn_exchange {
     qn_slice rest;
     char id[QN_LIMIT_HTTP_REQUEST_ID + 1];
     const char *tenant, *class_name;
+    qn_keys *keys;         /* tenant, class_name and key_class are theirs; NULL: there are none */
     const char *key_class; /* the most urgent class that the key may name; NULL: any */
     char *body;
     size_t n_body, cap_body;
@@ -84,6 +90,8 @@ struct qn_exchange {
     const char *model, *gen_class; /* for the books */
     int max_tokens, n;
     uint64_t n_prompt, n_cached, n_output;
+    char reason[64],
+        param[32]; /* of an error, for the log: nothing that a client wrote, and a field's name */
 
     /* ready_lock */
     qn_exchange *next_ready;
@@ -103,6 +111,7 @@ void qn_x_work_slowly(void *job);
 int qn_x_status(qn_status s, const char **code);
 /* Answers an error with a header "Retry-After". */
 void qn_x_refuse(qn_exchange *x, int status, int retry_s, const char *why);
+void qn_x_because(qn_exchange *x, const char *reason); /* for the log; the first one stays */
 bool qn_x_is_answered(const qn_exchange *x);
 void qn_x_drop_body(qn_exchange *x); /* it was read */
 void qn_x_note(qn_exchange *x);      /* the log's line and the count of an answer */
@@ -174,15 +183,35 @@ void qn_models_note(qn_server *s); /* I/O thread: engines that have come */
 bool qn_models_are_ready(const qn_server *s, double *progress);
 const qn_model *qn_model_of(const qn_server *s, const qn_engine *e);
 
-/* ---- access ---- */
+/* ---- secrets ---- */
 
-typedef struct qn_access_key {
+typedef struct qn_key {
     uint8_t digest[32];
     const char *tenant, *class_name;
     char made[20]; /* tenant, if it has no other */
-} qn_access_key;
+} qn_key;
 
-QN_MUST_USE qn_status qn_access_init(qn_server *s, qn_err *err);
+/* One reading of the keys. */
+struct qn_keys {
+    size_t
+        n_users; /* the server, and exchanges that came by one of them: I/O thread, once the server has it */
+    size_t n;
+    qn_key *list;
+    qn_arena arena;
+};
+
+/* Any thread. *out is NULL where there is no TLS. */
+QN_MUST_USE qn_status qn_keys_read(qn_keys **out, const qn_server_config *cfg, qn_err *err);
+QN_MUST_USE qn_status qn_tls_read(void **out, const qn_server_config *cfg, qn_err *err);
+const qn_key *qn_keys_find(const qn_keys *k, qn_slice given); /* NULL: none of them */
+void qn_keys_drop(qn_keys *k);                                /* NULL allowed */
+QN_MUST_USE qn_status qn_secrets_init(qn_server *s, qn_err *err);
+QN_MUST_USE qn_status qn_secrets_start(qn_server *s, qn_err *err); /* its thread */
+void qn_secrets_note(qn_server *s); /* I/O thread: asked to read again, or something was read */
+void qn_secrets_end(qn_server *s);
+
+/* ---- access ---- */
+
 /* After the head: finds the route, and whether it may be used; false: answered. */
 bool qn_access_check(qn_exchange *x);
 
@@ -206,7 +235,6 @@ struct qn_server {
     struct evconnlistener *listener;
     struct event *wake, *resume, *deadline; /* eventfd; accepting again; draining is over */
     int wake_fd;
-    void *tls; /* SSL_CTX */
     bool is_loopback, is_local;
     char *socket_path; /* to be removed at the end */
     qn_conn *conns;
@@ -214,18 +242,28 @@ struct qn_server {
     uint64_t n_bodies;         /* bytes */
     atomic_size_t json_bytes;  /* of all exchanges */
     qn_server_phase phase;
-    bool is_sick;
-    qn_access_key *keys;
+    bool is_sick;   /* for good: a device failed */
+    bool is_stuck;  /* as of pulse.c's last look */
+    qn_beat *beats; /* [n_models] */
+    struct event *pulse;
+    uint64_t looked_ns, asked_ns; /* the last look; when someone last wanted to know */
+    qn_keys *keys;
+    void *tls; /* SSL_CTX; NULL: plain */
     uint64_t id_prefix, n_ids;
     const qn_route *const *routes;
-    qn_workers *workers, *slow, *log;
+    qn_workers *workers, *slow, *log, *reader;
     uint64_t n_log_lost;
     qn_metrics *metrics;
 
     pthread_mutex_t ready_lock;
     qn_exchange *ready, **ready_end;
 
-    atomic_int n_stops;
+    pthread_mutex_t fresh_lock;
+    qn_keys *fresh_keys; /* read, and not taken yet */
+    void *fresh_tls;
+
+    atomic_int n_stops, n_reloads;
+    int n_reloads_seen;
     qn_model *models;
     const char **names;
     qn_engine **engines; /* the I/O thread's copy, for qn_server_engines */
@@ -238,8 +276,17 @@ struct qn_server {
 void qn_server_wake(qn_server *s);               /* any thread, also in a signal handler */
 void qn_server_ready(qn_exchange *x, bool back); /* any thread: the I/O thread shall look at x */
 void qn_server_unlist(qn_exchange *x);
-void qn_server_log(qn_server *s, const char *line, size_t n);
+void qn_server_log(qn_server *s, const char *line, size_t n); /* of an answer; I/O thread */
+/* What happens to the server itself. Any thread. */
+void qn_server_notice(qn_server *s, const char *fmt, ...) QN_PRINTF(2, 3);
 void qn_server_check_drained(qn_server *s);
+
+/* ---- pulse ---- */
+
+QN_MUST_USE qn_status qn_pulse_init(qn_server *s, qn_err *err);
+void qn_pulse_ask(qn_server *s); /* someone wants to know: look for the next minute */
+bool qn_pulse_is_sick(const qn_server *s);
+void qn_pulse_end(qn_server *s); /* before the engines */
 
 /* listener.c */
 QN_MUST_USE qn_status qn_listener_open(qn_server *s, qn_err *err);

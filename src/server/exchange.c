@@ -39,6 +39,7 @@ void qn_x_free(qn_exchange *x)
     if (x->api && x->api->free)
         (*x->api->free)(x->arg);
     qn_x_drop_body(x);
+    qn_keys_drop(x->keys);
     json_decref(x->json);
     (void)atomic_fetch_sub(&x->server->json_bytes, x->json_bytes);
     qn_str_fini(&x->headers);
@@ -87,6 +88,7 @@ void qn_x_abandon(qn_exchange *x)
     x->conn = NULL;
     if (x->stage == QN_X_WORKING)
         return;
+    qn_x_because(x, "client_gone");
     qn_x_drop(x, 499, QN_FINISH_CANCELLED, "cancelled");
     if (x->stage != QN_X_OVER && x->http.method.p) {
         x->status = 499;
@@ -349,10 +351,19 @@ static void end_with_error(qn_exchange *x, const failure *f)
     qn_x_end(x);
 }
 
+void qn_x_because(qn_exchange *x, const char *reason)
+{
+    if (!x->reason[0])
+        (void)snprintf(x->reason, sizeof x->reason, "%s", reason);
+}
+
 void qn_x_error(qn_exchange *x, int status, const char *param, const char *code, const char *fmt,
                 ...)
 {
     char message[1024];
+    qn_x_because(x, code ? code : type_of(status, SHAPE_OPENAI));
+    if (param && !x->param[0])
+        (void)snprintf(x->param, sizeof x->param, "%s", param);
     va_list ap;
     va_start(ap, fmt);
     (void)vsnprintf(message, sizeof message, fmt, ap);
@@ -378,6 +389,7 @@ void qn_x_refuse(qn_exchange *x, int status, int retry_s, const char *why)
 {
     char text[12];
     (void)snprintf(text, sizeof text, "%d", retry_s);
+    qn_x_because(x, why);
     if (!x->status)
         qn_x_add_header(x, "Retry-After", text);
     qn_x_error(x, status, NULL, NULL, "%s", why);
@@ -512,7 +524,17 @@ static void add_escaped(qn_str *s, qn_slice text, size_t max)
     }
 }
 
-/* time id method path status bytes ms [tokens class]; no query, which may hold anything. */
+static void add_reason(qn_str *s, const qn_exchange *x)
+{
+    bool has_space = strchr(x->reason, ' ') != NULL;
+    qn_str_addf(s, has_space ? " error=\"%s\"" : " error=%s", x->reason[0] ? x->reason : "none");
+    if (x->param[0]) {
+        qn_str_adds(s, " param=");
+        add_escaped(s, qn_slice_of(x->param), sizeof x->param);
+    }
+}
+
+/* time id method path status bytes ms [tokens class] [error]; no query, which may hold anything, and no message, which may quote. */
 void qn_x_note(qn_exchange *x)
 {
     qn_server *s = x->server;
@@ -540,6 +562,8 @@ void qn_x_note(qn_exchange *x)
         qn_str_addf(&line, " prompt=%llu cached=%llu output=%llu class=%s",
                     (unsigned long long)x->n_prompt, (unsigned long long)x->n_cached,
                     (unsigned long long)x->n_output, x->gen_class);
+    if (x->status >= 400)
+        add_reason(&line, x);
     if (!line.failed)
         qn_server_log(s, line.p, line.n);
     qn_str_fini(&line);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * status.c - what probes, balancers and dashboards ask. All of it is answered by the I/O thread: also while every worker is busy.
  *
- *   /livez, /ping   200: the process runs
+ *   /livez, /ping   200: the process runs; 503 sick: it wants a restart
  *   /health         200 ok; 503 starting, draining, sick
  *   /ready          200, or 503 with how far loading is */
 #include "server/core.h"
@@ -20,14 +20,17 @@ static void reply_status(qn_exchange *x, int status, const char *word)
 
 static void live(qn_exchange *x)
 {
-    reply_status(x, 200, "ok");
+    bool is_sick = qn_pulse_is_sick(x->server);
+    qn_pulse_ask(x->server);
+    reply_status(x, is_sick ? 503 : 200, is_sick ? "sick" : "ok");
 }
 
 static void health(qn_exchange *x)
 {
     double progress;
     const qn_server *s = x->server;
-    const char *word = s->is_sick                           ? "sick"
+    qn_pulse_ask(x->server);
+    const char *word = qn_pulse_is_sick(s)                  ? "sick"
                        : s->phase != QN_SERVER_RUNNING      ? "draining"
                        : !qn_models_are_ready(s, &progress) ? "starting"
                                                             : "ok";
@@ -40,12 +43,13 @@ static void ready(qn_exchange *x)
     const qn_server *s = x->server;
     bool is_ready = qn_models_are_ready(s, &progress);
     qn_str out = {0};
-    if (is_ready && s->phase == QN_SERVER_RUNNING && !s->is_sick) {
+    qn_pulse_ask(x->server);
+    if (is_ready && s->phase == QN_SERVER_RUNNING && !qn_pulse_is_sick(s)) {
         reply_status(x, 200, "ready");
         return;
     }
     qn_str_addf(&out, "{\"status\":\"%s\",\"progress\":%.2f,\"models\":[",
-                s->is_sick                      ? "sick"
+                qn_pulse_is_sick(s)             ? "sick"
                 : s->phase != QN_SERVER_RUNNING ? "draining"
                                                 : "loading",
                 progress);
