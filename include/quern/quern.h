@@ -255,7 +255,8 @@ typedef struct qn_params {
      * qn_request_free has returned. */
     void (*notify)(void *arg);
     void *notify_arg;
-    bool is_probe; /* asks only whether the engine works: is in no count of qn_engine_stats, and never refused */
+    bool
+        is_probe; /* asks only whether the engine works: is in no count of qn_engine_stats, and never refused */
 } qn_params;
 QN_API qn_params qn_params_default(void);
 /* The defaults, and over them the model's generation_config.json. */

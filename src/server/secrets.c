@@ -62,8 +62,10 @@ static qn_status read_keys(qn_keys *k, const qn_server_config *cfg, qn_str *text
     if (!k->list)
         return qn_fail_nomem(err, bytes);
     memset(k->list, 0, bytes);
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         QN_TRY(add_key(k, &listed[i], cfg, err));
+        OPENSSL_cleanse((char *)(uintptr_t)listed[i].key, strlen(listed[i].key));
+    }
     for (size_t i = 0; i < cfg->n_keys; i++)
         QN_TRY(add_key(k, &cfg->keys[i], cfg, err));
     return QN_OK;
