@@ -9,12 +9,12 @@ ARGS ?=
 JOBS := $(shell nproc)
 BUILD := build/release
 
-.PHONY: serve run build test install clean
+.PHONY: serve run build test torture install clean
 export PROMPT
 
-# Serve the demo model on http://127.0.0.1:8080; ARGS="--port 80 ..." are options of quern serve, MODEL=... another model.
+# Serve the demo model, named demo, on http://127.0.0.1:8080; ARGS="--port 8081 ..." are options of quern serve, MODEL=... another model.
 serve: build
-	@model="$(MODEL)"; [ -n "$$model" ] || model=$$(tools/get_demo_model.sh) || exit 1; \
+	@model="$(MODEL)"; [ -n "$$model" ] || model=demo=$$(tools/get_demo_model.sh) || exit 1; \
 	exec $(BUILD)/quern serve -m "$$model" $(ARGS)
 
 # Chat with the demo model. PROMPT="..." answers once, and so does a pipe; with nothing in it there is a question ready.
@@ -37,6 +37,14 @@ test:
 	@cmake --preset release -DCMAKE_INSTALL_PREFIX="$(PREFIX)" >/dev/null
 	@cmake --build --preset release -j $(JOBS)
 	@tests/run.sh $(BUILD)
+
+# Each allocation and each call of the system failed once, and weights that change under a server: minutes.
+torture:
+	@tools/setup.sh test
+	@cmake --preset release >/dev/null
+	@cmake --build --preset release --target quern-cmd fault test_server_oom -j $(JOBS)
+	$(BUILD)/test_server_oom --full
+	python3 tests/e2e/test_torture.py $(BUILD)/quern --full
 
 install:
 	@tools/setup.sh run

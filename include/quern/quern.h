@@ -25,7 +25,8 @@
  * how long it is valid, or how it is freed.
  * Text: strings are UTF-8; with a length beside them they need no NUL at the end.
  * Threads: an engine has a thread of its own. Its functions may be called from any thread at any
- * time; those of one request from one thread at a time, but for qn_request_cancel. */
+ * time; those of one request from one thread at a time, but for qn_request_cancel. Several engines may be open;
+ * they are opened one after the other. */
 #ifndef QUERN_QUERN_H
 #define QUERN_QUERN_H
 
@@ -50,8 +51,9 @@ typedef enum qn_status {
     QN_E_NOMEM,       /* out of memory; the engine goes on */
     QN_E_KV_FULL,     /* no room in the K/V cache now (qn_score, qn_bench) */
     QN_E_TOO_LONG,    /* more tokens or bytes than can ever fit */
-    QN_E_QUEUE_FULL,
-    QN_E_CANCELLED, /* by qn_request_cancel or qn_engine_free */
+    QN_E_QUEUE_FULL,  /* as many wait as this tenant may have */
+    QN_E_BUSY,        /* the queue is full of others' */
+    QN_E_CANCELLED,   /* by qn_request_cancel or qn_engine_free */
     QN_E_TIMEOUT,
     QN_E_DEVICE,
     QN_E_PEER,
@@ -101,11 +103,10 @@ typedef struct qn_class {
     const char *name; /* 1 to 32 of [A-Za-z0-9_-] */
     /* of the machine's time while others want it too; 1 to 10000. Unused share is lent */
     uint32_t share;
-    /* From submit to the end of the answer; 0: none. Steps are kept as short as running answers need
-     * that are within their class's share. */
+    /* from submit to the end of the answer, while the class keeps to its share; 0: none */
     uint32_t target_ms;
     /* a running answer waits no longer for its next token while prompts are read; 0: no limit;
-     * QN_GAP_AUTO: twice what a token takes without them, or 50 ms where that is shorter */
+     * QN_GAP_AUTO: twice as long as without them, 50 ms or more; 250 where several wait */
     uint32_t gap_ms;
     bool refuse_late; /* what will surely miss the target is refused at once (QN_E_TIMEOUT) */
 } qn_class;
@@ -154,7 +155,7 @@ typedef struct qn_config {
     int n_buckets;
     int min_seqs; /* adaptive: between this and max_seqs, as many as gain throughput; 0: max_seqs */
     int batch_timeout_ms; /* an idle engine waits so long for max_seqs requests; 0: not */
-    int max_queue;        /* waiting requests; one more is QN_E_QUEUE_FULL. 0: 512 */
+    int max_queue; /* waiting requests. 0: 512. A tenant may have as many as are left free: half of them alone */
     bool no_prefix_cache; /* K/V of ended requests are not kept for those that begin alike */
     /* Called by qn_engine_open: what is being done, and how much of it (0 to 1). NULL: silent. */
     void (*progress)(void *arg, const char *what, double done);
@@ -178,8 +179,10 @@ typedef struct qn_engine_info {
     int prompt_tokens;
     const char *kv_cache_dtype; /* "f16" */
     uint64_t kv_bytes, activation_bytes, vocab_bytes;
+    uint64_t spare_bytes; /* of weight_bytes: experts that a mem_limit could leave in the file */
     int n_layers, hidden_size, n_vocab; /* n_vocab: logits of a row */
     int max_ctx, model_max_ctx;         /* tokens of one sequence: here; as trained */
+    size_t max_prompt_bytes; /* a text of more has more tokens than max_ctx, whatever it is */
     int n_threads;
     bool has_chat_template;
 } qn_engine_info;
@@ -246,17 +249,17 @@ typedef struct qn_params {
     float length_penalty;    /* beam search: score = sum of logprobs / length^penalty */
     /* serving */
     const char *class_name; /* of qn_config.classes; NULL: the default one */
-    /* Whose request: classes are fair among tenants, and cached prefixes are shared within one only. NULL: nobody's */
+    /* Whose request: classes and the queue are fair among tenants, and cached prefixes are shared within one only (unless
+     * shares_prefixes). NULL: nobody's, which is one more tenant, but for the queue: it may fill that */
     const char *tenant;
-    const char
-        *cache_salt; /* cached prefixes are shared among requests of the same salt; NULL: none */
+    bool shares_prefixes;   /* with everybody that does */
+    const char *cache_salt; /* prefixes are shared among equal salts only; NULL: none */
     /* Called when an event was added or the request ended: on the engine's thread, which waits
      * meanwhile; it must be short and call nothing of here. Not called after qn_request_drop or
      * qn_request_free has returned. */
     void (*notify)(void *arg);
     void *notify_arg;
-    bool
-        is_probe; /* asks only whether the engine works: is in no count of qn_engine_stats, and never refused */
+    bool is_probe; /* asks only whether the engine works: never refused, in no count of stats */
 } qn_params;
 QN_API qn_params qn_params_default(void);
 /* The defaults, and over them the model's generation_config.json. */
@@ -377,6 +380,19 @@ typedef bool (*qn_hidden_fn)(void *arg, int layer, size_t pos, const float *hidd
  * QN_E_KV_FULL: running requests leave too little room. */
 QN_API qn_status qn_score(qn_engine *e, const int32_t *ids, size_t n_ids, size_t chunk,
                           qn_logits_fn on_logits, qn_hidden_fn on_hidden, void *arg, qn_err *err);
+/* The same beside requests, as one of them would be: within the share of a class and a tenant, in chunks as short as
+ * the others' gaps and targets want them. */
+typedef struct qn_scoring {
+    const int32_t *ids;
+    size_t n_ids, chunk;
+    const char *class_name, *tenant; /* as in qn_params */
+    qn_logits_fn on_logits;
+    qn_hidden_fn on_hidden;
+    /* Asked before each chunk and while it waits; NULL: it does. False: QN_E_CANCELLED. */
+    bool (*goes_on)(void *arg);
+    void *arg;
+} qn_scoring;
+QN_API qn_status qn_score_shared(qn_engine *e, const qn_scoring *s, qn_err *err);
 
 #ifdef __cplusplus
 }

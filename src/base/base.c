@@ -13,9 +13,10 @@
 const char *qn_status_name(qn_status s)
 {
     static const char *const names[] = {
-        "ok",        "bad argument",  "bad format",   "unsupported", "not found",
-        "i/o error", "out of memory", "kv full",      "too long",    "queue full",
-        "cancelled", "timeout",       "device error", "peer error",  "internal error"};
+        "ok",        "bad argument", "bad format",    "unsupported",
+        "not found", "i/o error",    "out of memory", "kv full",
+        "too long",  "queue full",   "busy",          "cancelled",
+        "timeout",   "device error", "peer error",    "internal error"};
     return (size_t)s < QN_COUNT(names) ? names[s] : "unknown status";
 }
 

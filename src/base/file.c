@@ -46,22 +46,31 @@ static void guard_remove(const qn_file *f)
         }
 }
 
+static atomic_bool is_guarded;
+static atomic_flag is_ending = ATOMIC_FLAG_INIT;
+
+/* One line, by whichever thread comes first, and the end. */
+static _Noreturn void end_over(const char *path)
+{
+    static const char head[] = "quern: ",
+                      tail[] = ": the file changed or became unreadable while in use\n";
+    while (atomic_flag_test_and_set(&is_ending))
+        (void)pause();
+    if (write(STDERR_FILENO, head, sizeof head - 1) < 0 ||
+        write(STDERR_FILENO, path, strlen(path)) < 0 ||
+        write(STDERR_FILENO, tail, sizeof tail - 1) < 0)
+        _exit(74);
+    _exit(74);
+}
+
 static void on_sigbus(int sig, siginfo_t *info, void *context)
 {
     (void)context;
     const uint8_t *at = info->si_addr;
     for (size_t i = 0; i < GUARD_SLOTS; i++) {
         const uint8_t *d = atomic_load(&guard[i].data);
-        if (!d || at < d || at >= d + atomic_load(&guard[i].size))
-            continue;
-        static const char head[] = "quern: ",
-                          tail[] = ": the file changed or became unreadable while in use\n";
-        const char *path = atomic_load(&guard[i].path);
-        if (write(STDERR_FILENO, head, sizeof head - 1) < 0 ||
-            write(STDERR_FILENO, path, strlen(path)) < 0 ||
-            write(STDERR_FILENO, tail, sizeof tail - 1) < 0)
-            _exit(74);
-        _exit(74);
+        if (d && at >= d && at < d + atomic_load(&guard[i].size))
+            end_over(atomic_load(&guard[i].path));
     }
     (void)signal(sig, SIG_DFL);
     (void)raise(sig);
@@ -70,6 +79,7 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
 void qn_file_guard(void)
 {
     struct sigaction a = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO};
+    atomic_store(&is_guarded, true);
     (void)sigemptyset(&a.sa_mask);
     (void)sigaction(SIGBUS, &a, NULL);
 }
@@ -94,7 +104,10 @@ static const char *kind_of(mode_t m)
 
 static qn_status open_regular(int *fd_out, struct stat *st, const char *path, qn_err *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    int fd;
+    do
+        fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    while (fd < 0 && errno == EINTR); /* file systems over a network */
     if (fd < 0)
         return fail_errno(err, path, "cannot open");
     if (fstat(fd, st) != 0) {
@@ -125,6 +138,7 @@ qn_status qn_file_map(qn_file **out, const char *path, qn_err *err)
     }
     f->path = name;
     f->size = (size_t)st.st_size;
+    f->changed = st.st_mtim;
     f->fd = fd;
     if (f->size) {
         void *p = mmap(NULL, f->size, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -155,6 +169,19 @@ void qn_file_unmap(qn_file *f)
     qn_free(f);
 }
 
+qn_status qn_file_check(const qn_file *f, qn_err *err)
+{
+    struct stat st;
+    if (fstat(f->fd, &st) != 0)
+        return fail_errno(err, f->path, "cannot stat");
+    if ((size_t)st.st_size == f->size && st.st_mtim.tv_sec == f->changed.tv_sec &&
+        st.st_mtim.tv_nsec == f->changed.tv_nsec)
+        return QN_OK;
+    if (atomic_load(&is_guarded))
+        end_over(f->path);
+    return qn_fail(err, QN_E_IO, "%s: the file changed while in use", f->path);
+}
+
 qn_status qn_file_pread(const qn_file *f, size_t at, void *dst, size_t n, qn_err *err)
 {
     char *p = dst;
@@ -164,9 +191,11 @@ qn_status qn_file_pread(const qn_file *f, size_t at, void *dst, size_t n, qn_err
             continue;
         if (k < 0)
             return fail_errno(err, f->path, "cannot read");
-        if (k == 0)
+        if (k == 0) {
+            QN_TRY(qn_file_check(f, err));
             return qn_fail(err, QN_E_FORMAT, "%s: ends at byte %zu, %zu more wanted", f->path, at,
                            n);
+        }
         p += k;
         at += (size_t)k;
         n -= (size_t)k;

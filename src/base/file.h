@@ -9,12 +9,14 @@
 
 #include "base/base.h"
 #include "base/str.h"
+#include <time.h>
 
-/* A read-only mapping. A file truncated while mapped raises SIGBUS: qn_file_guard. */
+/* A read-only mapping. A file truncated while mapped raises SIGBUS: qn_file_guard. One written to shows other bytes: qn_file_check. */
 typedef struct qn_file {
     char *path;
     const uint8_t *data; /* NULL when size is 0 */
     size_t size;
+    struct timespec changed; /* when it was opened */
     int fd;
 } qn_file;
 QN_MUST_USE qn_status qn_file_map(qn_file **out, const char *path, qn_err *err);
@@ -24,8 +26,11 @@ QN_MUST_USE qn_status qn_file_pread(const qn_file *f, size_t at, void *dst, size
 bool qn_file_holds(const qn_file *f, const void *p); /* p is in its mapping */
 /* What of [p, p + n) is mapped need not stay resident: read again, it comes from the file. */
 void qn_file_drop(const qn_file *f, const void *p, size_t n);
-/* Installs a SIGBUS handler that writes one line naming the mapped file and exits with 74. Called
- * by the program. */
+/* QN_E_IO: its size, or when it was last written, is no more what it was when it was opened; what was
+ * read of it before this call may be wrong. Removed or replaced by another, it is the same. */
+QN_MUST_USE qn_status qn_file_check(const qn_file *f, qn_err *err);
+/* From now on a mapped file that is truncated (SIGBUS), or that qn_file_check finds changed, ends the
+ * program with one line naming it and status 74. Called by the program. */
 void qn_file_guard(void);
 
 /* Whole file into *out (cleared first), at most max_bytes. */

@@ -9,6 +9,7 @@
 #include <setjmp.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 
 /* ---- memory ---- */
 
@@ -65,17 +66,21 @@ static void json_free(void *p)
 /* Before main, so that no value is made by one allocator and freed by the other. */
 __attribute__((constructor)) static void set_up(void)
 {
+    size_t seed = 0;
     json_set_alloc_funcs(json_alloc, json_free);
+    /* keys are hashed with it, so that no text is made of keys that all collide */
+    json_object_seed(getrandom(&seed, sizeof seed, 0) == sizeof seed ? seed : 0);
 }
 
-/* json_loadb within *bytes of memory (0: any), which are those taken then; *no_memory: it ran out. */
-static json_t *load(const char *text, size_t n, json_error_t *e, size_t *bytes, bool *no_memory)
+/* json_loadb within `limit` bytes of memory (0: any). *bytes: those taken; *no_memory: it ran out. */
+static json_t *load(const char *text, size_t n, json_error_t *e, size_t limit, size_t *bytes,
+                    bool *no_memory)
 {
     parsing p;
     json_t *volatile v = NULL;
     p.taken.prev = p.taken.next = &p.taken;
     p.bytes = 0;
-    p.limit = *bytes;
+    p.limit = limit;
     *no_memory = setjmp(p.no_memory) != 0;
     if (!*no_memory) {
         current = &p;
@@ -95,14 +100,19 @@ static json_t *load(const char *text, size_t n, json_error_t *e, size_t *bytes, 
 
 /* ---- parsing ---- */
 
-/* Deepest nesting and an upper bound of the number of values, counted before jansson sees the
- * text: it recurses with the one and takes some hundred bytes for each of the other. */
-static void measure(const char *p, size_t n, size_t *depth, size_t *n_values)
+/* Deepest nesting, most keys of one object down to COUNTED levels, and an upper bound of the number of values, counted before
+ * jansson sees the text: it recurses with the first and takes some hundred bytes for each of the last. */
+#define COUNTED QN_LIMIT_JSON_DEPTH
+
+typedef struct sizes {
+    size_t depth, n_keys, n_values;
+} sizes;
+
+static sizes measure(const char *p, size_t n)
 {
-    size_t at = 0;
+    size_t at = 0, keys[COUNTED + 1] = {0};
     bool in_string = false;
-    *depth = 0;
-    *n_values = 1;
+    sizes z = {.n_values = 1};
     for (size_t i = 0; i < n; i++) {
         char c = p[i];
         if (in_string) {
@@ -113,43 +123,52 @@ static void measure(const char *p, size_t n, size_t *depth, size_t *n_values)
         } else if (c == '"') {
             in_string = true;
         } else if (c == ',') {
-            ++*n_values;
+            z.n_values++;
+        } else if (c == ':' && at <= COUNTED) {
+            keys[at]++;
+            z.n_keys = QN_MAX(z.n_keys, keys[at]);
         } else if (c == '{' || c == '[') {
-            ++*n_values;
+            z.n_values++;
             at++;
-            *depth = QN_MAX(*depth, at);
+            z.depth = QN_MAX(z.depth, at);
+            if (at <= COUNTED)
+                keys[at] = 0;
         } else if ((c == '}' || c == ']') && at) {
             at--;
         }
     }
+    return z;
 }
 
 qn_status qn_json_parse(json_t **out, const char *text, size_t n, size_t max_depth,
                         const char *name, qn_err *err)
 {
-    size_t bytes = 0;
-    return qn_json_parse_within(out, text, n, max_depth, &bytes, name, err);
+    size_t bytes;
+    return qn_json_parse_within(out, text, n, &(qn_json_bounds){.depth = max_depth}, &bytes, name,
+                                err);
 }
 
-qn_status qn_json_parse_within(json_t **out, const char *text, size_t n, size_t max_depth,
+qn_status qn_json_parse_within(json_t **out, const char *text, size_t n, const qn_json_bounds *b,
                                size_t *bytes, const char *name, qn_err *err)
 {
-    size_t limit = *bytes;
+    size_t max_depth = b->depth ? b->depth : QN_LIMIT_JSON_DEPTH;
+    sizes z = measure(text, n);
     *out = NULL;
-    max_depth = max_depth ? max_depth : QN_LIMIT_JSON_DEPTH;
-    size_t depth, n_values;
-    measure(text, n, &depth, &n_values);
-    if (depth > max_depth)
+    *bytes = 0;
+    if (z.depth > max_depth)
         return qn_fail(err, QN_E_FORMAT, "%s: JSON nested deeper than %zu levels", name, max_depth);
-    if (n_values > QN_LIMIT_JSON_VALUES)
-        return qn_fail(err, QN_E_FORMAT, "%s: JSON of about %zu values, limit %d", name, n_values,
+    if (b->keys && z.n_keys > b->keys)
+        return qn_fail(err, QN_E_FORMAT, "%s: a JSON object of %zu keys, limit %zu", name, z.n_keys,
+                       b->keys);
+    if (z.n_values > QN_LIMIT_JSON_VALUES)
+        return qn_fail(err, QN_E_FORMAT, "%s: JSON of about %zu values, limit %d", name, z.n_values,
                        QN_LIMIT_JSON_VALUES);
     json_error_t e;
     bool no_memory;
-    json_t *v = load(text, n, &e, bytes, &no_memory);
-    if (no_memory && limit && *bytes > limit)
+    json_t *v = load(text, n, &e, b->bytes, bytes, &no_memory);
+    if (no_memory && b->bytes && *bytes > b->bytes)
         return qn_fail(err, QN_E_FORMAT, "%s: JSON takes more than %zu bytes of memory", name,
-                       limit);
+                       b->bytes);
     if (no_memory)
         return qn_fail_nomem(err, n);
     if (!v)

@@ -16,10 +16,14 @@
 /* name: the file or thing named in errors. max_depth 0: QN_LIMIT_JSON_DEPTH. */
 QN_MUST_USE qn_status qn_json_parse(json_t **out, const char *text, size_t n, size_t max_depth,
                                     const char *name, qn_err *err);
-/* The same within *bytes of memory (0: any number); then *bytes is what was taken in all, freed or
- * not: an upper bound of what *out holds. */
+/* What a text may make of it; 0: the default, or any number. */
+typedef struct qn_json_bounds {
+    size_t depth, keys; /* keys: of an object */
+    size_t bytes;       /* of memory */
+} qn_json_bounds;
+/* The same within bounds. *bytes is what was taken in all, freed or not: an upper bound of what *out holds. */
 QN_MUST_USE qn_status qn_json_parse_within(json_t **out, const char *text, size_t n,
-                                           size_t max_depth, size_t *bytes, const char *name,
+                                           const qn_json_bounds *b, size_t *bytes, const char *name,
                                            qn_err *err);
 /* Reads and parses a file of at most max_bytes. */
 QN_MUST_USE qn_status qn_json_load(json_t **out, const char *path, size_t max_bytes, qn_err *err);

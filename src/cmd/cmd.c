@@ -51,8 +51,9 @@ int cmd_parse(const qn_opts *o, void *dest, int argc, char **argv, qn_opts_found
 {
     qn_err err;
 
-    if (qn_opts_parse(o, dest, argc, argv, found, &err) != QN_OK)
-        return cmd_usage(o, "%s", err.msg);
+    qn_status st = qn_opts_parse(o, dest, argc, argv, found, &err);
+    if (st != QN_OK)
+        return st == QN_E_NOMEM ? cmd_fail(&err) : cmd_usage(o, "%s", err.msg);
     if (!found->help)
         return -1;
     qn_str text = {0};
@@ -200,6 +201,28 @@ qn_status cmd_read(qn_str *out, const char *path, qn_err *err)
     }
     qn_str_add(out, "", 0);
     return out->failed ? qn_fail_nomem(err, 1) : QN_OK;
+}
+
+qn_status cmd_read_key(qn_str *key, const char *path, qn_err *err)
+{
+    qn_str text = {0};
+    qn_status s = qn_file_read(&text, path, 1 << 20, err);
+    const char *p = text.p ? text.p : "";
+    for (p += strspn(p, " \t\r\n"); *p == '#'; p += strspn(p, " \t\r\n"))
+        p += strcspn(p, "\n");
+    size_t n = strcspn(p, " \t\r\n");
+    for (size_t i = 0; s == QN_OK && i < n; i++)
+        if (p[i] <= ' ' || (unsigned char)p[i] >= 127)
+            s = qn_fail(err, QN_E_FORMAT, "%s: found a byte %d in the key, want visible ASCII",
+                        path, (unsigned char)p[i]);
+    if (s == QN_OK && n == 0)
+        s = qn_fail(err, QN_E_FORMAT, "%s: found no key, want KEY in a line", path);
+    if (s == QN_OK) {
+        qn_str_add(key, p, n);
+        s = key->failed ? qn_fail_nomem(err, n) : QN_OK;
+    }
+    qn_str_fini(&text);
+    return s;
 }
 
 void cmd_add_clean(qn_str *out, const char *text, size_t n)

@@ -18,7 +18,7 @@
 typedef struct load_options {
     float rate, duration, timeout, attain;
     int concurrency, requests, warmup, shared_prefix, vocab;
-    const char *in, *out, *mix, *slo, *api_key, *model, *csv;
+    const char *in, *out, *mix, *slo, *key_file, *model, *csv;
     uint64_t seed;
     bool is_chat, is_insecure, sweep, json;
 } load_options;
@@ -55,8 +55,8 @@ static const qn_opt load_opts[] = {
      .def = "the first of /v1/models", .help = "model to ask for"},
     {"vocab", 0, QN_OPT_INT, offsetof(load_options, vocab), "N", 16, QN_LIMIT_VOCAB, "10000",
      "token ids are below N"},
-    {"api-key", 0, QN_OPT_STR, offsetof(load_options, api_key), "KEY",
-     .help = "sent as Authorization: Bearer KEY"},
+    {"api-key-file", 0, QN_OPT_STR, offsetof(load_options, key_file), "FILE",
+     .help = "the server's file of keys, or one that begins with a key"},
     {"insecure", 'k', QN_OPT_FLAG, offsetof(load_options, is_insecure),
      .help = "https: take any certificate"},
     {"timeout", 0, QN_OPT_FLOAT, offsetof(load_options, timeout), "S", 0.001, 1000000, "600",
@@ -88,7 +88,7 @@ typedef struct load_state {
     load_client_config client_config;
     load_run_config run;
     struct event_base *base;
-    qn_str model, csv, best; /* best: the report of a sweep's best step */
+    qn_str key, model, csv, best; /* best: the report of a sweep's best step */
     load_title title;
     load_results results;
     load_report report;
@@ -135,7 +135,8 @@ static qn_status judge_probe(load_state *l, const probe *b, const char *url)
         return qn_fail(&l->err, QN_E_PEER, "%s: %s/models: %s", url, l->url.base, b->err.msg);
     if (b->status == 401 || b->status == 403)
         return qn_fail(&l->err, QN_E_PEER, "%s: %s (HTTP %d); %s", url, said, b->status,
-                       l->o.api_key ? "wanted another --api-key" : "wanted an --api-key");
+                       l->o.key_file ? "wanted another --api-key-file"
+                                     : "wanted an --api-key-file");
     if (b->status == 404 && l->o.model) /* some servers list no models */
         return QN_OK;
     if (b->status == 503)
@@ -355,15 +356,6 @@ static qn_status run_sweep(load_state *l)
 
 /* ---- the command ---- */
 
-/* Keys and names go into a header: no byte of them may end it. */
-static bool is_header_text(const char *p)
-{
-    for (; *p; p++)
-        if ((unsigned char)*p <= 0x20 || (unsigned char)*p >= 0x7f)
-            return false;
-    return true;
-}
-
 static qn_status read_options(load_state *l, const char *url, qn_err *err)
 {
     const load_options *o = &l->o;
@@ -379,8 +371,6 @@ static qn_status read_options(load_state *l, const char *url, qn_err *err)
                        o->shared_prefix, l->work.in.min);
     if (o->sweep && !load_classes_have_target(&l->classes))
         return qn_fail(err, QN_E_ARG, "--sweep: found no targets, wanted --slo");
-    if (o->api_key && (!*o->api_key || !is_header_text(o->api_key)))
-        return qn_fail(err, QN_E_ARG, "--api-key: wanted letters, digits and signs");
     l->work.n_prefix = (uint32_t)o->shared_prefix;
     l->work.n_vocab = (uint32_t)o->vocab;
     l->work.is_chat = o->is_chat || l->url.is_chat;
@@ -411,13 +401,30 @@ static struct event_base *base_new(void)
     return b;
 }
 
+/* Requests that were refused are an answer to the load; those that failed are none. */
+static qn_status judge_run(load_state *l, const char *url)
+{
+    uint64_t n_failed = l->report.all.n[LOAD_FAILED];
+    qn_str why = {0};
+    if (!n_failed || l->results.is_interrupted)
+        return QN_OK;
+    load_report_failures(&why, &l->results);
+    qn_status s = qn_fail(&l->err, QN_E_PEER, "%s: %llu of %llu requests failed: %s", url,
+                          (unsigned long long)n_failed, (unsigned long long)l->report.all.n_all,
+                          why.p && !why.failed ? why.p : "out of memory");
+    qn_str_fini(&why);
+    return s;
+}
+
 static qn_status go(load_state *l, const char *url)
 {
     l->base = base_new();
     if (!l->base)
         return qn_fail(&l->err, QN_E_IO, "no event loop could be made");
     l->run.base = l->base;
-    l->client_config = (load_client_config){&l->url, l->o.api_key, l->o.is_insecure};
+    if (l->o.key_file)
+        QN_TRY(cmd_read_key(&l->key, l->o.key_file, &l->err));
+    l->client_config = (load_client_config){&l->url, l->key.p, l->o.is_insecure};
     QN_TRY(load_client_new(&l->run.client, l->base, &l->client_config, &l->err));
     QN_TRY(look(l, url));
     char origin[300];
@@ -436,7 +443,7 @@ static qn_status go(load_state *l, const char *url)
     if (is_hopeless(&l->results))
         return qn_fail(&l->err, QN_E_PEER, "%s: every request failed; the first: %s", url,
                        l->results.failure);
-    return QN_OK;
+    return l->o.sweep ? QN_OK : judge_run(l, url);
 }
 
 int cmd_load(int argc, char **argv)
@@ -466,6 +473,7 @@ int cmd_load(int argc, char **argv)
     if (l->base)
         event_base_free(l->base);
     load_results_fini(&l->results);
+    qn_str_fini(&l->key);
     qn_str_fini(&l->model);
     qn_str_fini(&l->csv);
     qn_str_fini(&l->best);

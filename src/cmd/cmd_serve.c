@@ -24,7 +24,7 @@ typedef struct serve_options {
     qn_config config;
     qn_opt_list models, names, cors, hosts, keys;
     const char *host, *key_file, *tls_cert, *tls_key;
-    const char *classes, *default_class, *batch, *buckets, *batch_timeout, *socket_mode;
+    const char *classes, *default_class, *batch, *buckets, *batch_timeout, *keep, *socket_mode;
     qn_sandbox_mode sandbox;
     int port, workers, drain, max_connections, max_per_address;
     bool any_model, no_auth, quiet;
@@ -32,7 +32,12 @@ typedef struct serve_options {
 
 static const qn_opt serve_opts[] = {
     {"model", 'm', QN_OPT_LIST, offsetof(serve_options, models), "MODEL",
-     .help = "a model as quern run takes it, or NAME=MODEL; may be repeated"},
+     .help =
+         "a model as quern run takes it, or NAME=MODEL; may be repeated. With --mem several are "
+         "loaded when requests name them, and the least recently used unloaded"},
+    {"keep-alive", 0, QN_OPT_STR, offsetof(serve_options, keep), "TIME",
+     .def = "0: until others need its room",
+     .help = "of several models under --mem one that nobody asked for so long is unloaded"},
     {"served-model-name", 0, QN_OPT_LIST, offsetof(serve_options, names), "NAME",
      .help = "what requests call the first model; may be repeated"},
     {"any-model", 0, QN_OPT_FLAG, offsetof(serve_options, any_model),
@@ -92,6 +97,8 @@ static const qn_opt sched_opts[] = {
      .help = "sequences together by length: 8k:4,32k:2,inf:1"},
     {"max-seq-len", 0, QN_OPT_INT, CONFIG(max_ctx), "N", 0, 1 << 24, "0: the model's",
      "the same as --max-ctx"},
+    {"max-model-len", 0, QN_OPT_INT, CONFIG(max_ctx), "N", 0, 1 << 24, "0: the model's",
+     "the same, as vLLM calls it"},
     {"max-queue", 0, QN_OPT_INT, CONFIG(max_queue), "N", 0, 1 << 20, "0: 512",
      "waiting requests; more are refused (429)"},
     {"no-prefix-cache", 0, QN_OPT_FLAG, CONFIG(no_prefix_cache),
@@ -128,10 +135,11 @@ typedef struct serve {
     cmd_files files; /* for the sandbox */
     qn_server_config config;
     qn_server_model *models;
-    qn_str *paths; /* [n_models] */
+    qn_str *paths;  /* [n_models] */
+    bool *was_open; /* [n_models] the loader's */
     qn_server *server;
     cmd_progress bar;
-    atomic_size_t n_open;
+    atomic_bool is_ready;
     int port;
 } serve;
 
@@ -229,6 +237,12 @@ static void print_memory(const char *name, const qn_engine_info *info)
     }
     printf("  %-12s %9.1f MB\n  contexts of %d tokens, K/V in %s\n", "together",
            (double)total * 1e-6, info->max_ctx, info->kv_cache_dtype);
+    if (info->model_max_ctx && info->max_ctx > info->model_max_ctx)
+        fprintf(
+            stderr,
+            "quern: %s: contexts of %d tokens are longer than the %d that the model was trained "
+            "for: answers beyond those may make no sense\n",
+            name, info->max_ctx, info->model_max_ctx);
 }
 
 static void print_classes(const qn_config *c)
@@ -245,7 +259,9 @@ static void print_classes(const qn_config *c)
         else
             printf(" %7s %-26s", "-", "no target,");
         printf(" %3u %% of the time", (unsigned)((k->share * 100u + all / 2) / all));
-        if (k->gap_ms)
+        if (k->gap_ms == QN_GAP_AUTO)
+            printf(", gap by itself");
+        else if (k->gap_ms)
             printf(", %u ms between tokens", k->gap_ms);
         printf("%s%s\n", k->refuse_late ? ", late ones refused" : "",
                i == c->default_class && c->n_classes > 1 ? ", the default" : "");
@@ -268,23 +284,44 @@ static void print_ready(const serve *s)
            c->n_keys || c->key_file ? "-H 'Authorization: Bearer KEY' " : "");
 }
 
-/* On the loader's thread. */
+/* These three on the loader's thread. */
 static void on_opened(void *arg, const char *model, qn_engine *e, const qn_err *err)
 {
     serve *s = arg;
     qn_engine_info info;
+    size_t i = 0;
     cmd_progress_end(&s->bar);
-    (void)err; /* qn_server_run ends with it */
-    if (!e)
-        return;
-    qn_engine_get_info(e, &info);
-    print_memory(model, &info);
-    if (atomic_fetch_add(&s->n_open, 1) + 1 == s->config.n_models) {
-        print_classes(&s->o->config);
-        print_ready(s);
-        cmd_manager_tell(&s->manager, "READY=1");
+    s->bar = (cmd_progress){.start_ns = qn_now_ns()};
+    while (strcmp(s->models[i].name, model) != 0)
+        i++;
+    if (e) {
+        qn_engine_get_info(e, &info);
+        if (s->was_open[i])
+            printf("%s: loaded\n", model);
+        else
+            print_memory(model, &info);
+        s->was_open[i] = true;
+        (void)fflush(stdout);
+    } else if (atomic_load(&s->is_ready)) { /* else qn_server_run ends with it */
+        (void)fprintf(stderr, "quern: model '%s' could not be loaded: %s\n", model, err->msg);
     }
+}
+
+static void on_closed(void *arg, const char *model)
+{
+    (void)arg;
+    printf("%s: unloaded\n", model);
     (void)fflush(stdout);
+}
+
+static void on_ready(void *arg)
+{
+    serve *s = arg;
+    atomic_store(&s->is_ready, true);
+    print_classes(&s->o->config);
+    print_ready(s);
+    (void)fflush(stdout);
+    cmd_manager_tell(&s->manager, "READY=1");
 }
 
 /* ---- from options to a configuration ---- */
@@ -322,10 +359,12 @@ static qn_status add_models(serve *s, const qn_opts_found *found, qn_err *err)
         return qn_fail(err, QN_E_ARG, "found no model, want -m MODEL");
     s->models = qn_arena_alloc(&s->arena, n * sizeof *s->models);
     s->paths = qn_arena_alloc(&s->arena, n * sizeof *s->paths);
-    if (!s->models || !s->paths)
+    s->was_open = qn_arena_alloc(&s->arena, n * sizeof *s->was_open);
+    if (!s->models || !s->paths || !s->was_open)
         return qn_fail_nomem(err, n * sizeof *s->models);
     memset(s->models, 0, n * sizeof *s->models);
     memset(s->paths, 0, n * sizeof *s->paths);
+    memset(s->was_open, 0, n * sizeof *s->was_open);
     s->config.models = s->models;
     s->config.n_models = n;
     for (size_t i = 0; i < n; i++)
@@ -415,11 +454,14 @@ static qn_status read_mode(const char *text, int *mode, qn_err *err)
 static qn_status configure(serve *s, serve_options *o, const qn_opts_found *found, qn_err *err)
 {
     int mode = 0;
+    uint32_t keep_ms = 0;
     QN_TRY(cmd_manager_open(&s->manager, err));
     if (o->socket_mode)
         QN_TRY(read_mode(o->socket_mode, &mode, err));
     if (!o->tls_cert != !o->tls_key)
         return qn_fail(err, QN_E_ARG, "TLS wants both --tls-cert and --tls-key");
+    if (o->keep)
+        QN_TRY(qn_spec_duration(o->keep, &keep_ms, err));
     bool is_given = s->manager.listen_fd != 0;
     s->config = (qn_server_config){.host = is_given ? s->manager.host.p : o->host,
                                    .port = is_given ? s->manager.port : o->port,
@@ -443,6 +485,10 @@ static qn_status configure(serve *s, serve_options *o, const qn_opts_found *foun
                                    .alive = on_alive,
                                    .progress = on_progress,
                                    .opened = on_opened,
+                                   .closed = on_closed,
+                                   .ready = on_ready,
+                                   .mem_limit = o->config.mem_limit,
+                                   .keep_ms = keep_ms,
                                    .arg = s};
     QN_TRY(add_scheduling(s, o, err));
     QN_TRY(add_keys(s, err));
@@ -461,10 +507,11 @@ static void raise_file_limit(void)
 static void print_report(const serve *s)
 {
     qn_str text = {0};
-    const char *const *names;
-    qn_engine *const *engines;
-    size_t n = qn_server_engines(s->server, &names, &engines);
-    qn_metrics_report(qn_server_metrics(s->server), &text, names, engines, n);
+    size_t n;
+    qn_model_view *models = qn_server_views(s->server, &n);
+    if (models)
+        qn_metrics_report(qn_server_metrics(s->server), &text, models, n);
+    qn_free(models);
     if (!text.failed && text.n)
         fwrite(text.p, 1, text.n, stdout);
     qn_str_fini(&text);
@@ -488,7 +535,7 @@ static qn_status serve_until_stopped(serve *s, qn_err *err)
     if (st == QN_OK)
         print_report(s);
     running = NULL;
-    if (st == QN_OK && atomic_load(&s->n_open) < s->config.n_models) {
+    if (st == QN_OK && qn_server_is_opening(s->server)) {
         (void)fflush(stdout);
         _exit(CMD_OK); /* a model that is being opened would be waited for, and nothing is lost */
     }

@@ -49,7 +49,7 @@ const qn_opts cmd_top_opts = {
 typedef struct client {
     CURL *curl;
     struct curl_slist *headers;
-    qn_str url, body, key;
+    qn_str url, body;
     const char *socket; /* path of a Unix socket; NULL: none */
     char shown[160];    /* the server's name, for the terminal */
     char error[CURL_ERROR_SIZE];
@@ -99,26 +99,17 @@ static void set_url(client *c, const char *arg)
     qn_str_adds(&c->url, tail);
 }
 
-/* The first key of a file as quern serve takes it: KEY [TENANT [CLASS]] in a line, # begins a comment. */
-static qn_status read_key(client *c, const char *path, qn_err *err)
+static qn_status add_key(client *c, const char *path, qn_err *err)
 {
-    QN_TRY(qn_file_read(&c->key, path, 1 << 20, err));
-    const char *p = c->key.p ? c->key.p : "";
-    for (p += strspn(p, " \t\r\n"); *p == '#'; p += strspn(p, " \t\r\n"))
-        p += strcspn(p, "\n");
-    size_t n = strcspn(p, " \t\r\n");
-    for (size_t i = 0; i < n; i++)
-        if (p[i] <= ' ' || (unsigned char)p[i] >= 127)
-            return qn_fail(err, QN_E_FORMAT, "%s: found a byte %d in the key, want visible ASCII",
-                           path, (unsigned char)p[i]);
-    if (n == 0)
-        return qn_fail(err, QN_E_FORMAT, "%s: found no key, want KEY in a line", path);
     qn_str header = {0};
-    qn_str_addf(&header, "Authorization: Bearer %.*s", (int)n, p);
-    if (!header.failed)
+    qn_str_adds(&header, "Authorization: Bearer ");
+    qn_status s = cmd_read_key(&header, path, err);
+    if (s == QN_OK) {
         c->headers = curl_slist_append(NULL, header.p);
+        s = c->headers ? QN_OK : qn_fail_nomem(err, header.n);
+    }
     qn_str_fini(&header);
-    return c->headers ? QN_OK : qn_fail_nomem(err, n);
+    return s;
 }
 
 static qn_status open_client(client *c, const char *url, const char *key_file, qn_err *err)
@@ -132,7 +123,7 @@ static qn_status open_client(client *c, const char *url, const char *key_file, q
         return qn_fail(err, QN_E_ARG, "%s: want unix:/PATH of at most %zu bytes", c->shown,
                        sizeof((struct sockaddr_un *)0)->sun_path - 1);
     if (key_file)
-        QN_TRY(read_key(c, key_file, err));
+        QN_TRY(add_key(c, key_file, err));
     CURL *h = c->curl;
     bool ok = curl_easy_setopt(h, CURLOPT_URL, c->url.p) == CURLE_OK &&
               curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "http,https") == CURLE_OK &&
@@ -158,7 +149,6 @@ static void close_client(client *c)
     curl_slist_free_all(c->headers);
     qn_str_fini(&c->url);
     qn_str_fini(&c->body);
-    qn_str_fini(&c->key);
 }
 
 static qn_status ask(client *c, json_t **out, qn_err *err)
@@ -341,7 +331,13 @@ static void add_model(const view *v, const json_t *m)
     add_text(v, json_object_get(m, "name"), 0);
     colour(v, PLAIN);
     if (!json_is_true(json_object_get(m, "ready"))) {
-        qn_str_adds(out, "  not ready\n");
+        const char *state = json_string_value(json_object_get(m, "state"));
+        bool is_away = state && strcmp(state, "unloaded") == 0;
+        double n_waiting = number(m, "waiting_to_open");
+        qn_str_adds(out, is_away ? "  unloaded" : "  not ready");
+        if (n_waiting > 0)
+            qn_str_addf(out, ", %.0f waiting", n_waiting);
+        qn_str_addc(out, '\n');
         return;
     }
     qn_str_adds(out, "\n  tokens/s   in ");

@@ -258,6 +258,22 @@ static void add_errors(qn_str *out, const load_results *r)
                     (unsigned long long)r->n_unended);
 }
 
+void load_report_failures(qn_str *out, const load_results *r)
+{
+    for (size_t i = 0; i < r->n_errors; i++) {
+        const load_error *e = &r->errors[i];
+        if (e->outcome != LOAD_FAILED)
+            continue;
+        qn_str_addf(out, "%s%llu ", out->n ? ", " : "", (unsigned long long)e->n);
+        if (e->trouble)
+            qn_str_adds(out, trouble_names[e->trouble]);
+        else
+            qn_str_addf(out, "HTTP %d", e->status);
+        if (*e->message)
+            qn_str_addf(out, " (%s)", e->message);
+    }
+}
+
 void load_report_text(qn_str *out, const load_report *p, const load_results *r)
 {
     qn_str_addf(out, "%-16s %-12s %8s %9s %9s %9s %9s %9s %9s\n", "ms", "class", "n", "p50", "p95",

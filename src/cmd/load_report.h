@@ -104,6 +104,8 @@ typedef struct load_title {
     int concurrency;
 } load_title;
 void load_report_text(qn_str *out, const load_report *p, const load_results *r);
+/* "3 timed out, 2 HTTP 500 (out of memory)" */
+void load_report_failures(qn_str *out, const load_results *r);
 /* One JSON object. */
 void load_report_json(qn_str *out, const load_report *p, const load_results *r,
                       const load_title *t);

@@ -46,7 +46,8 @@ static int usage_of(FILE *f)
     fputs("usage: quern COMMAND [OPTION...]\n\nQuern runs Qwen models on this machine.\n\n", f);
     for (size_t i = 0; i < QN_COUNT(commands); i++)
         fprintf(f, "  %-12s %s\n", commands[i].opts->command, commands[i].opts->summary);
-    fputs("\n  quern COMMAND --help shows the options of a command, quern --version the version.\n"
+    fputs("\n  quern COMMAND --help, or quern help COMMAND, shows its options; quern --version the "
+          "version.\n"
           "  exit status: 0 done, 1 failed, 2 wrong usage, 74 a model file changed while mapped, "
           "130 interrupted\n",
           f);
@@ -73,6 +74,16 @@ static int unknown(const char *name)
     else
         fprintf(stderr, "quern: unknown command '%s'; see quern --help\n", shown);
     return CMD_USAGE;
+}
+
+static int help(const char *name)
+{
+    char flag[] = "--help";
+    const command *c = name ? find(name) : NULL;
+    if (!name)
+        return usage_of(stdout);
+    return c ? c->run(2, (char *[]){(char *)(uintptr_t)c->opts->command, flag, NULL})
+             : unknown(name);
 }
 
 const qn_opts cmd_completion_opts = {
@@ -129,7 +140,7 @@ int main(int argc, char **argv)
     if (c)
         rc = c->run(argc - 1, argv + 1);
     else if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0)
-        rc = usage_of(stdout);
+        rc = help(argc > 2 ? argv[2] : NULL);
     else if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0)
         rc = printf("quern %s\n", QN_VERSION) > 0 ? CMD_OK : CMD_FAILED;
     else

@@ -64,7 +64,8 @@ static void wait_for_work(qn_engine *e)
     }
 }
 
-static bool take_inbox(qn_engine *e)
+/* What came since; false: the engine is to end. */
+static bool take_inbox(qn_engine *e, qn_request **taken)
 {
     (void)pthread_mutex_lock(&e->lock);
     wait_for_work(e);
@@ -74,6 +75,13 @@ static bool take_inbox(qn_engine *e)
     qn_serving_take(e);
     bool go_on = !e->stopping;
     (void)pthread_mutex_unlock(&e->lock);
+    *taken = r;
+    return go_on;
+}
+
+/* With step_lock held. */
+static void start_all(qn_engine *e, qn_request *r)
+{
     while (r) {
         qn_request *next = r->next_in_inbox;
         qn_err err = {0};
@@ -85,11 +93,11 @@ static bool take_inbox(qn_engine *e)
                 qn_request_fail(r, s, &err);
         } else {
             qn_request_fail(r, qn_fail_nomem(&err, sizeof(qn_request *)), &err);
+            qn_serving_end(e, r, false);
             qn_request_detach(r);
         }
         r = next;
     }
-    return go_on;
 }
 
 static bool all_done(const qn_request *r)
@@ -305,6 +313,7 @@ static void step(qn_engine *e)
 {
     qn_err err = {0};
     uint64_t t0 = qn_now_ns();
+    qn_classes_begin_step(&e->scheduler.classes);
     size_t n = schedule(e, t0);
     if (!n) {
         if (!e->n_scoring) /* else blocks will come back */
@@ -337,20 +346,25 @@ void qn_step_lock(qn_engine *e)
 
 void qn_step_unlock(qn_engine *e)
 {
+    if (e->n_scoring)
+        (void)pthread_cond_broadcast(&e->stepped);
     (void)pthread_mutex_unlock(&e->step_lock);
 }
 
 static void *engine_main(void *arg)
 {
     qn_engine *e = arg;
-    while (take_inbox(e)) {
+    qn_request *taken;
+    while (take_inbox(e, &taken)) {
         qn_step_lock(e);
+        start_all(e, taken);
         drop_ended(e, false);
         step(e);
         drop_ended(e, false);
         qn_step_unlock(e);
     }
     qn_step_lock(e);
+    start_all(e, taken);
     drop_ended(e, true);
     qn_step_unlock(e);
     return NULL;
@@ -475,6 +489,13 @@ static qn_status open_chat(qn_engine *e, qn_err *err)
     return s;
 }
 
+/* Bytes of the experts that a limit of memory may leave in their packed file. */
+static uint64_t expert_bytes(const qn_engine *e)
+{
+    const qn_qpk *file = e->model->files->qpk;
+    return file && e->model->config.n_experts ? file->area_bytes[QN_QPK_EXPERTS] : 0;
+}
+
 /* Blocks for one sequence of max_ctx, or 1,024 tokens for each of max_seqs, within half of the
  * memory the machine has left. */
 static qn_status size_cache(qn_engine *e, qn_dtype kv_dtype, uint32_t *n_blocks, qn_err *err)
@@ -487,6 +508,8 @@ static qn_status size_cache(qn_engine *e, qn_dtype kv_dtype, uint32_t *n_blocks,
     if (c->mem_limit)
         total = (size_t)QN_MIN((uint64_t)total, c->mem_limit);
     uint64_t used = qn_model_weight_bytes(e->model), want = (uint64_t)c->n_kv_blocks;
+    if (c->dry && c->mem_limit) /* as it will be: experts get what K/V leaves */
+        used -= QN_MIN(used, expert_bytes(e));
     if (!want) {
         uint64_t tokens = QN_MAX((uint64_t)c->max_ctx, (uint64_t)c->max_seqs * 1024);
         want = QN_DIV_UP(tokens, QN_KV_BLOCK);
@@ -501,15 +524,24 @@ static qn_status size_cache(qn_engine *e, qn_dtype kv_dtype, uint32_t *n_blocks,
     return QN_OK;
 }
 
+/* Bytes of this engine. What others take and give back meanwhile is of requests, and small. */
+static uint64_t live_bytes(const qn_engine *e, qn_mem_tag tag)
+{
+    size_t now = qn_mem_live(tag);
+    return now - QN_MIN(now, e->live_before[tag]);
+}
+
 /* What a limit of memory leaves is for experts; it must do for those of a row in one layer. */
 static qn_status share_limit(qn_engine *e, qn_err *err)
 {
     uint64_t limit = e->config.mem_limit, used = 0, want = 0;
+    uint64_t weights = live_bytes(e, QN_MEM_WEIGHTS), kv = live_bytes(e, QN_MEM_KV),
+             activations = live_bytes(e, QN_MEM_ACTIVATIONS);
     qn_expert_cache *cache = e->model->cache;
-    if (!limit)
+    if (!limit || e->config.dry)
         return QN_OK;
     for (int t = 0; t < QN_MEM_N_TAGS; t++)
-        used += qn_mem_live((qn_mem_tag)t);
+        used += live_bytes(e, (qn_mem_tag)t);
     if (cache)
         want = (uint64_t)e->model->config.n_experts_active * qn_expert_cache_slot_bytes(cache);
     if (used + want > limit)
@@ -518,18 +550,34 @@ static qn_status share_limit(qn_engine *e, qn_err *err)
             "--mem of %.2f GB: weights that stay in memory take %.2f GB, K/V %.2f, "
             "activations %.2f, the rest %.2f, the experts of one row %.2f: want %.2f GB, "
             "or a smaller --max-ctx or --max-batch-tokens",
-            (double)limit * 1e-9, (double)qn_mem_live(QN_MEM_WEIGHTS) * 1e-9,
-            (double)qn_mem_live(QN_MEM_KV) * 1e-9, (double)qn_mem_live(QN_MEM_ACTIVATIONS) * 1e-9,
-            (double)(used - qn_mem_live(QN_MEM_WEIGHTS) - qn_mem_live(QN_MEM_KV) -
-                     qn_mem_live(QN_MEM_ACTIVATIONS)) *
-                1e-9,
+            (double)limit * 1e-9, (double)weights * 1e-9, (double)kv * 1e-9,
+            (double)activations * 1e-9, (double)(used - weights - kv - activations) * 1e-9,
             (double)want * 1e-9, (double)(used + want) * 1e-9);
     return cache ? qn_expert_cache_fill(cache, limit - used, err) : QN_OK;
+}
+
+/* Experts of a packed file, but for those of one row. */
+static uint64_t spare_bytes(const qn_engine *e)
+{
+    const qn_model_config *c = &e->model->config;
+    uint64_t n = (uint64_t)c->n_layers * c->n_experts;
+    return c->n_experts_active < n ? expert_bytes(e) / n * (n - c->n_experts_active) : 0;
+}
+
+/* The longest token as often as the context has places, and one more; three times, since composing characters (NFC) may
+ * leave a third of the text. */
+static size_t max_prompt_bytes(const qn_engine *e)
+{
+    size_t longest = 1;
+    for (size_t i = 0; i < qn_tokenizer_n_tokens(e->tokenizer); i++)
+        longest = QN_MAX(longest, qn_tokenizer_bytes(e->tokenizer, (int32_t)i).n);
+    return 3 * longest * ((size_t)e->config.max_ctx + 1);
 }
 
 static void fill_info(qn_engine *e)
 {
     const qn_model_config *c = &e->model->config;
+    uint64_t draft = e->draft_model ? qn_draft_model_weight_bytes(e->draft_model) : 0;
     qn_plan_cost cost = qn_plan_cost_of(e->model->plan, 1, 0, 1);
     e->model->backend->describe(e->model->device, e->device, sizeof e->device);
     e->info =
@@ -538,19 +586,21 @@ static void fill_info(qn_engine *e)
                          .quantization = qn_model_main_dtype(e->model->matrices, e->model->plan),
                          .device = e->device,
                          .n_params = qn_model_config_n_params(c),
-                         .weight_bytes = qn_model_weight_bytes(e->model),
+                         .weight_bytes = qn_model_weight_bytes(e->model) + draft,
                          .weight_bytes_per_token = (uint64_t)cost.weight_bytes,
                          .prompt_flops = qn_plan_cost_of(e->model->plan, 512, 0, 1).flops,
                          .prompt_tokens = 512,
                          .kv_cache_dtype = kv_dtypes[e->config.kv_cache_dtype].name,
-                         .kv_bytes = qn_mem_live(QN_MEM_KV),
-                         .activation_bytes = qn_mem_live(QN_MEM_ACTIVATIONS),
-                         .vocab_bytes = qn_mem_live(QN_MEM_VOCAB),
+                         .kv_bytes = live_bytes(e, QN_MEM_KV),
+                         .activation_bytes = live_bytes(e, QN_MEM_ACTIVATIONS),
+                         .vocab_bytes = live_bytes(e, QN_MEM_VOCAB),
+                         .spare_bytes = spare_bytes(e),
                          .n_layers = (int)c->n_layers,
                          .hidden_size = (int)c->hidden_size,
                          .n_vocab = (int)c->n_vocab,
                          .max_ctx = e->config.max_ctx,
                          .model_max_ctx = (int)c->max_ctx,
+                         .max_prompt_bytes = max_prompt_bytes(e),
                          .n_threads = e->config.n_threads,
                          .has_chat_template = e->chat != NULL};
 }
@@ -656,6 +706,8 @@ qn_status qn_engine_open(qn_engine **out, const qn_config *cfg, qn_err *err)
     if (!e)
         return qn_fail_nomem(err, sizeof *e);
     e->config = *cfg;
+    for (int t = 0; t < QN_MEM_N_TAGS; t++)
+        e->live_before[t] = qn_mem_live((qn_mem_tag)t);
     e->is_following = !cfg->n_threads;
     default_sizes(&e->config);
     qn_serving_init(e);
@@ -666,6 +718,7 @@ qn_status qn_engine_open(qn_engine **out, const qn_config *cfg, qn_err *err)
     (void)pthread_mutex_init(&e->step_lock, NULL);
     (void)pthread_mutex_init(&e->turn_lock, NULL);
     (void)pthread_cond_init(&e->wake, &clock);
+    (void)pthread_cond_init(&e->stepped, NULL);
     (void)pthread_condattr_destroy(&clock);
     qn_status s = open_steps(e, err);
     e->config.model = e->config.chat_template = e->config.device = e->config.draft_model =
@@ -696,12 +749,14 @@ void qn_engine_free(qn_engine *e)
     qn_free(e->best);
     qn_free(e->guesses);
     qn_free(e->active);
+    qn_free(e->tenants);
     qn_chat_template_free(e->chat);
     qn_tokenizer_free(e->tokenizer);
     qn_draft_model_free(e->draft_model);
     qn_runner_free(e->runner);
     qn_model_free(e->model);
     (void)pthread_cond_destroy(&e->wake);
+    (void)pthread_cond_destroy(&e->stepped);
     (void)pthread_mutex_destroy(&e->step_lock);
     (void)pthread_mutex_destroy(&e->turn_lock);
     (void)pthread_mutex_destroy(&e->lock);

@@ -8,8 +8,8 @@
  * Who owns what:
  *   inbox, stopping, what serving.c tells            engine->lock
  *   events, text, logprobs, over, detached, error    request->lock
- *   active, scheduler, sequences, samplers           engine thread only
- *   runner, device, block pool                       engine->step_lock: the engine thread during
+ *   active, sequences, samplers                      engine thread only
+ *   scheduler, runner, device, block pool            engine->step_lock: the engine thread during
  *                                                    a step, qn_score for a chunk, qn_bench for a
  *                                                    whole run
  * A request ends by DETACHED: the engine thread will not look at it again, so that the caller may
@@ -97,6 +97,7 @@ struct qn_request {
      * sequences */
     int n_cached, n_preempted;
     qn_miss miss;
+    bool waits;  /* counted so in its tenant's load */
     bool forked; /* candidates 1..n-1 (or the beams) were made */
     bool ends;   /* the engine gave its sequences back */
     uint64_t t_submit, t_start, t_first, t_end;
@@ -122,6 +123,12 @@ struct qn_request {
 
 #define QN_CLASS_NAME 32
 
+/* What a tenant has in the engine. */
+typedef struct qn_tenant_load {
+    uint64_t id;
+    uint32_t n_requests, n_waiting; /* waiting: among them */
+} qn_tenant_load;
+
 struct qn_engine {
     qn_config config;
     bool is_following; /* no number of threads was given: the machine's state decides */
@@ -131,6 +138,7 @@ struct qn_engine {
     qn_chat_template *chat;
     qn_params defaults;
     qn_engine_info info;
+    size_t live_before[QN_MEM_N_TAGS]; /* of other engines, when it was opened */
     char device[96];
     int32_t eos_ids[QN_LIMIT_EOS_TOKENS + 2]; /* the files', and two of the family */
     size_t n_eos;
@@ -150,10 +158,12 @@ struct qn_engine {
     pthread_cond_t wake;
     qn_request *inbox, **inbox_end;
     bool stopping;
-    int n_scoring; /* under step_lock: runs of qn_score under way; what they hold comes back */
     pthread_mutex_t step_lock,
         turn_lock; /* turn_lock: who wants step_lock next waits here, so that each gets its turn */
-    qn_request **active; /* engine thread */
+    /* step_lock */
+    int n_scoring;          /* runs of qn_score under way; what they hold comes back */
+    pthread_cond_t stepped; /* a step or a chunk has ended: whose turn it is has changed */
+    qn_request **active;    /* engine thread */
     size_t n_active, active_cap;
     uint64_t arrivals;
 
@@ -169,6 +179,8 @@ struct qn_engine {
     qn_forecast forecast;
     uint32_t n_inbox[QN_MAX_CLASSES]; /* admitted since */
     uint64_t n_refused[QN_MAX_CLASSES];
+    qn_tenant_load *tenants; /* that have requests */
+    size_t n_tenants, tenants_cap;
 };
 
 /* ---- request.c ---- */
@@ -194,6 +206,10 @@ bool qn_is_stop_id(const qn_request *r, int32_t id);
 void qn_step_lock(qn_engine *e);
 void qn_step_unlock(qn_engine *e);
 
+/* ---- request.c too: whose ---- */
+/* Equal for equal tenants; 0: nobody's. */
+uint64_t qn_tenant_id(const char *tenant);
+
 /* ---- serving.c ---- */
 /* classes, buckets and the sizes of queue and batch in a config. */
 qn_status qn_serving_check(const qn_config *c, qn_err *err);
@@ -202,13 +218,15 @@ void qn_serving_init(qn_engine *e);
 /* The class of that name; NULL: the default one. -1: there is none. Any thread. */
 int qn_engine_class(const qn_engine *e, const char *name);
 /* Whether r, which has its prompt, class and max_tokens, may enter the inbox: with e->lock held,
- * right before it is linked in. QN_E_QUEUE_FULL; QN_E_TIMEOUT: its class refuses what will surely
- * miss the target. */
-qn_status qn_engine_admit(qn_engine *e, const qn_request *r, qn_err *err);
+ * right before it is linked in. A tenant may have more waiting while it has fewer than there are
+ * places free: one alone half of the queue, each of two a third; so whoever comes finds a place.
+ * QN_E_QUEUE_FULL: it has its share, or (nobody's) the queue is full; QN_E_BUSY: others fill it.
+ * QN_E_TIMEOUT: its class refuses what will surely miss the target. */
+qn_status qn_engine_admit(qn_engine *e, qn_request *r, qn_err *err);
 /* The inbox was taken: with e->lock held, on the engine thread. */
 void qn_serving_take(qn_engine *e);
 /* r ends, with an answer or without: its numbers are counted. Engine thread. */
-void qn_serving_end(qn_engine *e, const qn_request *r, bool answered);
+void qn_serving_end(qn_engine *e, qn_request *r, bool answered);
 /* What qn_engine_get_stats tells from now on. Engine thread, with step_lock held. */
 void qn_serving_publish(qn_engine *e);
 

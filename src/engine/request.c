@@ -59,6 +59,17 @@ static qn_status copy_params(qn_request *r, const qn_params *p, qn_err *err)
     return QN_OK;
 }
 
+uint64_t qn_tenant_id(const char *tenant)
+{
+    uint8_t digest[SHA256_DIGEST_LENGTH];
+    uint64_t id = 0;
+    if (!tenant)
+        return 0;
+    (void)SHA256((const uint8_t *)tenant, strlen(tenant) + 1, digest);
+    memcpy(&id, digest, sizeof id);
+    return id;
+}
+
 /* Which class, whose, and with whom cached prefixes are shared. The names are not needed again. */
 static qn_status identify(qn_request *r, qn_err *err)
 {
@@ -75,15 +86,14 @@ static qn_status identify(qn_request *r, qn_err *err)
         qn_str_fini(&text);
         return s;
     }
-    if (p->tenant || p->cache_salt) {
-        const char *tenant = p->tenant ? p->tenant : "", *salt = p->cache_salt ? p->cache_salt : "";
+    r->tenant_id = qn_tenant_id(p->tenant);
+    if ((p->tenant && !p->shares_prefixes) || p->cache_salt) {
+        const char *tenant = p->tenant && !p->shares_prefixes ? p->tenant : "",
+                   *salt = p->cache_salt ? p->cache_salt : "";
         qn_str_add(&text, tenant, strlen(tenant) + 1);
-        (void)SHA256((const uint8_t *)(text.failed ? "" : text.p), text.n, digest);
-        memcpy(&r->tenant_id, digest, sizeof r->tenant_id);
         qn_str_adds(&text, salt);
         (void)SHA256((const uint8_t *)(text.failed ? "" : text.p), text.n, digest);
         memcpy(r->salt, digest, sizeof r->salt);
-        r->tenant_id = p->tenant ? r->tenant_id : 0;
     }
     bool ok = !text.failed;
     qn_str_fini(&text);
@@ -196,10 +206,22 @@ static qn_status render_chat(const qn_engine *e, const qn_prompt *p, qn_chat_tex
     return s;
 }
 
+/* Before the work of tokenising what cannot fit. */
+static qn_status check_prompt_bytes(const qn_engine *e, size_t n, qn_err *err)
+{
+    return n <= e->info.max_prompt_bytes ? QN_OK
+                                         : qn_fail(err, QN_E_TOO_LONG,
+                                                   "this model's maximum context length is %d "
+                                                   "tokens; the prompt has more, in %zu bytes",
+                                                   e->config.max_ctx, n);
+}
+
 static qn_status encode_chat(const qn_engine *e, const qn_prompt *p, qn_ids *ids, qn_err *err)
 {
     qn_chat_text text = {0};
     qn_status s = render_chat(e, p, &text, err);
+    if (s == QN_OK)
+        s = check_prompt_bytes(e, text.text.n, err);
     if (s == QN_OK)
         s = qn_chat_encode(e->tokenizer, &text, ids, err);
     qn_chat_text_fini(&text);
@@ -241,6 +263,7 @@ static qn_status encode_text(const qn_engine *e, const qn_prompt *p, qn_ids *ids
     size_t n = p->n_text ? p->n_text : strlen(p->text);
     int32_t end = qn_tokenizer_end(e->tokenizer);
     QN_TRY(check_bytes("prompt", n, err));
+    QN_TRY(check_prompt_bytes(e, n, err));
     if (qn_tokenizer_add_bos(e->tokenizer))
         QN_TRY(add_id(ids, qn_tokenizer_bos(e->tokenizer), err));
     QN_TRY(qn_tokenizer_encode(e->tokenizer, p->text, n,

@@ -162,6 +162,7 @@ qn_status qn_runner_step(qn_runner *r, const qn_run_seq *seqs, uint32_t n_seqs, 
             QN_TRY(tap_node(r, op, m->plan->nodes[i].tap, tap, err));
     }
     const qn_op *last = &m->ops[m->plan->n_nodes - 1];
+    QN_TRY(qn_model_check_files(m, err));
     if (!r->n_logit_rows)
         return QN_OK;
     return m->backend->download(r->logits, last->out.buf, last->out.offset,

@@ -96,19 +96,76 @@ int qn_engine_class(const qn_engine *e, const char *name)
 
 /* ---- coming in ---- */
 
-qn_status qn_engine_admit(qn_engine *e, const qn_request *r, qn_err *err)
+static qn_tenant_load *load_of(qn_engine *e, uint64_t id)
+{
+    for (size_t i = 0; i < e->n_tenants && id; i++)
+        if (e->tenants[i].id == id)
+            return &e->tenants[i];
+    return NULL;
+}
+
+static qn_status check_queue(qn_engine *e, const qn_request *r, qn_err *err)
+{
+    uint32_t n = e->stats.n_waiting, most = (uint32_t)e->config.max_queue;
+    for (int i = 0; i < e->config.n_classes; i++)
+        n += e->n_inbox[i];
+    const qn_tenant_load *t = load_of(e, r->tenant_id);
+    uint32_t n_free = most - QN_MIN(n, most), n_mine = t ? t->n_waiting : 0;
+    if (n_mine < n_free)
+        return QN_OK;
+    e->n_refused[r->class_id]++;
+    if (!r->tenant_id)
+        return qn_fail(err, QN_E_QUEUE_FULL, "%u requests wait, the queue holds %u", n, most);
+    return n_free ? qn_fail(err, QN_E_QUEUE_FULL,
+                            "%u of your requests wait, and the rest of the queue is for others",
+                            n_mine)
+                  : qn_fail(err, QN_E_BUSY, "the queue is full");
+}
+
+/* r is one of its tenant's, and waits. */
+static qn_status add_load(qn_engine *e, qn_request *r, qn_err *err)
+{
+    qn_tenant_load *t = load_of(e, r->tenant_id);
+    if (!r->tenant_id)
+        return QN_OK;
+    if (!t) {
+        if (!qn_grow(&e->tenants, &e->tenants_cap, e->n_tenants + 1, sizeof *t, QN_MEM_MISC))
+            return qn_fail_nomem(err, sizeof *t);
+        t = &e->tenants[e->n_tenants++];
+        *t = (qn_tenant_load){.id = r->tenant_id};
+    }
+    t->n_requests++;
+    t->n_waiting++;
+    r->waits = true;
+    return QN_OK;
+}
+
+/* With e->lock held: of the request's tenant now one more or less waits. */
+static void set_waits(qn_engine *e, qn_request *r, bool waits)
+{
+    qn_tenant_load *t = r->waits != waits ? load_of(e, r->tenant_id) : NULL;
+    if (t)
+        t->n_waiting += waits ? 1 : UINT32_MAX;
+    r->waits = waits;
+}
+
+static void end_load(qn_engine *e, qn_request *r)
+{
+    (void)pthread_mutex_lock(&e->lock);
+    set_waits(e, r, false);
+    qn_tenant_load *t = load_of(e, r->tenant_id);
+    if (t && --t->n_requests == 0)
+        *t = e->tenants[--e->n_tenants];
+    (void)pthread_mutex_unlock(&e->lock);
+}
+
+qn_status qn_engine_admit(qn_engine *e, qn_request *r, qn_err *err)
 {
     const qn_class *c = &e->classes[r->class_id];
     if (r->params.is_probe)
         return QN_OK;
-    uint32_t n_waiting = e->stats.n_waiting, n_prompt = (uint32_t)r->n_prompt;
-    for (int i = 0; i < e->config.n_classes; i++)
-        n_waiting += e->n_inbox[i];
-    if (n_waiting >= (uint32_t)e->config.max_queue) {
-        e->n_refused[r->class_id]++;
-        return qn_fail(err, QN_E_QUEUE_FULL, "%u requests wait, the queue holds %d", n_waiting,
-                       e->config.max_queue);
-    }
+    uint32_t n_prompt = (uint32_t)r->n_prompt;
+    QN_TRY(check_queue(e, r, err));
     uint32_t n_output = (uint32_t)r->params.max_tokens;
     if (c->refuse_late) { /* an answer may end early, unless it may not */
         uint32_t n_sure =
@@ -123,6 +180,7 @@ qn_status qn_engine_admit(qn_engine *e, const qn_request *r, qn_err *err)
                 (unsigned long long)ms, c->target_ms);
         }
     }
+    QN_TRY(add_load(e, r, err));
     e->n_inbox[r->class_id]++;
     qn_forecast_add(&e->forecast, (uint32_t)r->class_id, n_prompt, n_output,
                     (uint32_t)QN_MAX(QN_MAX(r->params.n, r->params.beam_width), 1));
@@ -149,10 +207,11 @@ static void add_tokens(qn_engine_stats *s, const qn_request *r)
     s->n_accepted_tokens += (uint64_t)r->n_accepted;
 }
 
-void qn_serving_end(qn_engine *e, const qn_request *r, bool answered)
+void qn_serving_end(qn_engine *e, qn_request *r, bool answered)
 {
     qn_class_stats *c = &e->counts.classes[r->class_id];
     uint64_t target = (uint64_t)e->classes[r->class_id].target_ms * 1000000u;
+    end_load(e, r);
     if (r->params.is_probe)
         return;
     add_tokens(&e->counts, r);
@@ -201,6 +260,9 @@ void qn_serving_publish(qn_engine *e)
     s.n_preempted = sched->n_preempted;
     qn_forecast_make(&forecast, sched);
     (void)pthread_mutex_lock(&e->lock);
+    for (size_t i = 0; i < e->n_active; i++)
+        if (!e->active[i]->ends)
+            set_waits(e, e->active[i], !is_running(e->active[i]));
     e->stats = s;
     e->forecast = forecast;
     (void)pthread_mutex_unlock(&e->lock);

@@ -42,6 +42,23 @@ static qn_status check_mapped(const opener *op, const qn_weight *w, bool rows_on
                    qn_base_name(op->m->files->path), op->m->files->path);
 }
 
+/* Steps are going to read what p points to, or (p in no file) memory. */
+static qn_status note_file(const opener *op, const void *p)
+{
+    qn_model *m = op->m;
+    const qn_file *f = qn_weights_file(m->files, p);
+    for (size_t i = 0; f && i < m->n_read_files; i++)
+        if (m->read_files[i] == f)
+            return QN_OK;
+    if (!f)
+        return QN_OK;
+    if (!qn_grow(&m->read_files, &m->read_files_cap, m->n_read_files + 1, sizeof *m->read_files,
+                 QN_MEM_WEIGHTS))
+        return qn_fail_nomem(op->err, sizeof *m->read_files);
+    m->read_files[m->n_read_files++] = f;
+    return QN_OK;
+}
+
 /* w, whose rows are only looked up, becomes the rows of one step (qn_model_look_up). */
 static qn_status look_up_rows(opener *op, const qn_weight *view, qn_weight *w)
 {
@@ -52,6 +69,7 @@ static qn_status look_up_rows(opener *op, const qn_weight *view, qn_weight *w)
     m->lookup_rows = qn_alloc_array(m->max_rows, view->stride, QN_MEM_ACTIVATIONS);
     if (!m->lookup_rows)
         return qn_fail_nomem(op->err, m->max_rows * view->stride);
+    QN_TRY(note_file(op, view->data));
     m->looked_up = view;
     w->data = m->lookup_rows;
     w->rows = m->max_rows;
@@ -75,12 +93,13 @@ static qn_status take_new(opener *op, qn_dweight **out, const qn_weight *view, b
     if (rows_only)
         QN_TRY(look_up_rows(op, view, &w));
     QN_TRY(m->backend->weight_new(out, m->device, &w, rows_only, op->err));
-    if (!m->backend->weight_is_borrowed(*out))
+    bool is_borrowed = m->backend->weight_is_borrowed(*out);
+    if (!is_borrowed)
         qn_weights_drop(m->files, view->data, qn_weight_bytes(view));
     m->taken[m->n_taken++] = (struct qn_taken){.view = view, .w = *out, .rows_only = rows_only};
     op->done += (double)qn_weight_bytes(view);
     report(op, "loading weights");
-    return QN_OK;
+    return is_borrowed ? note_file(op, w.packed ? w.packed : w.data) : QN_OK;
 }
 
 static qn_status take_weight(opener *op, qn_dweight **out, const qn_weight *view, bool rows_only)
@@ -278,9 +297,13 @@ static qn_status open_steps(opener *op, const char *path)
     QN_TRY(qn_native_open(m->files, m->backend, op->o->device.n_threads, n_areas, op->err));
     report(op, "loading weights");
     QN_TRY(bind_ops(op));
+    if (m->cache)
+        QN_TRY(note_file(op, m->files->qpk->file->data));
     /* what binding and choosing looked at; what is used where it lies comes back when it is */
-    for (size_t i = 0; i < m->files->n_files; i++)
+    for (size_t i = 0; i < m->files->n_files; i++) {
+        QN_TRY(qn_file_check(m->files->files[i], op->err));
         qn_file_drop(m->files->files[i], m->files->files[i]->data, m->files->files[i]->size);
+    }
     return QN_OK;
 }
 
@@ -329,6 +352,13 @@ qn_status qn_model_look_up(qn_model *m, int32_t *ids, size_t n, qn_err *err)
     return QN_OK;
 }
 
+qn_status qn_model_check_files(const qn_model *m, qn_err *err)
+{
+    for (size_t i = 0; i < m->n_read_files; i++)
+        QN_TRY(qn_file_check(m->read_files[i], err));
+    return QN_OK;
+}
+
 void qn_model_free(qn_model *m)
 {
     if (!m)
@@ -341,6 +371,7 @@ void qn_model_free(qn_model *m)
         m->backend->buf_free(m->arena);
     qn_expert_cache_free(m->cache);
     qn_free(m->lookup_rows);
+    qn_free(m->read_files);
     qn_free(m->taken);
     qn_free(m->vectors);
     qn_free(m->experts);

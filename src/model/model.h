@@ -35,6 +35,9 @@ typedef struct qn_model {
     const qn_weight *looked_up;
     const qn_file *lookup_file;
     uint8_t *lookup_rows; /* [max_rows]: those of a step, which EMBED sees */
+    /* those that steps read from; what changes in the others has no effect any more */
+    const qn_file **read_files;
+    size_t n_read_files, read_files_cap;
     bool dry;
 } qn_model;
 
@@ -59,6 +62,8 @@ QN_MUST_USE qn_status qn_model_bind_kv(qn_model *m, qn_kv_view *layers, qn_err *
 /* Before a step: where the embedding stays in its file, the rows of these tokens are read and ids[i]
  * becomes i. Not from the mapping, whose pages would pile up in this process. */
 QN_MUST_USE qn_status qn_model_look_up(qn_model *m, int32_t *ids, size_t n, qn_err *err);
+/* After a step: whether the files that it read from are still what they were (qn_file_check); else its numbers may be wrong. */
+QN_MUST_USE qn_status qn_model_check_files(const qn_model *m, qn_err *err);
 /* Resident: vectors and all matrices but one that is only looked up; mapped ones included. */
 uint64_t qn_model_weight_bytes(const qn_model *m);
 /* The most used format of the matrices by bytes: "Q5_0". */

@@ -91,6 +91,7 @@ void qn_classes_charge(qn_classes *k, uint16_t slot, uint64_t ns)
 {
     qn_sched_tenant *t = &k->tenants[slot];
     qn_sched_class *c = &k->list[t->class_id];
+    t->ran = true;
     t->clock += ns;
     c->clock += ns * CLOCK_SCALE / c->share;
     c->used_ns += ns;
@@ -105,6 +106,55 @@ static bool goes_before(const qn_classes *k, uint16_t a, uint16_t b)
     if (x->class_id != y->class_id)
         return x->class_id < y->class_id;
     return x->clock != y->clock ? x->clock < y->clock : a < b;
+}
+
+/* ---- guests ---- */
+
+uint16_t qn_classes_enter_guest(qn_classes *k, uint32_t class_id, uint64_t tenant_id)
+{
+    uint16_t slot = qn_classes_enter(k, class_id, tenant_id);
+    k->tenants[slot].n_guests++;
+    return slot;
+}
+
+void qn_classes_leave_guest(qn_classes *k, uint16_t slot)
+{
+    k->tenants[slot].n_guests--;
+    qn_classes_leave(k, slot);
+}
+
+bool qn_classes_is_first(const qn_classes *k, uint16_t slot)
+{
+    for (uint16_t i = 0; i < QN_MAX_TENANTS; i++) {
+        const qn_sched_tenant *t = &k->tenants[i];
+        if ((t->n_guests || (t->n_seqs && t->ran)) && i != slot && goes_before(k, i, slot))
+            return false;
+    }
+    return true;
+}
+
+void qn_classes_begin_step(qn_classes *k)
+{
+    for (size_t i = 0; i < QN_MAX_TENANTS; i++)
+        k->tenants[i].ran = false;
+}
+
+uint64_t qn_classes_guest_ns(const qn_classes *k)
+{
+    uint32_t n_others[QN_MAX_CLASSES] = {0};
+    uint64_t most = UINT64_MAX;
+    for (size_t i = 0; i < QN_MAX_TENANTS; i++)
+        n_others[k->tenants[i].class_id] += k->tenants[i].n_seqs - k->tenants[i].n_guests;
+    for (uint32_t i = 0; i < k->n; i++) {
+        const qn_sched_class *c = &k->list[i];
+        if (c->gap_ns && n_others[i])
+            most = QN_MIN(most, c->gap_ns);
+        if (c->auto_gap && n_others[i])
+            most = QN_MIN(most, QN_GAP_LEAST_NS);
+        if (c->target_ns) /* who comes next must not wait for long either */
+            most = QN_MIN(most, c->target_ns / 4);
+    }
+    return most;
 }
 
 size_t qn_classes_rank(const qn_classes *k, uint16_t rank[QN_MAX_TENANTS])

@@ -20,19 +20,26 @@
 
 #define QN_MAX_TENANTS 128 /* slots; the first QN_MAX_CLASSES are the classes' own */
 
+/* A gap that is left to us (QN_GAP_AUTO): not shorter, nobody sees the difference and short steps are
+ * dear; and not longer because many prompts wait. */
+#define QN_GAP_LEAST_NS ((uint64_t)50000000)
+#define QN_GAP_MOST_NS  ((uint64_t)250000000)
+
 typedef struct qn_sched_class {
     uint32_t share;
     uint64_t target_ns, gap_ns; /* 0: none */
     bool auto_gap;
     uint64_t clock; /* 16 ns of the machine's time, divided by share */
     uint64_t used_ns, n_preempted;
-    uint32_t n_seqs;   /* not ended */
+    uint32_t n_seqs;   /* not ended; guests too */
     uint32_t n_output; /* tokens of an answer, of late; 0: none has ended */
 } qn_sched_class;
 
 typedef struct qn_sched_tenant {
     uint64_t id, clock;
     uint32_t n_seqs, class_id;
+    uint32_t n_guests; /* of n_seqs */
+    bool ran;          /* in the last step */
 } qn_sched_tenant;
 
 typedef struct qn_classes {
@@ -48,6 +55,17 @@ uint16_t qn_classes_enter(qn_classes *k, uint32_t class_id, uint64_t tenant_id);
 /* One more of that slot, which has some. */
 void qn_classes_enter_slot(qn_classes *k, uint16_t slot);
 void qn_classes_leave(qn_classes *k, uint16_t slot);
+/* Work that is not the scheduler's (qn_score) takes part as a guest: it is counted as a sequence, does its work in
+ * pieces of at most guest_ns when it is_first, and is charged for each. guest_ns: until somebody may miss a gap, or
+ * a quarter of the shortest target; UINT64_MAX: nobody here wants to be quick. */
+uint16_t qn_classes_enter_guest(qn_classes *k, uint32_t class_id, uint64_t tenant_id);
+void qn_classes_leave_guest(qn_classes *k, uint16_t slot);
+/* Nobody goes before that slot: neither another guest nor who was in the last step. Who waits for a seat or for blocks
+ * holds no guest up. */
+bool qn_classes_is_first(const qn_classes *k, uint16_t slot);
+/* A step begins: whoever is charged from now on was in it. */
+void qn_classes_begin_step(qn_classes *k);
+uint64_t qn_classes_guest_ns(const qn_classes *k);
 /* A step spent ns for a sequence of that slot. */
 void qn_classes_charge(qn_classes *k, uint16_t slot, uint64_t ns);
 /* rank[slot] of the slots with sequences: 0 goes first. By the class's clock, the class's place in

@@ -9,8 +9,6 @@
 #define MIN_CHUNK 4u
 /* Of an urgent one beside others of its class, which would spend on others what it needs. */
 #define URGENT_CHUNK 16u
-/* A gap that was left to us is not shorter: nobody sees the difference, and short steps are dear. */
-#define AUTO_GAP_NS ((uint64_t)50000000)
 /* A pace is kept to 7/8: steps are not always what was predicted. */
 #define PACE_NUM 7u
 #define PACE_DEN 8u
@@ -473,7 +471,7 @@ static turn begin(qn_scheduler *s, uint64_t now, bool by_age)
         t.overuse[i] = qn_classes_overuse_ns(&s->classes, i);
         t.urgent[i] = !by_age && s->classes.list[i].target_ns && t.overuse[i] <= burst;
     }
-    uint32_t rows = 0;
+    uint32_t rows = 0, n_prompts = 0;
     uint64_t context = 0;
     bool auto_gap = false;
     for (size_t i = 0; i < s->n_seqs; i++) {
@@ -481,6 +479,7 @@ static turn begin(qn_scheduler *s, uint64_t now, bool by_age)
         q->n_scheduled = 0;
         q->pace_ns = 0;
         drop_spare(s, q);
+        n_prompts += missing(q) > 1;
         if (q->state != QN_SEQ_RUNNING || !missing(q))
             continue;
         take_seat(s, q, &t);
@@ -497,8 +496,9 @@ static turn begin(qn_scheduler *s, uint64_t now, bool by_age)
         context += q->n_tokens;
     }
     if (auto_gap) {
-        uint64_t gap = QN_MAX(2 * qn_cost_model_ns(&s->cost, rows, context), AUTO_GAP_NS);
-        t.gap = QN_MIN(t.gap, gap / PACE_DEN * PACE_NUM);
+        uint64_t alone = qn_cost_model_ns(&s->cost, rows, context),
+                 gap = QN_MAX(2 * alone, QN_MIN((1 + n_prompts) * alone, QN_GAP_MOST_NS));
+        t.gap = QN_MIN(t.gap, QN_MAX(gap, QN_GAP_LEAST_NS) / PACE_DEN * PACE_NUM);
     }
     return t;
 }
@@ -781,10 +781,13 @@ qn_status qn_scheduler_check(const qn_scheduler *s, qn_err *err)
         in_slot[s->seqs[i]->slot]++;
         in_class[s->seqs[i]->class_id]++;
     }
-    for (size_t i = 0; i < QN_MAX_TENANTS; i++)
-        if (in_slot[i] != s->classes.tenants[i].n_seqs)
+    for (size_t i = 0; i < QN_MAX_TENANTS; i++) {
+        const qn_sched_tenant *t = &s->classes.tenants[i];
+        if (in_slot[i] + t->n_guests != t->n_seqs)
             return qn_fail(err, QN_E_INTERNAL, "scheduler: tenant %zu has %u sequences, want %u", i,
-                           s->classes.tenants[i].n_seqs, in_slot[i]);
+                           t->n_seqs, in_slot[i] + t->n_guests);
+        in_class[t->class_id] += t->n_guests;
+    }
     for (size_t i = 0; i < QN_MAX_CLASSES; i++)
         if (in_class[i] != s->classes.list[i].n_seqs)
             return qn_fail(err, QN_E_INTERNAL, "scheduler: class %zu has %u sequences, want %u", i,

@@ -19,10 +19,11 @@
  *           something in reserve; a class binds only those behind it. If the decoding ones alone
  *           would take longer, 2 and 3 are one and take turns. Prompts of 3 take half of what is
  *           left: urgent ones may still come.
- *   gap     prompts of 3 only: until a decoding sequence's next token is due (or twice what the
- *           decoding ones take alone, for classes that leave it to us), and a quarter of the
- *           shortest target there is, so that who arrives needs not wait for long. The prompt whose
- *           turn it is gets MIN_CHUNK tokens all the same, where there is no pace to keep.
+ *   gap     prompts of 3 only: until a decoding sequence's next token is due (for classes that
+ *           leave it to us: each prompt may take as long as the decoding ones alone), and a quarter
+ *           of the shortest target there is, so that who arrives needs not wait for long. The
+ *           prompt whose turn it is gets MIN_CHUNK tokens all the same, where there is no pace to
+ *           keep.
  *
  * A sequence is urgent only while its class has not had more than its share by some targets' time:
  * nobody is starved by targets. It needs no seat.

@@ -9,6 +9,7 @@
  *   type      415   forms and plain text are what a page may post without asking first */
 #include "server/core.h"
 
+#include "base/opts.h"
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -28,7 +29,11 @@ static bool check_key(qn_exchange *x)
     } else {
         given = qn_http_header(&x->http, "x-api-key");
     }
-    const qn_key *k = qn_keys_find(keys, given);
+    const qn_key *k;
+    if (!qn_keys_find(keys, given, &k)) {
+        qn_x_error(x, 503, NULL, NULL, "out of memory");
+        return false;
+    }
     if (k) {
         x->keys = keys; /* others may come while this request runs */
         keys->n_users++;
@@ -45,6 +50,18 @@ static bool check_key(qn_exchange *x)
                given.p ? "the API key is not one of this server"
                        : "an API key is needed: Authorization: Bearer KEY, or x-api-key: KEY");
     return false;
+}
+
+/* Whose request it is. */
+static bool note_caller(qn_exchange *x)
+{
+    qn_conn *c = x->conn;
+    bool ok = !x->tenant || qn_conn_set_caller(c, x->tenant, x->keys->has_one_tenant);
+    if (!ok)
+        qn_x_error(x, 503, NULL, NULL, "out of memory");
+    else
+        x->caller = qn_caller_again(c->caller);
+    return ok;
 }
 
 /* ---- pages of other sites ---- */
@@ -183,6 +200,61 @@ static void find_route(qn_exchange *x, qn_str *allowed)
     }
 }
 
+/* Whole components that two paths have in common at their ends: their bytes. */
+static size_t common_end(qn_slice a, qn_slice b)
+{
+    size_t n = 0, common = 0;
+    while (n < a.n && n < b.n && a.p[a.n - 1 - n] == b.p[b.n - 1 - n]) {
+        n++;
+        if (a.p[a.n - n] == '/')
+            common = n;
+    }
+    return common;
+}
+
+/* The route that was meant: one that begins so (/v1/chat), or ends so (/v1/v1/models), or is written so but for some letters
+ * (/v1/chat/compeltions). NULL: none. */
+static const qn_route *find_near(const qn_exchange *x)
+{
+    const qn_route *best = NULL, *longer = NULL;
+    qn_slice path = x->http.path;
+    char shown[64];
+    size_t best_common = 0, best_edits = SIZE_MAX;
+    while (path.n > 1 && path.p[path.n - 1] == '/')
+        path.n--;
+    (void)snprintf(shown, sizeof shown, "%.*s", (int)QN_MIN(path.n, sizeof shown - 1), path.p);
+    for (const qn_route *const *table = x->server->routes; *table; table++) {
+        for (const qn_route *r = *table; r->path; r++) {
+            qn_slice to = qn_slice_of(r->path);
+            size_t common = common_end(path, to);
+            size_t least = path.n > to.n ? path.n - to.n : to.n - path.n;
+            size_t edits = common || least <= 3 ? qn_opts_distance(shown, r->path) : least;
+            bool is_near = common > 0 || edits <= QN_MIN((size_t)3, path.n / 4);
+            if (!longer && path.n > 1 && to.n > path.n && memcmp(to.p, path.p, path.n) == 0)
+                longer = r;
+            if (!is_near || common < best_common || (common == best_common && edits >= best_edits))
+                continue;
+            best = r;
+            best_common = common;
+            best_edits = edits;
+        }
+    }
+    return longer && best_common < path.n ? longer : best;
+}
+
+static void fail_path(qn_exchange *x)
+{
+    const qn_route *near = find_near(x);
+    qn_slice p = x->http.path;
+    int n = (int)QN_MIN(p.n, (size_t)200);
+    if (near)
+        qn_x_error(x, 404, NULL, "not_found", "there is nothing at %.*s; did you mean %s %s?", n,
+                   p.p, near->method, near->path);
+    else
+        qn_x_error(x, 404, NULL, "not_found", "there is nothing at %.*s; GET / lists what there is",
+                   n, p.p);
+}
+
 static void answer_options(qn_exchange *x, const char *allowed)
 {
     qn_slice asked = qn_http_header(&x->http, "access-control-request-headers");
@@ -213,8 +285,7 @@ static bool check_route(qn_exchange *x)
                        (int)QN_MIN(p.n, (size_t)200), p.p, allowed.p, (int)x->http.method.n,
                        x->http.method.p);
         } else {
-            qn_x_error(x, 404, NULL, "not_found", "there is nothing at %.*s",
-                       (int)QN_MIN(p.n, (size_t)200), p.p);
+            fail_path(x);
         }
     }
     qn_str_fini(&allowed);
@@ -264,5 +335,5 @@ bool qn_access_check(qn_exchange *x)
         qn_x_refuse(x, 503, 5, "the server is shutting down");
         return false;
     }
-    return check_body(x);
+    return check_body(x) && note_caller(x);
 }

@@ -383,7 +383,6 @@ static void send_event(qn_exchange *x, message *m, const char *name)
 static void begin_stream(qn_exchange *x, message *m)
 {
     m->is_begun = true;
-    qn_x_begin(x, "text/event-stream");
     qn_str_adds(&m->answer.out, "{\"type\":\"message_start\",\"message\":");
     add_head(&m->answer.out, m);
     qn_str_adds(&m->answer.out,
@@ -447,8 +446,10 @@ static void on_done_stream(qn_exchange *x, void *arg)
 static void on_idle(qn_exchange *x, void *arg)
 {
     message *m = arg;
-    if (!m->is_begun)
+    if (!m->is_begun) { /* message_start comes first */
+        qn_x_write_comment(x);
         return;
+    }
     qn_str_adds(&m->answer.out, "{\"type\":\"ping\"}");
     send_event(x, m, "ping");
 }
@@ -459,7 +460,8 @@ static const qn_answer_api stream_api = {.event = on_event_stream,
                                          .done = on_done_stream,
                                          .idle = on_idle,
                                          .free = qn_answer_free,
-                                         .is_stream = true};
+                                         .is_stream = true,
+                                         .begins_at_once = true};
 
 /* ---- routes ---- */
 

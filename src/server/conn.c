@@ -12,6 +12,7 @@
  * that means nothing is sent (a comment of an event stream, or "100 Continue"), and whoever is gone resets the connection. The reset
  * would be hidden behind the EOF, so a copy of the descriptor is watched for edges. */
 #include "server/core.h"
+#include "server/loop_memory.h"
 
 #include <errno.h>
 #include <event2/buffer.h>
@@ -32,6 +33,46 @@
 #define NS_PER_SECOND 1000000000u
 
 static void read_input(qn_conn *c);
+
+/* ---- whose ---- */
+
+/* Bytes have come into the buffer, or left it. */
+static void on_output(struct evbuffer *b, const struct evbuffer_cb_info *info, void *arg)
+{
+    qn_conn *c = arg;
+    (void)b;
+    if (info->n_added > info->n_deleted)
+        qn_caller_count(c->caller, QN_POOL_ANSWERS, info->n_added - info->n_deleted);
+    else if (info->n_added < info->n_deleted)
+        qn_caller_give(c->caller, QN_POOL_ANSWERS, info->n_deleted - info->n_added);
+    c->n_output += info->n_added - info->n_deleted;
+}
+
+bool qn_conn_set_caller(qn_conn *c, const char *name, bool may_take_all)
+{
+    qn_caller *to = qn_callers_enter(c->server->callers, name, may_take_all);
+    if (!to)
+        return false;
+    if (c->n_output) {
+        qn_caller_give(c->caller, QN_POOL_ANSWERS, c->n_output);
+        qn_caller_count(to, QN_POOL_ANSWERS, c->n_output);
+    }
+    qn_callers_leave(c->caller);
+    c->caller = to;
+    return true;
+}
+
+/* By its address alone, where that says anything. */
+static bool set_address(qn_conn *c)
+{
+    const qn_server *s = c->server;
+    bool is_one = s->is_local || s->is_loopback;
+    char name[48] = "";
+    int n = is_one ? 0 : snprintf(name, sizeof name, "address ");
+    for (size_t i = 0; i < sizeof c->address && !is_one; i++)
+        n += snprintf(name + n, sizeof name - (size_t)n, "%02x", c->address[i]);
+    return qn_conn_set_caller(c, name, is_one && s->keys->n == 0);
+}
 
 /* ---- opening and closing ---- */
 
@@ -63,10 +104,27 @@ void qn_conn_close(qn_conn *c)
     close_reset(c);
     if (c->timer)
         event_free(c->timer);
-    if (c->bev)
+    if (c->bev) {
+        (void)evbuffer_remove_cb(bufferevent_get_output(c->bev), on_output, c);
         bufferevent_free(c->bev);
+    }
+    if (c->n_output)
+        qn_caller_give(c->caller, QN_POOL_ANSWERS, c->n_output);
+    qn_callers_leave(c->caller);
     qn_free(c);
     qn_server_check_drained(s);
+}
+
+/* Whoever has sent much ahead is not read further. libevent's watermark would do the same, but for 2.1 it takes memory and does not
+ * look whether it got any. */
+static void pace_reading(qn_conn *c)
+{
+    bool is_full = evbuffer_get_length(bufferevent_get_input(c->bev)) >= QN_LIMIT_HTTP_AHEAD;
+    if (is_full == c->is_full)
+        return;
+    c->is_full = is_full;
+    if ((is_full ? bufferevent_disable : bufferevent_enable)(c->bev, EV_READ) != 0)
+        c->is_broken = true;
 }
 
 static void on_read(struct bufferevent *bev, void *arg)
@@ -88,12 +146,19 @@ static struct bufferevent *new_bufferevent(qn_server *s, int fd)
 {
     if (!s->tls)
         return bufferevent_socket_new(s->base, fd, BEV_OPT_CLOSE_ON_FREE);
+    /* libevent would make the BIO too, but for 2.1 does not look whether there is one */
     SSL *ssl = SSL_new(s->tls);
-    if (!ssl)
+    BIO *bio = BIO_new_socket(fd, BIO_NOCLOSE);
+    if (!ssl || !bio || !qn_loop_reserve()) {
+        SSL_free(ssl);
+        (void)BIO_free(bio);
         return NULL;
+    }
+    SSL_set_bio(ssl, bio, bio);
     /* frees ssl where it fails */
     struct bufferevent *bev = bufferevent_openssl_socket_new(
         s->base, fd, ssl, BUFFEREVENT_SSL_ACCEPTING, BEV_OPT_CLOSE_ON_FREE);
+    qn_loop_release();
     if (bev)
         bufferevent_openssl_set_allow_dirty_shutdown(bev, 1);
     return bev;
@@ -117,7 +182,8 @@ void qn_conn_open(qn_server *s, int fd, const struct sockaddr *from)
     c->since_ns = c->last_ns = qn_now_ns();
     c->bev = new_bufferevent(s, fd);
     c->timer = evtimer_new(s->base, on_timer, c);
-    if (!c->bev || !c->timer) {
+    if (!c->bev || !c->timer || !set_address(c) ||
+        !evbuffer_add_cb(bufferevent_get_output(c->bev), on_output, c)) {
         if (!c->bev)
             (void)close(fd);
         qn_conn_close(c);
@@ -128,11 +194,12 @@ void qn_conn_open(qn_server *s, int fd, const struct sockaddr *from)
                         (suseconds_t)(stall % NS_PER_SECOND / 1000)};
     bufferevent_setcb(c->bev, on_read, on_written, on_event, c);
     bufferevent_set_timeouts(c->bev, NULL, &t);
-    bufferevent_setwatermark(c->bev, EV_READ, 0, QN_LIMIT_HTTP_AHEAD);
     bufferevent_setwatermark(c->bev, EV_WRITE, QN_LIMIT_HTTP_OUTPUT / 2, 0);
     (void)bufferevent_set_max_single_read(c->bev, QN_LIMIT_HTTP_AHEAD);
-    (void)bufferevent_enable(c->bev, EV_READ | EV_WRITE);
-    qn_conn_watch(c);
+    if (bufferevent_enable(c->bev, EV_READ | EV_WRITE) != 0)
+        qn_conn_close(c);
+    else
+        qn_conn_watch(c);
 }
 
 /* ---- time limits ---- */
@@ -165,8 +232,7 @@ void qn_conn_watch(qn_conn *c)
     uint64_t wait = at > now ? at - now : 0;
     struct timeval t = {(time_t)(wait / NS_PER_SECOND),
                         (suseconds_t)(wait % NS_PER_SECOND / 1000) + 1};
-    c->armed_ns = at;
-    (void)event_add(c->timer, &t);
+    c->armed_ns = event_add(c->timer, &t) == 0 ? at : 0;
 }
 
 static void probe(qn_conn *c);
@@ -207,6 +273,17 @@ size_t qn_conn_backlog(const qn_conn *c)
     return evbuffer_get_length(bufferevent_get_output(c->bev));
 }
 
+bool qn_conn_has_room(const qn_conn *c)
+{
+    size_t n = qn_conn_backlog(c);
+    if (n <= QN_LIMIT_HTTP_AHEAD || n > QN_LIMIT_HTTP_OUTPUT)
+        return n <= QN_LIMIT_HTTP_AHEAD;
+    qn_room room = qn_caller_take(c->caller, QN_POOL_ANSWERS, QN_LIMIT_HTTP_OUTPUT);
+    if (room == QN_ROOM)
+        qn_caller_give(c->caller, QN_POOL_ANSWERS, QN_LIMIT_HTTP_OUTPUT);
+    return room == QN_ROOM;
+}
+
 bool qn_conn_is_idle(const qn_conn *c)
 {
     int n_unread = 0;
@@ -215,21 +292,23 @@ bool qn_conn_is_idle(const qn_conn *c)
            evbuffer_get_length(bufferevent_get_input(c->bev)) == 0;
 }
 
+/* What the socket takes of it now: bytes. */
+static size_t send_now(qn_conn *c, const struct iovec *v, int n_v)
+{
+    if (c->is_broken || c->is_tls || qn_conn_backlog(c))
+        return 0;
+    struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)v, .msg_iovlen = (size_t)n_v};
+    ssize_t k = sendmsg(c->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+    c->is_broken = k < 0 && errno != EAGAIN && errno != EINTR && errno != ENOBUFS;
+    return k > 0 ? (size_t)k : 0;
+}
+
 void qn_conn_write(qn_conn *c, const struct iovec *v, int n_v)
 {
     struct evbuffer *out = bufferevent_get_output(c->bev);
-    size_t sent = 0;
+    size_t sent = send_now(c, v, n_v);
     if (c->is_broken)
         return;
-    if (!c->is_tls && evbuffer_get_length(out) == 0) {
-        struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)v, .msg_iovlen = (size_t)n_v};
-        ssize_t k = sendmsg(c->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (k < 0 && errno != EAGAIN && errno != EINTR && errno != ENOBUFS) {
-            c->is_broken = true;
-            return;
-        }
-        sent = k > 0 ? (size_t)k : 0;
-    }
     for (int i = 0; i < n_v; i++) {
         size_t skip = QN_MIN(sent, v[i].iov_len);
         sent -= skip;
@@ -286,11 +365,50 @@ void qn_conn_send_head(qn_conn *c, qn_exchange *x)
     c->is_closing |= !x->is_chunked;
     add_head(&s, c, x);
     qn_str_adds(&s, x->is_chunked ? "Transfer-Encoding: chunked\r\n\r\n" : "\r\n");
-    if (s.failed)
+    if (s.failed || x->headers.failed) /* half a header would swallow the next */
         c->is_broken = true;
     else
         write_text(c, s.p);
     qn_str_fini(&s);
+}
+
+static void free_sent(const void *p, size_t n, void *arg)
+{
+    (void)p;
+    (void)n;
+    qn_free(arg);
+}
+
+/* A head, and behind it a body, which is taken over. */
+static void write_answer(qn_conn *c, const qn_str *head, qn_str *body)
+{
+    struct iovec v[] = {{head->p, head->n}, {body->p, body->n}};
+    size_t sent = send_now(c, v, 2);
+    struct evbuffer *out = bufferevent_get_output(c->bev);
+    size_t in_head = QN_MIN(sent, head->n), in_body = sent - in_head;
+    if (c->is_broken || in_body == body->n)
+        return;
+    bool ok = in_head == head->n || evbuffer_add(out, head->p + in_head, head->n - in_head) == 0;
+    if (ok &&
+        evbuffer_add_reference(out, body->p + in_body, body->n - in_body, free_sent, body->p) == 0)
+        *body = (qn_str){0};
+    else
+        c->is_broken = true;
+}
+
+/* Small ones are sent in any case: who asks how the server is gets an answer. */
+static void check_room(qn_exchange *x)
+{
+    if (!x->caller || x->out.n <= QN_LIMIT_HTTP_AHEAD)
+        return;
+    qn_str out = x->out;
+    x->out = (qn_str){0};
+    if (!qn_x_take(x, QN_POOL_ANSWERS, out.n)) {
+        qn_str_fini(&out);
+        return;
+    }
+    qn_caller_give(x->caller, QN_POOL_ANSWERS, out.n); /* what waits is counted when it does */
+    x->out = out;
 }
 
 void qn_conn_send_answer(qn_conn *c, qn_exchange *x)
@@ -302,6 +420,7 @@ void qn_conn_send_answer(qn_conn *c, qn_exchange *x)
         qn_str_fini(&x->headers);
         x->status = 503;
     }
+    check_room(x);
     decide_closing(c, x);
     add_head(&s, c, x);
     if (has_body)
@@ -310,10 +429,12 @@ void qn_conn_send_answer(qn_conn *c, qn_exchange *x)
     if (s.failed) {
         c->is_broken = true;
     } else {
-        struct iovec v[] = {{s.p, s.n}, {x->out.p, x->out.n}};
         bool is_sent = has_body && !x->is_head && x->out.n;
-        qn_conn_write(c, v, is_sent ? 2 : 1);
         x->n_sent = is_sent ? x->out.n : 0;
+        if (is_sent)
+            write_answer(c, &s, &x->out);
+        else
+            write_text(c, s.p);
     }
     qn_str_fini(&s);
     qn_str_fini(&x->out);
@@ -335,6 +456,7 @@ static void linger(qn_conn *c)
         (void)SSL_shutdown(bufferevent_openssl_get_ssl(c->bev));
     (void)shutdown(c->fd, SHUT_WR);
     (void)evbuffer_drain(in, evbuffer_get_length(in));
+    pace_reading(c);
     qn_conn_watch(c);
 }
 
@@ -397,7 +519,7 @@ static void probe(qn_conn *c)
 {
     qn_exchange *x = c->x;
     if (x->is_event_stream && !x->is_head)
-        qn_x_write(x, ":\n\n", 3);
+        qn_x_write_comment(x);
     else if (!x->is_begun && x->http.minor == 1)
         write_text(c, "HTTP/1.1 100 Continue\r\n\r\n");
     x->wrote_ns = qn_now_ns();
@@ -497,21 +619,23 @@ static void read_head(qn_conn *c, size_t n_ahead)
 static void read_piece(qn_conn *c)
 {
     qn_exchange *x = c->x;
-    qn_server *s = c->server;
     qn_slice piece = x->http.piece;
     c->last_ns = qn_now_ns();
     if (c->is_discarding)
         return;
-    bool is_full = s->n_bodies + piece.n > QN_LIMIT_HTTP_BODIES;
-    if (is_full || !qn_grow(&x->body, &x->cap_body, x->n_body + piece.n, 1, QN_MEM_REQUEST)) {
+    if (!qn_x_take(x, QN_POOL_BODIES, piece.n)) {
         c->is_closing = true;
-        qn_x_refuse(x, 503, 1, is_full ? "too many large requests at once" : "out of memory");
         qn_x_settle(x);
         return;
     }
-    memcpy(x->body + x->n_body, piece.p, piece.n);
     x->n_body += piece.n;
-    s->n_bodies += piece.n;
+    if (!qn_grow(&x->body, &x->cap_body, x->n_body, 1, QN_MEM_REQUEST)) {
+        c->is_closing = true;
+        qn_x_error(x, 503, NULL, NULL, "out of memory");
+        qn_x_settle(x);
+        return;
+    }
+    memcpy(x->body + x->n_body - piece.n, piece.p, piece.n);
 }
 
 static void read_end(qn_conn *c)
@@ -531,13 +655,9 @@ static void read_end(qn_conn *c)
         qn_x_settle(x);
         return;
     }
-    x->stage = QN_X_WORKING;
-    if (qn_workers_put(c->server->workers, x)) {
-        c->server->n_working++;
+    if (qn_x_hand_over(x, QN_X_HANDLE))
         return;
-    }
     x->stage = QN_X_ANSWERING;
-    qn_x_refuse(x, 503, 1, "too many requests wait for a worker");
     qn_x_settle(x);
 }
 
@@ -600,8 +720,9 @@ static void read_input(qn_conn *c)
     while (c->state == QN_CONN_READING && !c->is_closed && n_steps < PER_TURN && read_step(c))
         n_steps += !c->x;
     c->is_turning = false;
+    pace_reading(c);
     bool is_cut = c->state == QN_CONN_READING && c->is_half && c->x; /* the rest will not come */
-    if (c->is_closed || (is_cut && n_steps < PER_TURN))
+    if (c->is_closed || c->is_broken || (is_cut && n_steps < PER_TURN))
         qn_conn_close(c);
     else if (n_steps == PER_TURN)
         bufferevent_trigger(c->bev, EV_READ, BEV_TRIG_DEFER_CALLBACKS | BEV_TRIG_IGNORE_WATERMARKS);

@@ -9,24 +9,30 @@
  *   access.c     who may: Host, Origin, keys, routes
  *   exchange.c   what a handler sees of a request, and its answer
  *   generate.c   an engine's events brought to an answer
- *   models.c     models, opened one after the other
+ *   models.c     models by name: who uses one, who waits until it is open
+ *   loader.c     the thread that opens models and puts them away
  *   pulse.c      whether the engines still work
  *   server.c     beginning, waking, draining, end
  *
  * Threads: everything is the I/O thread's, but
  *   an exchange that a worker has (READING -> WORKING -> ANSWERING): all of it except conn, is_gone and what ready_lock guards
  *   ready_lock: the list of exchanges that the I/O thread must look at, and is_listed, is_back of each
+ *   models.lock: which models are open, who uses them, who waits for them
  *   atomics
- * An engine calls notify with a lock of the request's held; ready_lock is taken under it, and nothing under ready_lock. */
+ * An engine calls notify with a lock of the request's held; ready_lock is taken under it, and nothing under ready_lock. Under
+ * models.lock an engine's numbers are read and it is probed, which never waits. */
 #ifndef QN_SERVER_CORE_H
 #define QN_SERVER_CORE_H
 
+#include "server/callers.h"
 #include "server/exchange.h"
 #include "server/http.h"
+#include "server/residency.h"
 #include "server/server.h"
 #include "server/workers.h"
 #include <event2/event.h>
 #include <pthread.h>
+#include <quern/measure.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -34,15 +40,23 @@
 typedef struct qn_conn qn_conn;
 typedef struct qn_keys qn_keys;
 typedef struct qn_beat qn_beat;
+typedef struct qn_model qn_model;
 
 /* ---- exchange ---- */
 
 typedef enum qn_x_stage {
     QN_X_READING,
-    QN_X_WORKING,   /* with a worker, or waiting for one */
+    QN_X_WORKING,   /* with a worker, or waiting for one, or for its model */
     QN_X_ANSWERING, /* events of an engine come */
     QN_X_OVER       /* answered or abandoned, and noted down */
 } qn_x_stage;
+
+/* What a worker is to do with it. */
+typedef enum qn_x_work_kind {
+    QN_X_HANDLE, /* the route's handler */
+    QN_X_FINISH, /* the api's done: a large answer */
+    QN_X_FREE    /* what is slow to free; it is over, and nobody else has it */
+} qn_x_work_kind;
 
 /* One prompt. */
 typedef struct qn_gen {
@@ -53,8 +67,12 @@ typedef struct qn_gen {
 } qn_gen;
 
 struct qn_exchange {
+    qn_job job; /* first: what workers know it by */
+    qn_x_work_kind work;
     qn_server *server;
-    qn_conn *conn; /* NULL: the client has gone */
+    qn_conn *conn;     /* NULL: the client has gone */
+    qn_caller *caller; /* NULL: not known yet */
+    bool has_place;    /* among the jobs: counted */
     qn_x_stage stage;
     int status; /* of the answer; 0: none yet */
     qn_http http;
@@ -67,10 +85,13 @@ struct qn_exchange {
     char *body;
     size_t n_body, cap_body;
     json_t *json;
-    size_t json_bytes; /* in the server's sum */
+    size_t json_bytes; /* counted */
     qn_arena arena;
     uint64_t begin_ns;
     void (*slow)(qn_exchange *x); /* what the worker for long computations does */
+    qn_model *held;               /* stays open while the exchange lives; NULL: none */
+    qn_model *wanted;             /* not open when the handler asked for it */
+    uint64_t waited_ns;           /* for it, altogether */
 
     /* the answer */
     char type[64];
@@ -88,10 +109,14 @@ struct qn_exchange {
     qn_gen *gens;
     size_t n_gens, n_open;
     const char *model, *gen_class; /* for the books */
-    int max_tokens, n;
+    int max_tokens, n, n_logprobs;
     uint64_t n_prompt, n_cached, n_output;
     char reason[64],
         param[32]; /* of an error, for the log: nothing that a client wrote, and a field's name */
+
+    /* models.lock: in its model's list, until then */
+    qn_exchange *next_waiting;
+    uint64_t wait_ns, wait_until_ns;
 
     /* ready_lock */
     qn_exchange *next_ready;
@@ -105,8 +130,12 @@ void qn_x_settle(qn_exchange *x);
 /* The client has gone: its requests too, at once or when the worker hands it back. x may be freed after it. */
 void qn_x_abandon(qn_exchange *x);
 /* Run by a worker. */
-void qn_x_work(void *job);
-void qn_x_work_slowly(void *job);
+void qn_x_work(qn_job *job);
+void qn_x_work_slowly(qn_job *job);
+/* To a worker, which has it until it is listed as back; false: too many wait, and that is answered. */
+bool qn_x_hand_over(qn_exchange *x, qn_x_work_kind work);
+/* n more of a pool for its caller; false: there are none, and that is answered. */
+bool qn_x_take(qn_exchange *x, qn_pool p, size_t n);
 /* The status of HTTP, and (unless NULL) OpenAI's code or NULL. */
 int qn_x_status(qn_status s, const char **code);
 /* Answers an error with a header "Retry-After". */
@@ -146,9 +175,12 @@ struct qn_conn {
     bool is_half;    /* the client will send no more */
     bool is_closing; /* after this answer */
     bool is_discarding;
+    bool is_full;               /* more has come than is read ahead of an answer: reading pauses */
     bool is_turning;            /* its input is being read: it is not freed meanwhile */
     bool is_closed;             /* to be freed after that */
     uint64_t since_ns, last_ns; /* head or body began; its last byte */
+    qn_caller *caller;          /* of its last request; before the first by address alone */
+    size_t n_output;            /* bytes that wait for the client, counted as the caller's */
     struct event *timer, *reset;
     int reset_fd;      /* a copy of fd, whose edges tell of a reset */
     uint64_t armed_ns; /* when the timer fires; 0: never */
@@ -160,6 +192,9 @@ void qn_conn_open(qn_server *s, int fd, const struct sockaddr *from);
 void qn_conn_close(qn_conn *c);
 void qn_conn_write(qn_conn *c, const struct iovec *v, int n_v);
 size_t qn_conn_backlog(const qn_conn *c);
+bool qn_conn_has_room(const qn_conn *c); /* for more of an answer in pieces */
+/* From here on its bytes are those of that caller. */
+QN_MUST_USE bool qn_conn_set_caller(qn_conn *c, const char *name, bool may_take_all);
 bool qn_conn_is_idle(const qn_conn *c); /* between requests, and none is waiting to be read */
 void qn_conn_send_answer(qn_conn *c, qn_exchange *x); /* a whole one */
 void qn_conn_send_head(qn_conn *c, qn_exchange *x);   /* of one in pieces */
@@ -169,19 +204,69 @@ void qn_conn_watch(qn_conn *c); /* its time limits have changed */
 
 /* ---- models ---- */
 
-typedef struct qn_model {
+struct qn_model {
     const qn_server_model *cfg;
-    _Atomic(qn_engine *) engine; /* NULL: not open yet */
-    atomic_int permille;
-    uint64_t created;
     qn_server *server;
-} qn_model;
+    qn_resident *resident; /* models.lock */
+    atomic_int permille;   /* of opening it */
+    uint64_t created;
+    /* models.lock */
+    qn_engine *engine; /* NULL: not open */
+    qn_request *probe; /* of engine, and dropped before it: pulse.c's, and no use of the model */
+    qn_exchange *waiting, **waiting_end;
+    qn_engine_info info; /* as it was open last, or as planned; its strings are below */
+    char texts[4][96];
+    bool has_info;
+    qn_engine_stats past; /* of engines that were put away */
+    uint64_t n_opened, n_closed, n_failed, opening_ns;
+    uint64_t retry_ns; /* after a failure: not tried again before */
+    unsigned n_tries;  /* in vain, one after the other */
+    qn_err why;
+};
 
+typedef struct qn_models {
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* for the loader; CLOCK_MONOTONIC */
+    qn_model *of;
+    qn_resident *residents;
+    size_t n;
+    bool on_demand; /* not all are open all the time: set once */
+    uint64_t limit; /* bytes for all of them: set by the loader before the first is opened */
+    pthread_t loader;
+    bool has_loader;
+    /* lock */
+    bool is_ready, is_ending, is_opening;
+    size_t n_waiting;
+    uint64_t first_until_ns; /* when the first of those that wait has waited enough, or earlier */
+    atomic_bool has_failed;
+    qn_err err; /* the loader's until has_failed */
+    /* I/O thread */
+    struct event *timer;
+    uint64_t armed_ns;
+} qn_models;
+
+/* models.c */
 QN_MUST_USE qn_status qn_models_init(qn_server *s, qn_err *err);
-QN_MUST_USE qn_status qn_models_start(qn_server *s, qn_err *err);
-void qn_models_note(qn_server *s); /* I/O thread: engines that have come */
-bool qn_models_are_ready(const qn_server *s, double *progress);
-const qn_model *qn_model_of(const qn_server *s, const qn_engine *e);
+void qn_models_fini(qn_server *s); /* also after a failed init */
+void qn_models_note(qn_server *s); /* I/O thread, when it was woken: who waits has a time limit */
+size_t qn_models_refuse(qn_server *s,
+                        const char *why); /* I/O thread: all that wait; their number */
+bool qn_models_are_ready(qn_server *s, double *progress);
+/* Worker: x->wanted was not open when the handler asked for it. True: x waits, and is the loader's now. False: it is answered, or
+ * x->held is open and the handler may be called again. */
+bool qn_models_wait(qn_exchange *x);
+void qn_models_forget(
+    qn_exchange *x); /* I/O thread: its client has gone; handed back if it waits */
+void qn_models_release(qn_exchange *x); /* of x->held */
+/* The numbers of m, with the lock held. */
+void qn_model_add_stats(qn_model *m, qn_engine_stats *to);
+/* Those that wait for m use it from now on and go back to the workers, or (err) are told why not. With the lock held. */
+void qn_model_hand_over(qn_model *m, const qn_err *err);
+
+/* loader.c */
+QN_MUST_USE qn_status qn_loader_start(qn_server *s, qn_err *err);
+void qn_loader_end(qn_server *s);  /* nothing further is opened */
+void qn_loader_join(qn_server *s); /* waits for what is being opened; puts all away */
 
 /* ---- secrets ---- */
 
@@ -197,14 +282,16 @@ struct qn_keys {
         n_users; /* the server, and exchanges that came by one of them: I/O thread, once the server has it */
     size_t n;
     qn_key *list;
+    bool has_one_tenant;
     qn_arena arena;
 };
 
 /* Any thread. *out is NULL where there is no TLS. */
 QN_MUST_USE qn_status qn_keys_read(qn_keys **out, const qn_server_config *cfg, qn_err *err);
 QN_MUST_USE qn_status qn_tls_read(void **out, const qn_server_config *cfg, qn_err *err);
-const qn_key *qn_keys_find(const qn_keys *k, qn_slice given); /* NULL: none of them */
-void qn_keys_drop(qn_keys *k);                                /* NULL allowed */
+/* *out is NULL if it is none of them; false: out of memory. */
+QN_MUST_USE bool qn_keys_find(const qn_keys *k, qn_slice given, const qn_key **out);
+void qn_keys_drop(qn_keys *k); /* NULL allowed */
 QN_MUST_USE qn_status qn_secrets_init(qn_server *s, qn_err *err);
 QN_MUST_USE qn_status qn_secrets_start(qn_server *s, qn_err *err); /* its thread */
 void qn_secrets_note(qn_server *s); /* I/O thread: asked to read again, or something was read */
@@ -212,7 +299,7 @@ void qn_secrets_end(qn_server *s);
 
 /* ---- access ---- */
 
-/* After the head: finds the route, and whether it may be used; false: answered. */
+/* After the head: finds the route, whether it may be used, and whose request it is; false: answered. */
 bool qn_access_check(qn_exchange *x);
 
 /* ---- server ---- */
@@ -224,7 +311,7 @@ typedef enum qn_server_phase {
 } qn_server_phase;
 
 typedef struct qn_server_times {
-    uint64_t header_ns, body_gap_ns, body_ns, idle_ns, stall_ns, linger_ns, silence_ns;
+    uint64_t header_ns, body_gap_ns, body_ns, idle_ns, stall_ns, linger_ns, silence_ns, model_ns;
 } qn_server_times;
 
 struct qn_server {
@@ -239,8 +326,7 @@ struct qn_server {
     char *socket_path; /* to be removed at the end */
     qn_conn *conns;
     size_t n_conns, n_working; /* exchanges that workers have */
-    uint64_t n_bodies;         /* bytes */
-    atomic_size_t json_bytes;  /* of all exchanges */
+    qn_callers *callers;
     qn_server_phase phase;
     bool is_sick;   /* for good: a device failed */
     bool is_stuck;  /* as of pulse.c's last look */
@@ -264,13 +350,8 @@ struct qn_server {
 
     atomic_int n_stops, n_reloads;
     int n_reloads_seen;
-    qn_model *models;
-    const char **names;
-    qn_engine **engines; /* the I/O thread's copy, for qn_server_engines */
-    pthread_t loader;
-    bool has_loader;
-    atomic_bool has_failed;
-    qn_err load_err; /* the loader's until has_failed */
+    qn_job read_again; /* the reader's only one */
+    qn_models models;
 };
 
 void qn_server_wake(qn_server *s);               /* any thread, also in a signal handler */
@@ -286,7 +367,7 @@ void qn_server_check_drained(qn_server *s);
 QN_MUST_USE qn_status qn_pulse_init(qn_server *s, qn_err *err);
 void qn_pulse_ask(qn_server *s); /* someone wants to know: look for the next minute */
 bool qn_pulse_is_sick(const qn_server *s);
-void qn_pulse_end(qn_server *s); /* before the engines */
+void qn_pulse_end(qn_server *s);
 
 /* listener.c */
 QN_MUST_USE qn_status qn_listener_open(qn_server *s, qn_err *err);

@@ -2,11 +2,11 @@
  * embed.c - a prompt as a vector. */
 #include "server/embed.h"
 
+#include "base/limits.h"
 #include <math.h>
 #include <string.h>
 
 typedef struct pooling {
-    const qn_exchange *x;
     int layer;
     size_t last, n;
     float *out;
@@ -17,7 +17,7 @@ static bool on_hidden(void *arg, int layer, size_t pos, const float *hidden, siz
     const pooling *p = arg;
     if (layer == p->layer && pos == p->last)
         memcpy(p->out, hidden, QN_MIN(width, p->n) * sizeof *hidden);
-    return !qn_x_is_gone(p->x);
+    return true;
 }
 
 static qn_status normalise(float *v, size_t n, qn_err *err)
@@ -33,12 +33,12 @@ static qn_status normalise(float *v, size_t n, qn_err *err)
     return QN_OK;
 }
 
-qn_status qn_embed_score(const qn_exchange *x, qn_engine *e, const int32_t *ids, size_t n_ids,
-                         qn_logits_fn on_logits, qn_hidden_fn on_row, void *arg, qn_err *err)
+qn_status qn_embed_check(const char *name, size_t n_tokens, qn_err *err)
 {
-    if (!qn_x_is_gone(x))
-        QN_TRY(qn_score(e, ids, n_ids, QN_EMBED_CHUNK, on_logits, on_row, arg, err));
-    return qn_x_is_gone(x) ? qn_fail(err, QN_E_CANCELLED, "the client has gone") : QN_OK;
+    if (n_tokens <= QN_LIMIT_SCORED_TOKENS)
+        return QN_OK;
+    return qn_fail(err, QN_E_ARG, "%s: found %zu tokens in all, want at most %d in one request",
+                   name, n_tokens, QN_LIMIT_SCORED_TOKENS);
 }
 
 qn_status qn_embed(const qn_exchange *x, qn_engine *e, const int32_t *ids, size_t n_ids, float *out,
@@ -46,7 +46,9 @@ qn_status qn_embed(const qn_exchange *x, qn_engine *e, const int32_t *ids, size_
 {
     qn_engine_info info;
     qn_engine_get_info(e, &info);
-    pooling p = {x, info.n_layers + 1, n_ids - 1, n, out};
-    QN_TRY(qn_embed_score(x, e, ids, n_ids, NULL, on_hidden, &p, err));
+    pooling p = {info.n_layers + 1, n_ids - 1, n, out};
+    const qn_scoring s = {
+        .ids = ids, .n_ids = n_ids, .chunk = QN_EMBED_CHUNK, .on_hidden = on_hidden, .arg = &p};
+    QN_TRY(qn_x_score(x, e, &s, err));
     return normalise(out, n, err);
 }

@@ -7,16 +7,13 @@
 
 #include "server/exchange.h"
 
-/* Tokens a step of qn_score: other answers wait for one of these. */
+/* Tokens a step of scores at most: other answers wait for one of these. */
 #define QN_EMBED_CHUNK 64
 
+/* All inputs of a request together: QN_E_ARG if they are more than one may bring. */
+QN_MUST_USE qn_status qn_embed_check(const char *name, size_t n_tokens, qn_err *err);
 /* The first n numbers, scaled to length 1. QN_E_INTERNAL if they are not finite, QN_E_CANCELLED once the client has gone. */
 QN_MUST_USE qn_status qn_embed(const qn_exchange *x, qn_engine *e, const int32_t *ids, size_t n_ids,
                                float *out, size_t n, qn_err *err);
-
-/* qn_score for a client: ends with QN_E_CANCELLED once it has gone, for which the callback returns false. */
-QN_MUST_USE qn_status qn_embed_score(const qn_exchange *x, qn_engine *e, const int32_t *ids,
-                                     size_t n_ids, qn_logits_fn on_logits, qn_hidden_fn on_hidden,
-                                     void *arg, qn_err *err);
 
 #endif

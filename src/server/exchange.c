@@ -27,21 +27,20 @@ qn_exchange *qn_x_new(qn_conn *c)
 
 void qn_x_drop_body(qn_exchange *x)
 {
-    x->server->n_bodies -= x->n_body;
+    if (x->n_body)
+        qn_caller_give(x->caller, QN_POOL_BODIES, x->n_body);
     qn_free(x->body);
     x->body = NULL;
     x->n_body = x->cap_body = 0;
 }
 
-void qn_x_free(qn_exchange *x)
+/* What an exchange is without anything that others know of. */
+static void free_rest(qn_exchange *x)
 {
-    qn_server_unlist(x);
     if (x->api && x->api->free)
         (*x->api->free)(x->arg);
-    qn_x_drop_body(x);
-    qn_keys_drop(x->keys);
+    qn_models_release(x);
     json_decref(x->json);
-    (void)atomic_fetch_sub(&x->server->json_bytes, x->json_bytes);
     qn_str_fini(&x->headers);
     qn_str_fini(&x->out);
     qn_http_fini(&x->http);
@@ -49,29 +48,113 @@ void qn_x_free(qn_exchange *x)
     qn_free(x);
 }
 
+/* As many values that freeing them keeps the I/O thread from others. */
+static bool is_slow_to_free(const qn_exchange *x)
+{
+    return x->json_bytes > QN_LIMIT_HTTP_AHEAD && x->server->workers;
+}
+
+void qn_x_free(qn_exchange *x)
+{
+    qn_server_unlist(x);
+    qn_x_drop_body(x);
+    if (x->json_bytes)
+        qn_caller_give(x->caller, QN_POOL_JSON, x->json_bytes);
+    uint64_t owner = x->caller ? qn_caller_id(x->caller) : 0;
+    qn_callers_leave(x->caller);
+    x->caller = NULL;
+    qn_keys_drop(x->keys);
+    x->keys = NULL;
+    x->work = QN_X_FREE;
+    if (!is_slow_to_free(x) || !qn_workers_put(x->server->workers, &x->job, owner))
+        free_rest(x);
+}
+
 bool qn_x_is_answered(const qn_exchange *x)
 {
     return x->is_begun ? x->is_ended : x->status != 0;
 }
 
-void qn_x_work(void *job)
+/* Calls the handler, once more if its model came meanwhile. False: x waits for it, and is not ours any more. */
+static bool call_handler(qn_exchange *x, void (*with)(qn_exchange *x))
 {
-    qn_exchange *x = job;
-    if (!qn_x_is_gone(x))
-        x->route->handle(x);
-    if (x->slow && !x->status && qn_workers_put(x->server->slow, x))
+    do {
+        x->wanted = NULL;
+        if (!qn_x_is_gone(x))
+            with(x);
+        if (x->wanted && qn_models_wait(x))
+            return false;
+    } while (x->wanted && !x->status);
+    return true;
+}
+
+bool qn_x_take(qn_exchange *x, qn_pool p, size_t n)
+{
+    static const char *const names[] = {[QN_POOL_BODIES] = "bytes of requests",
+                                        [QN_POOL_JSON] = "bytes of large requests",
+                                        [QN_POOL_JOBS] = "requests that wait for a worker",
+                                        [QN_POOL_ANSWERS] = "bytes of answers that are not read"};
+    qn_room room = qn_caller_take(x->caller, p, n);
+    if (room == QN_ROOM)
+        return true;
+    x->status = 0;
+    if (room == QN_ROOM_FULL)
+        qn_x_error(x, 503, NULL, NULL, "too many %s", names[p]);
+    else
+        qn_x_error(x, 429, NULL, NULL, "too many %s of yours: the rest is for others", names[p]);
+    return false;
+}
+
+/* It waits for a worker no longer. */
+static void give_place(qn_exchange *x)
+{
+    if (x->has_place)
+        qn_caller_give(x->caller, QN_POOL_JOBS, 1);
+    x->has_place = false;
+}
+
+bool qn_x_hand_over(qn_exchange *x, qn_x_work_kind work)
+{
+    qn_server *s = x->server;
+    x->work = work;
+    if (work == QN_X_FINISH) /* it was let in */
+        qn_caller_count(x->caller, QN_POOL_JOBS, 1);
+    else if (!qn_x_take(x, QN_POOL_JOBS, 1))
+        return false;
+    x->has_place = true;
+    x->stage = QN_X_WORKING;
+    s->n_working++;
+    return qn_workers_put(s->workers, &x->job, qn_caller_id(x->caller));
+}
+
+void qn_x_work(qn_job *job)
+{
+    qn_exchange *x = (qn_exchange *)job;
+    if (x->work == QN_X_FREE) {
+        free_rest(x);
         return;
-    if (x->slow && !x->status)
-        qn_x_refuse(x, 503, 5, "too many requests of this kind wait");
+    }
+    give_place(x);
+    if (x->work == QN_X_HANDLE) {
+        if (!call_handler(x, x->route->handle))
+            return;
+    } else if (!qn_x_is_gone(x)) {
+        x->api->done(x, x->arg);
+    }
+    if (x->slow && !x->status && x->work == QN_X_HANDLE && qn_x_take(x, QN_POOL_JOBS, 1)) {
+        x->has_place = true;
+        (void)qn_workers_put(x->server->slow, job, qn_caller_id(x->caller));
+        return;
+    }
     qn_server_ready(x, true);
 }
 
-void qn_x_work_slowly(void *job)
+void qn_x_work_slowly(qn_job *job)
 {
-    qn_exchange *x = job;
-    if (!qn_x_is_gone(x))
-        x->slow(x);
-    qn_server_ready(x, true);
+    qn_exchange *x = (qn_exchange *)job;
+    give_place(x);
+    if (call_handler(x, x->slow))
+        qn_server_ready(x, true);
 }
 
 bool qn_x_slowly(qn_exchange *x, void (*handle)(qn_exchange *x))
@@ -86,8 +169,10 @@ void qn_x_abandon(qn_exchange *x)
 {
     atomic_store(&x->is_gone, true);
     x->conn = NULL;
-    if (x->stage == QN_X_WORKING)
+    if (x->stage == QN_X_WORKING) {
+        qn_models_forget(x);
         return;
+    }
     qn_x_because(x, "client_gone");
     qn_x_drop(x, 499, QN_FINISH_CANCELLED, "cancelled");
     if (x->stage != QN_X_OVER && x->http.method.p) {
@@ -109,7 +194,7 @@ void qn_x_settle(qn_exchange *x)
         qn_conn_close(c);
         return;
     }
-    if (!qn_x_is_answered(x) && x->api)
+    if (x->stage == QN_X_WORKING || (!qn_x_is_answered(x) && x->api && x->n_open))
         return; /* events are still to come */
     if (!x->status)
         qn_x_error(x, 500, NULL, NULL, "the request was not answered");
@@ -187,17 +272,18 @@ const json_t *qn_x_json(qn_exchange *x)
     qn_err err = {0};
     if (x->json)
         return x->json;
-    size_t bytes = QN_LIMIT_HTTP_JSON;
-    if (qn_json_parse_within(&x->json, x->body ? x->body : "", x->n_body, QN_LIMIT_HTTP_JSON_DEPTH,
-                             &bytes, "body", &err) != QN_OK) {
+    static const qn_json_bounds bounds = {.depth = QN_LIMIT_HTTP_JSON_DEPTH,
+                                          .keys = QN_LIMIT_HTTP_JSON_KEYS,
+                                          .bytes = QN_LIMIT_HTTP_JSON};
+    size_t bytes;
+    if (qn_json_parse_within(&x->json, x->body ? x->body : "", x->n_body, &bounds, &bytes, "body",
+                             &err) != QN_OK) {
         qn_x_fail(x, &err, NULL);
         return NULL;
     }
-    x->json_bytes = bytes;
-    if (atomic_fetch_add(&x->server->json_bytes, bytes) + bytes > QN_LIMIT_HTTP_JSONS) {
-        qn_x_error(x, 503, NULL, NULL, "too many large requests at once");
+    if (!qn_x_take(x, QN_POOL_JSON, bytes))
         return NULL;
-    }
+    x->json_bytes = bytes;
     if (!json_is_object(x->json)) {
         qn_x_error(x, 400, NULL, NULL, "body: found %s, want an object",
                    qn_json_type_name(x->json));
@@ -235,11 +321,19 @@ void qn_x_reply(qn_exchange *x, int status, const char *type, const char *p, siz
 
 void qn_x_reply_json(qn_exchange *x, int status, qn_str *s)
 {
+    bool is_large = s->n > QN_LIMIT_HTTP_ANSWER;
     if (x->status) {
         qn_str_fini(s);
-    } else if (s->failed) {
+        return;
+    }
+    qn_str_addc(s, '\n'); /* so that a terminal's prompt stands below it */
+    if (s->failed || is_large) {
         qn_str_fini(s);
-        qn_x_error(x, 503, NULL, NULL, "out of memory");
+        if (is_large)
+            qn_x_error(x, 400, NULL, "answer_too_large", "the answer would take more than %d bytes",
+                       QN_LIMIT_HTTP_ANSWER);
+        else
+            qn_x_error(x, 503, NULL, NULL, "out of memory");
     } else {
         x->status = status;
         set_type(x, "application/json");
@@ -379,6 +473,7 @@ void qn_x_error(qn_exchange *x, int status, const char *param, const char *code,
     x->status = status;
     set_type(x, "application/json");
     add_error(&x->out, x, &f);
+    qn_str_addc(&x->out, '\n');
     if ((status == 429 || status == 503) && !x->has_retry)
         qn_x_add_header(x, "Retry-After", "1");
     if (status == 500)
@@ -400,15 +495,11 @@ int qn_x_status(qn_status s, const char **code)
     static const struct {
         int http;
         const char *code;
-    } of[] = {[QN_E_ARG] = {400, NULL},
-              [QN_E_FORMAT] = {400, NULL},
-              [QN_E_UNSUPPORTED] = {400, NULL},
-              [QN_E_TOO_LONG] = {400, "context_length_exceeded"},
-              [QN_E_NOT_FOUND] = {404, NULL},
-              [QN_E_QUEUE_FULL] = {429, "queue_full"},
-              [QN_E_KV_FULL] = {503, "kv_cache_full"},
-              [QN_E_TIMEOUT] = {503, "timeout"},
-              [QN_E_NOMEM] = {503, NULL},
+    } of[] = {[QN_E_ARG] = {400, NULL},          [QN_E_FORMAT] = {400, NULL},
+              [QN_E_UNSUPPORTED] = {400, NULL},  [QN_E_TOO_LONG] = {400, "context_length_exceeded"},
+              [QN_E_NOT_FOUND] = {404, NULL},    [QN_E_QUEUE_FULL] = {429, "queue_full"},
+              [QN_E_BUSY] = {503, "queue_full"}, [QN_E_KV_FULL] = {503, "kv_cache_full"},
+              [QN_E_TIMEOUT] = {503, "timeout"}, [QN_E_NOMEM] = {503, NULL},
               [QN_E_INTERNAL] = {500, NULL}};
     if (code)
         *code = of[s].code;
@@ -499,6 +590,12 @@ void qn_x_write_event(qn_exchange *x, const char *name, const qn_str *text)
                         {text->p, text->n},
                         text_of("\n\n")};
     write_pieces(x, v, QN_COUNT(v));
+}
+
+void qn_x_write_comment(qn_exchange *x)
+{
+    static const char text[] = ": keep-alive\n\n";
+    qn_x_write(x, text, sizeof text - 1);
 }
 
 void qn_x_end(qn_exchange *x)

@@ -45,18 +45,33 @@ const json_t *qn_x_json(qn_exchange *x);
 
 /* ---- the model ---- */
 
-/* By the name in a request (NULL: the first). NULL: there is none (404) or it is still loading (503), and that is answered. The
- * engine stays open while the exchange lives. *served: the name to answer with. */
+/* By the name in a request (NULL: the first). NULL: the handler returns; there is none (404) or it will not be open in time (503),
+ * and that is answered, or the handler is called again once it is open. So a handler asks before it does what must not be done
+ * twice. The engine stays open while the exchange lives. *served: the name to answer with. */
 qn_engine *qn_x_model(qn_exchange *x, const char *name, const char **served);
+uint64_t qn_x_waited_ns(const qn_exchange *x); /* for its model to be opened */
+/* The model that qn_x_model gave is put away once it was idle for ns: UINT64_MAX: only if others need its room. False: here all are
+ * open all the time. */
+bool qn_x_keep(qn_exchange *x, uint64_t ns);
+/* The same now, without opening it for that. The caller has its place from qn_x_find. */
+bool qn_x_put_away(qn_exchange *x, size_t i);
+
+typedef enum qn_model_state { QN_MODEL_UNLOADED, QN_MODEL_LOADING, QN_MODEL_LOADED } qn_model_state;
 typedef struct qn_model_entry {
     const char *name;
     uint64_t created; /* unix time */
-    bool is_ready;
-    double progress;   /* of loading, 0 to 1 */
-    qn_engine *engine; /* NULL: not ready */
+    qn_model_state state;
+    double progress; /* of loading, 0 to 1 */
+    const char *
+        why; /* it could not be opened; NULL: it could, or was not tried. In the exchange's arena */
+    uint64_t
+        keep_ns; /* from now on, unless somebody asks for it: then it is put away; UINT64_MAX: not for that */
+    const qn_engine_info *info; /* NULL: not known yet. In the exchange's arena */
 } qn_model_entry;
 size_t qn_x_n_models(const qn_exchange *x);
-void qn_x_model_at(const qn_exchange *x, size_t i, qn_model_entry *out);
+void qn_x_model_at(qn_exchange *x, size_t i, qn_model_entry *out);
+/* The place of the model that a name means; qn_x_n_models: there is none. Opens nothing. */
+size_t qn_x_find(const qn_exchange *x, const char *name);
 
 /* ---- the answer ---- */
 
@@ -64,12 +79,13 @@ void qn_x_model_at(const qn_exchange *x, size_t i, qn_model_entry *out);
 void qn_x_add_header(qn_exchange *x, const char *name, const char *value);
 /* A whole answer; p is copied. */
 void qn_x_reply(qn_exchange *x, int status, const char *type, const char *p, size_t n);
-/* The same with JSON; 503 if s failed for want of memory. Ends s. */
+/* The same with JSON; 503 if s failed for want of memory, 400 if it is over QN_LIMIT_HTTP_ANSWER. Ends s. */
 void qn_x_reply_json(qn_exchange *x, int status, qn_str *s);
 /* An error; param and code may be NULL. As long as nothing was sent; within a stream it is its last event. */
 void qn_x_error(qn_exchange *x, int status, const char *param, const char *code, const char *fmt,
                 ...) QN_PRINTF(5, 6);
-/* The same for a status of the library: ARG FORMAT UNSUPPORTED TOO_LONG 400, NOT_FOUND 404, QUEUE_FULL 429, NOMEM TIMEOUT 503, others 500. */
+/* The same for a status of the library: ARG FORMAT UNSUPPORTED TOO_LONG 400, NOT_FOUND 404, QUEUE_FULL 429, BUSY NOMEM TIMEOUT 503,
+ * others 500. */
 void qn_x_fail(qn_exchange *x, const qn_err *err, const char *param);
 
 /* Answers piece by piece: begin once, write, end. type: "text/event-stream" adds what keeps proxies from holding it back. I/O thread. */
@@ -77,6 +93,8 @@ void qn_x_begin(qn_exchange *x, const char *type);
 void qn_x_write(qn_exchange *x, const void *p, size_t n);
 /* "data: TEXT\n\n", after "event: NAME\n" if name is given, as one write. */
 void qn_x_write_event(qn_exchange *x, const char *name, const qn_str *text);
+/* A comment of an event stream, which means nothing. */
+void qn_x_write_comment(qn_exchange *x);
 void qn_x_end(qn_exchange *x);
 
 /* ---- generating ---- */
@@ -85,15 +103,19 @@ void qn_x_end(qn_exchange *x);
 typedef struct qn_answer_api {
     /* The next event of prompt `i`; DONE too. */
     void (*event)(qn_exchange *x, void *arg, size_t i, const qn_event *ev);
-    /* All prompts have had their DONE: reply, or end the stream. */
+    /* All prompts have had their DONE: reply, or end the stream. Of a large answer that is no stream on a worker, which may reply and
+     * do nothing else. */
     void (*done)(qn_exchange *x, void *arg);
     /* One failed and the others were dropped; NULL: qn_x_fail. */
     void (*fail)(qn_exchange *x, void *arg, const qn_err *err);
-    /* In silences over 15 s, while a stream is open; NULL: a comment line for event streams, else nothing. */
+    /* In silences over QN_LIMIT_HTTP_SILENCE_MS, while a stream is open; NULL: a comment for event streams, else nothing. */
     void (*idle)(qn_exchange *x, void *arg);
     /* Last of all, whatever happened; NULL: nothing to do (arena). */
     void (*free)(void *arg);
     bool is_stream; /* counted as such */
+    /* The head goes out as soon as the engine has the prompts, as an event stream: who waits for a long one sees that it is being
+     * read, and what fails from then on is the stream's last event. Else the API begins, if it does. */
+    bool begins_at_once;
 } qn_answer_api;
 
 /* Worker: submits all prompts or none; on failure the caller answers. class_name, tenant and notify of params are filled in here
@@ -101,6 +123,11 @@ typedef struct qn_answer_api {
 QN_MUST_USE qn_status qn_x_generate(qn_exchange *x, const qn_answer_api *api, void *arg,
                                     qn_engine *e, const qn_prompt *prompts, size_t n_prompts,
                                     const qn_params *params, qn_err *err);
+
+/* qn_score_shared for a client: within its class and tenant, and QN_E_CANCELLED once it has gone; arg of the callbacks is
+ * s->arg. */
+QN_MUST_USE qn_status qn_x_score(const qn_exchange *x, qn_engine *e, const qn_scoring *s,
+                                 qn_err *err);
 
 /* ---- routes ---- */
 

@@ -12,6 +12,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#define LARGE                                                                                      \
+    16384 /* tokens of an answer that is written at once: 2 ms; the largest answers take 500 */
+
 /* ---- the books ---- */
 
 static const char *default_class(const qn_model *m)
@@ -45,6 +48,7 @@ static const char *reason_of(qn_status s)
 {
     switch (s) {
     case QN_E_QUEUE_FULL:
+    case QN_E_BUSY:
         return "queue_full";
     case QN_E_TIMEOUT:
         return "timeout";
@@ -70,7 +74,7 @@ static void record_done(qn_exchange *x, qn_gen *g, const qn_event *ev)
     qn_request_record r = record_of(x, g);
     r.status = 200;
     r.finish = g->finish != QN_FINISH_NONE ? g->finish : QN_FINISH_STOP;
-    r.start_ns = g->submit_ns + (uint64_t)(ev->queue_ms * 1e6);
+    r.start_ns = g->submit_ns + x->waited_ns + (uint64_t)(ev->queue_ms * 1e6);
     r.end_ns = ev->at_ns ? ev->at_ns : r.end_ns;
     r.n_prompt = ev->n_prompt_tokens;
     r.n_cached = ev->n_cached_tokens;
@@ -101,6 +105,28 @@ static qn_status check_class(const qn_exchange *x, const qn_model *m, const char
                    class_name, x->key_class);
 }
 
+/* What log-probabilities take is told, and not so little: all of an answer are kept until it is whole. Where max_tokens is
+ * not given it is made to fit. */
+static qn_status bound_logprobs(const qn_engine *e, const qn_prompt *prompts, size_t n_prompts,
+                                qn_params *p, qn_err *err)
+{
+    if (p->n_logprobs < 0)
+        return QN_OK;
+    qn_engine_info info;
+    qn_engine_get_info(e, &info);
+    size_t longest = 0, each = (size_t)(1 + p->n_logprobs) * (size_t)QN_MAX(p->n, 1) * n_prompts;
+    size_t most = QN_LIMIT_LOGPROBS / each, ctx = (size_t)info.max_ctx;
+    for (size_t i = 0; i < n_prompts; i++)
+        longest = QN_MAX(longest, prompts[i].n_ids);
+    if ((size_t)p->max_tokens > most || !most)
+        return qn_fail(err, QN_E_ARG,
+                       "max_tokens: found %d, want at most %zu with %zu log-probabilities each",
+                       p->max_tokens, most, each);
+    if (!p->max_tokens && most < ctx && longest < ctx)
+        p->max_tokens = (int)QN_MIN(most, ctx - longest);
+    return QN_OK;
+}
+
 static void on_notify(void *arg)
 {
     qn_server_ready(arg, false);
@@ -110,14 +136,20 @@ qn_status qn_x_generate(qn_exchange *x, const qn_answer_api *api, void *arg, qn_
                         const qn_prompt *prompts, size_t n_prompts, const qn_params *params,
                         qn_err *err)
 {
-    const qn_model *m = qn_model_of(x->server, e);
+    const qn_model *m = x->held;
     qn_params p = *params;
     int most = m && m->cfg->config.max_queue ? m->cfg->config.max_queue : QN_LIMIT_QUEUE;
+    if (!qn_caller_is_alone(x->caller))
+        most = (most + 1) / 2; /* the most that the engine ever takes of one tenant */
     if (n_prompts == 0 || n_prompts > (size_t)most) /* they wait together */
         return qn_fail(err, QN_E_ARG, "prompts: found %zu, want 1 to %d", n_prompts, most);
     p.class_name = p.class_name ? p.class_name : x->class_name;
-    p.tenant = p.tenant ? p.tenant : x->tenant;
+    if (!p.tenant && !qn_caller_is_alone(x->caller)) {
+        p.tenant = qn_caller_name(x->caller);
+        p.shares_prefixes = !x->tenant;
+    }
     QN_TRY(check_class(x, m, p.class_name, err));
+    QN_TRY(bound_logprobs(e, prompts, n_prompts, &p, err));
     p.notify = on_notify;
     p.notify_arg = x;
     x->model = m ? m->cfg->name : "";
@@ -128,13 +160,14 @@ qn_status qn_x_generate(qn_exchange *x, const qn_answer_api *api, void *arg, qn_
     }
     x->max_tokens = p.max_tokens;
     x->n = QN_MAX(p.n, 1);
+    x->n_logprobs = p.n_logprobs;
     x->gens = qn_arena_alloc(&x->arena, n_prompts * sizeof *x->gens);
     if (!x->gens)
         return qn_fail_nomem(err, n_prompts * sizeof *x->gens);
     memset(x->gens, 0, n_prompts * sizeof *x->gens);
     for (size_t i = 0; i < n_prompts; i++) {
         qn_gen *g = &x->gens[i];
-        g->submit_ns = qn_now_ns();
+        g->submit_ns = qn_now_ns() - x->waited_ns;
         qn_status s = atomic_load(&x->is_gone)
                           ? qn_fail(err, QN_E_CANCELLED, "the client has gone")
                           : qn_request_submit(&g->request, e, &prompts[i], &p, err);
@@ -155,6 +188,46 @@ qn_status qn_x_generate(qn_exchange *x, const qn_answer_api *api, void *arg, qn_
     x->arg = arg;
     x->n_gens = x->n_open = n_prompts;
     return QN_OK;
+}
+
+/* ---- scores ---- */
+
+/* What the callbacks are called with. */
+typedef struct scoring {
+    const qn_exchange *x;
+    const qn_scoring *asked;
+} scoring;
+
+static bool on_logits(void *arg, size_t pos, const float *logits, size_t n_vocab)
+{
+    const scoring *s = arg;
+    return s->asked->on_logits(s->asked->arg, pos, logits, n_vocab);
+}
+
+static bool on_hidden(void *arg, int layer, size_t pos, const float *hidden, size_t width)
+{
+    const scoring *s = arg;
+    return s->asked->on_hidden(s->asked->arg, layer, pos, hidden, width);
+}
+
+static bool goes_on(void *arg)
+{
+    const scoring *s = arg;
+    return !qn_x_is_gone(s->x);
+}
+
+qn_status qn_x_score(const qn_exchange *x, qn_engine *e, const qn_scoring *asked, qn_err *err)
+{
+    scoring s = {x, asked};
+    qn_scoring q = *asked;
+    q.class_name = q.class_name ? q.class_name : x->class_name;
+    q.tenant = qn_caller_is_alone(x->caller) ? NULL : qn_caller_name(x->caller);
+    q.on_logits = asked->on_logits ? on_logits : NULL;
+    q.on_hidden = asked->on_hidden ? on_hidden : NULL;
+    q.goes_on = goes_on;
+    q.arg = &s;
+    QN_TRY(check_class(x, x->held, q.class_name, err));
+    return qn_score_shared(e, &q, err);
 }
 
 /* ---- ending early ---- */
@@ -216,8 +289,15 @@ static void note_event(qn_exchange *x, qn_gen *g, const qn_event *ev)
 /* Is there room for what more the client is to be sent? */
 static bool has_room(qn_exchange *x)
 {
-    x->is_held = x->conn && qn_conn_backlog(x->conn) > QN_LIMIT_HTTP_OUTPUT;
+    x->is_held = x->conn && !qn_conn_has_room(x->conn);
     return !x->is_held;
+}
+
+/* Whole answers of some ms are written by a worker. */
+static bool is_large(const qn_exchange *x)
+{
+    uint64_t each = x->n_logprobs < 0 ? 1 : 16 * (2 + (uint64_t)x->n_logprobs);
+    return !x->api->is_stream && x->n_output * each > LARGE;
 }
 
 static void poll_one(qn_exchange *x, size_t i)
@@ -251,10 +331,14 @@ void qn_x_poll(qn_exchange *x)
 {
     if (!x->api || x->n_open == 0)
         return;
+    if (x->api->begins_at_once)
+        qn_x_begin(x, "text/event-stream");
     x->is_held = false;
     for (size_t i = 0; i < x->n_gens && x->n_open && !x->is_held; i++)
         poll_one(x, i);
     if (x->n_open > 0 || qn_x_is_answered(x))
+        return;
+    if (is_large(x) && qn_x_hand_over(x, QN_X_FINISH))
         return;
     x->api->done(x, x->arg);
     if (!qn_x_is_answered(x))
@@ -268,6 +352,6 @@ void qn_x_silence(qn_exchange *x)
     if (x->api && x->api->idle)
         x->api->idle(x, x->arg);
     else if (x->is_event_stream)
-        qn_x_write(x, ":\n\n", 3);
+        qn_x_write_comment(x);
     x->wrote_ns = qn_now_ns();
 }

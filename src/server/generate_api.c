@@ -96,13 +96,15 @@ static const char *const refused_tgi[] = {"truncate",        "watermark", "decod
                                           "top_n_tokens",    "grammar",   "adapter_id",
                                           "response_format", NULL};
 
+#define SO_FAR 4096
+
 typedef struct generation {
     qn_answer answer; /* first: qn_answer_event */
     dialect dialect;
     generate_body body;
     tgi_options tgi;
     const json_t *sampling; /* the object with the sampling fields; NULL: none */
-    bool is_list, is_begun;
+    bool is_list;
     size_t n_prompts;
     int *n_tokens; /* of each prompt */
     qn_params params;
@@ -514,20 +516,24 @@ static void on_done_whole(qn_exchange *x, void *arg)
 
 static void send_event(qn_exchange *x, generation *g)
 {
-    if (!g->is_begun)
-        qn_x_begin(x, "text/event-stream");
-    g->is_begun = true;
     qn_x_write_event(x, NULL, &g->answer.out);
     qn_str_clear(&g->answer.out);
 }
 
 /* A candidate's last event waits for DONE, which brings the counts. */
+/* Each event has the whole text so far: as it grows they come less often, so that all together are at most
+ * SO_FAR bytes a token. */
+static bool is_worth(const qn_answer_part *p)
+{
+    return p->n_ids % (1 + p->text.n / SO_FAR) == 0;
+}
+
 static void send_sglang(qn_exchange *x, generation *g, size_t i, const qn_answer_part *p)
 {
     bool is_many = g->is_list || g->answer.n > 1;
     size_t n = (size_t)g->answer.n, at = p ? (size_t)(p - g->answer.parts) : i * n;
     size_t end = p ? at + 1 : at + n;
-    if (p && p->finish != QN_FINISH_NONE)
+    if (p && (p->finish != QN_FINISH_NONE || !is_worth(p)))
         return;
     for (; at < end; at++) {
         add_sglang(&g->answer.out, g, at, is_many ? (int)at : -1);
@@ -576,8 +582,11 @@ static void on_done_stream(qn_exchange *x, void *arg)
 
 static const qn_answer_api whole_api = {
     .event = qn_answer_event, .done = on_done_whole, .free = qn_answer_free};
-static const qn_answer_api stream_api = {
-    .event = on_event_stream, .done = on_done_stream, .free = qn_answer_free, .is_stream = true};
+static const qn_answer_api stream_api = {.event = on_event_stream,
+                                         .done = on_done_stream,
+                                         .free = qn_answer_free,
+                                         .is_stream = true,
+                                         .begins_at_once = true};
 
 /* From the prompts to the engine. After QN_OK g is the I/O thread's. */
 static qn_status submit(qn_exchange *x, generation *g, qn_engine *e, const char **param,

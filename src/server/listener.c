@@ -20,6 +20,7 @@
 
 #define BACKLOG  1024
 #define PAUSE_MS 100
+#define FRESH_NS 1000000000u
 
 /* ---- binding ---- */
 
@@ -108,8 +109,12 @@ static qn_status bind_net(qn_server *s, const char *host, int *out, qn_err *err)
         return qn_fail(err, QN_E_ARG, "port: found %d, want 0 to 65535", s->cfg->port);
     (void)snprintf(port, sizeof port, "%d", s->cfg->port);
     int e = getaddrinfo(host, port, &want, &found);
-    if (e != 0)
-        return qn_fail(err, QN_E_ARG, "%s: %s", host, gai_strerror(e));
+    if (e == EAI_MEMORY)
+        return qn_fail_nomem(err, sizeof *found);
+    if (e != 0) {
+        bool is_of_system = e == EAI_SYSTEM || e == EAI_AGAIN || e == EAI_FAIL;
+        return qn_fail(err, is_of_system ? QN_E_IO : QN_E_ARG, "%s: %s", host, gai_strerror(e));
+    }
     int fd = -1;
     for (const struct addrinfo *a = found; a && fd < 0; a = a->ai_next) {
         fd = bind_one(a);
@@ -139,12 +144,13 @@ static qn_status adopt(qn_server *s, int fd, qn_err *err)
     return QN_OK;
 }
 
+/* 0: it has none, it is local; -1: errno. */
 static int port_of(int fd)
 {
     struct sockaddr_storage a = {0};
     socklen_t n = sizeof a;
     if (getsockname(fd, (struct sockaddr *)&a, &n) != 0)
-        return 0;
+        return -1;
     if (a.ss_family == AF_INET)
         return ntohs(((struct sockaddr_in *)&a)->sin_port);
     return a.ss_family == AF_INET6 ? ntohs(((struct sockaddr_in6 *)&a)->sin6_port) : 0;
@@ -161,18 +167,34 @@ void qn_listener_address(uint8_t out[16], const struct sockaddr *from)
         memcpy(out, &((const struct sockaddr_in6 *)(const void *)from)->sin6_addr, 8);
 }
 
-static bool is_full(const qn_server *s, const struct sockaddr *from)
+/* One between requests; a new one has FRESH_NS for its first. */
+static bool may_go(const qn_conn *c, uint64_t now)
 {
-    uint8_t address[16];
+    return (c->is_old || now - c->since_ns > FRESH_NS) && qn_conn_is_idle(c);
+}
+
+/* A place for one more: it may be that of the connection that has been idle for longest, as in nginx; so who only sits there
+ * keeps nobody out. False: all are at work. */
+static bool make_place(qn_server *s, const struct sockaddr *from)
+{
+    uint8_t address[16] = {0};
+    uint64_t now = qn_now_ns();
     int n = 0;
-    if (s->n_conns >= (size_t)s->max_connections)
-        return true;
-    if (s->is_local)
-        return false;
-    qn_listener_address(address, from);
-    for (const qn_conn *c = s->conns; c; c = c->next)
+    if (!s->is_local)
+        qn_listener_address(address, from);
+    for (const qn_conn *c = s->conns; c && !s->is_local; c = c->next)
         n += memcmp(c->address, address, sizeof address) == 0;
-    return n >= s->max_per_address;
+    bool is_mine = n >= s->max_per_address;
+    if (!is_mine && s->n_conns < (size_t)s->max_connections)
+        return true;
+    qn_conn *longest = NULL;
+    for (qn_conn *c = s->conns; c; c = c->next)
+        if ((!is_mine || memcmp(c->address, address, sizeof address) == 0) &&
+            (!longest || c->since_ns < longest->since_ns) && may_go(c, now))
+            longest = c;
+    if (longest)
+        qn_conn_close(longest);
+    return longest;
 }
 
 static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct sockaddr *from, int n,
@@ -187,7 +209,7 @@ static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct socka
     int one = 1, idle_s = 30, every_s = 10, times = 3;
     (void)l;
     (void)n;
-    if (is_full(s, from)) {
+    if (!make_place(s, from)) {
         if (!s->tls)
             (void)send(fd, full, sizeof full - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
         (void)close(fd);
@@ -208,17 +230,18 @@ static void on_accept_error(struct evconnlistener *l, void *arg)
 {
     qn_server *s = arg;
     struct timeval pause = {0, PAUSE_MS * 1000L};
-    (void)evconnlistener_disable(l);
-    (void)event_add(s->resume, &pause);
+    if (event_add(s->resume, &pause) == 0)
+        (void)evconnlistener_disable(l);
 }
 
 static void on_resume(evutil_socket_t fd, short what, void *arg)
 {
     qn_server *s = arg;
+    struct timeval pause = {0, PAUSE_MS * 1000L};
     (void)fd;
     (void)what;
-    if (s->listener)
-        (void)evconnlistener_enable(s->listener);
+    if (s->listener && evconnlistener_enable(s->listener) != 0)
+        (void)event_add(s->resume, &pause);
 }
 
 qn_status qn_listener_open(qn_server *s, qn_err *err)
@@ -229,14 +252,20 @@ qn_status qn_listener_open(qn_server *s, qn_err *err)
            : qn_starts_with(host, "unix:") ? bind_local(s, host + 5, &fd, err)
                                            : bind_net(s, host, &fd, err));
     s->port = port_of(fd);
-    s->resume = evtimer_new(s->base, on_resume, s);
-    s->listener = evconnlistener_new(s->base, on_accept, s,
-                                     LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
-    if (!s->listener || !s->resume) {
-        if (!s->listener)
-            (void)close(fd);
-        return qn_fail_nomem(err, sizeof *s);
+    if (s->port < 0) {
+        qn_status st = fail_at(err, s->cfg, "cannot tell the port");
+        (void)close(fd);
+        return st;
     }
+    s->resume = evtimer_new(s->base, on_resume, s);
+    s->listener =
+        evconnlistener_new(s->base, on_accept, s,
+                           LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_DISABLED, 0, fd);
+    if (!s->listener)
+        (void)close(fd);
+    /* enabled by itself it would not say that it could not */
+    if (!s->listener || !s->resume || evconnlistener_enable(s->listener) != 0)
+        return qn_fail_nomem(err, sizeof *s);
     evconnlistener_set_error_cb(s->listener, on_accept_error);
     return QN_OK;
 }

@@ -33,8 +33,8 @@ struct qn_metrics {
 typedef struct model_row {
     qn_tally_counts sum; /* of its classes */
     qn_engine_stats stats;
-    uint64_t weight_bytes; /* read once a step */
-    bool is_served, is_open;
+    const qn_model_view *view; /* NULL: it is not served any more */
+    bool has_stats;
 } model_row;
 
 typedef struct page {
@@ -120,16 +120,14 @@ void qn_metrics_timeline(qn_metrics *m, qn_str *out, size_t last, const char *te
     qn_timeline_write(m->timeline, out, last, tenant);
 }
 
-void qn_metrics_snapshot(qn_metrics *m, qn_str *out, const char *const *names,
-                         qn_engine *const *engines, size_t n)
+void qn_metrics_snapshot(qn_metrics *m, qn_str *out, const qn_model_view *models, size_t n)
 {
-    qn_snapshot_write(m->snapshots, out, names, engines, n);
+    qn_snapshot_write(m->snapshots, out, models, n);
 }
 
-void qn_metrics_report(qn_metrics *m, qn_str *out, const char *const *names,
-                       qn_engine *const *engines, size_t n)
+void qn_metrics_report(qn_metrics *m, qn_str *out, const qn_model_view *models, size_t n)
 {
-    qn_snapshot_report(m->snapshots, out, names, engines, n);
+    qn_snapshot_report(m->snapshots, out, models, n);
 }
 
 /* ---- samples ---- */
@@ -382,7 +380,7 @@ static void engines(page *p)
         const field *e = &engine_fields[f];
         family(out, e->prefix, e->name, e->type, e->help);
         for (size_t i = 0; i < p->n_models; i++) {
-            if (!p->models[i].is_open)
+            if (!p->models[i].has_stats)
                 continue;
             qn_str_addf(out, "%s%s{", e->prefix, e->name);
             if (e->prefix[0] == 'v')
@@ -394,6 +392,62 @@ static void engines(page *p)
     }
 }
 
+/* ---- which are open ---- */
+
+static const field view_fields[] = {
+    {"quern:", "model_waiting", "gauge", "Requests that wait until the model is open.",
+     IN(qn_model_view, n_waiting)},
+    {"quern:", "model_eviction_rank", "gauge",
+     "Which model is put away first when others need its room: 1; 0: it is not open.",
+     IN(qn_model_view, rank)},
+    {"quern:", "model_bytes", "gauge", "Memory that the model takes, or would take.",
+     IN(qn_model_view, bytes)},
+    {"quern:", "model_loads_total", "counter", "How often the model was opened.",
+     IN(qn_model_view, n_opened)},
+    {"quern:", "model_unloads_total", "counter", "How often it was put away.",
+     IN(qn_model_view, n_closed)},
+    {"quern:", "model_load_failures_total", "counter", "How often it could not be opened.",
+     IN(qn_model_view, n_failed)},
+};
+
+/* quern:NAME{model_name="..."}, before the value; false: the model is not served any more. */
+static bool begin_sample(page *p, size_t i, const char *name)
+{
+    if (!p->models[i].view)
+        return false;
+    qn_str_addf(p->out, "quern:%s{", name);
+    label(p->out, "model_name", p->models[i].sum.model);
+    qn_str_adds(p->out, "} ");
+    return true;
+}
+
+static void residents(page *p)
+{
+    qn_str *out = p->out;
+    family(out, "quern:", "model_ready", "gauge",
+           "1: the model answers; 0: it is loading or put away.");
+    for (size_t i = 0; i < p->n_models; i++)
+        if (begin_sample(p, i, "model_ready"))
+            qn_str_adds(out, p->models[i].view->is_open ? "1\n" : "0\n");
+    family(out, "quern:", "model_unloaded", "gauge", "1: put away, since nobody asks for it.");
+    for (size_t i = 0; i < p->n_models; i++)
+        if (begin_sample(p, i, "model_unloaded"))
+            qn_str_adds(out, strcmp(p->models[i].view->state, "unloaded") == 0 ? "1\n" : "0\n");
+    for (size_t f = 0; f < QN_COUNT(view_fields); f++) {
+        const field *e = &view_fields[f];
+        family(out, e->prefix, e->name, e->type, e->help);
+        for (size_t i = 0; i < p->n_models; i++)
+            if (begin_sample(p, i, e->name))
+                qn_str_addf(out, "%" PRIu64 "\n", value_of(p->models[i].view, e));
+    }
+    family(out, "quern:", "model_load_seconds_total", "counter", "Time that opening it took.");
+    for (size_t i = 0; i < p->n_models; i++)
+        if (begin_sample(p, i, "model_load_seconds_total")) {
+            add_seconds(out, p->models[i].view->opening_ns);
+            qn_str_addc(out, '\n');
+        }
+}
+
 static void kv_cache(page *p)
 {
     static const char *const names[] = {"kv_cache_usage_perc", "gpu_cache_usage_perc"};
@@ -403,7 +457,7 @@ static void kv_cache(page *p)
                "Share of the K/V cache that requests hold, 0 to 1.");
         for (size_t i = 0; i < p->n_models; i++) {
             const qn_engine_stats *s = &p->models[i].stats;
-            if (!p->models[i].is_open)
+            if (!p->models[i].has_stats)
                 continue;
             qn_str_addf(out, "vllm:%s{", names[k]);
             vllm_labels(out, p->models[i].sum.model);
@@ -414,7 +468,7 @@ static void kv_cache(page *p)
     family(out, "vllm:", "cache_config_info", "gauge",
            "The K/V cache: tokens of a block, and blocks.");
     for (size_t i = 0; i < p->n_models; i++)
-        if (p->models[i].is_open) {
+        if (p->models[i].stats.n_kv_blocks) {
             qn_str_adds(out, "vllm:cache_config_info{");
             vllm_labels(out, p->models[i].sum.model);
             qn_str_addf(out, ",block_size=\"%d\",num_gpu_blocks=\"%" PRIu64 "\"} 1\n",
@@ -430,7 +484,7 @@ static void steps(page *p)
     for (size_t i = 0; i < p->n_models; i++) {
         const qn_engine_stats *s = &p->models[i].stats;
         const uint64_t ns[] = {s->schedule_ns, s->model_ns, s->sample_ns};
-        for (size_t k = 0; p->models[i].is_open && k < QN_COUNT(parts); k++) {
+        for (size_t k = 0; p->models[i].has_stats && k < QN_COUNT(parts); k++) {
             qn_str_adds(out, "quern:step_seconds_total{");
             label(out, "model_name", p->models[i].sum.model);
             qn_str_addf(out, ",part=\"%s\"} ", parts[k]);
@@ -441,11 +495,12 @@ static void steps(page *p)
     family(out, "quern:", "weight_read_bytes_total", "counter",
            "Bytes of weights read, counted as those of one token a step.");
     for (size_t i = 0; i < p->n_models; i++)
-        if (p->models[i].is_open) {
+        if (p->models[i].has_stats) {
             qn_str_adds(out, "quern:weight_read_bytes_total{");
             label(out, "model_name", p->models[i].sum.model);
             qn_str_addf(out, "} %.0f\n",
-                        (double)p->models[i].stats.n_steps * (double)p->models[i].weight_bytes);
+                        (double)p->models[i].stats.n_steps *
+                            (double)p->models[i].view->weight_bytes);
         }
     /* the engine keeps sums, so all steps are in one bucket */
     family(out, "vllm:", "iteration_tokens_total", "histogram",
@@ -453,7 +508,7 @@ static void steps(page *p)
     for (size_t i = 0; i < p->n_models; i++) {
         static const char *const ends[] = {"_bucket", "_sum", "_count"};
         const qn_engine_stats *s = &p->models[i].stats;
-        for (size_t k = 0; p->models[i].is_open && k < QN_COUNT(ends); k++) {
+        for (size_t k = 0; p->models[i].has_stats && k < QN_COUNT(ends); k++) {
             qn_str_addf(out, "vllm:iteration_tokens_total%s{", ends[k]);
             vllm_labels(out, p->models[i].sum.model);
             qn_str_addf(out, "%s} %" PRIu64 "\n", k == 0 ? ",le=\"+Inf\"" : "",
@@ -560,16 +615,11 @@ static model_row *row_of(page *p, const char *model)
     return m;
 }
 
-static void read_engine(model_row *m, qn_engine *e)
+static void read_model(model_row *m, const qn_model_view *v)
 {
-    qn_engine_info info;
-    m->is_served = true;
-    if (!e)
-        return;
-    qn_engine_get_stats(e, &m->stats);
-    qn_engine_get_info(e, &info);
-    m->weight_bytes = info.weight_bytes_per_token;
-    m->is_open = true;
+    m->view = v;
+    m->has_stats = v->is_open || v->was_open;
+    m->stats = v->stats;
 }
 
 /* "other" is there from the start, and shown once something is in it. */
@@ -583,7 +633,7 @@ static bool is_empty(const qn_tally_counts *c)
     return n == 0;
 }
 
-static bool read_all(page *p, const char *const *names, qn_engine *const *open, size_t n)
+static bool read_all(page *p, const qn_model_view *models, size_t n)
 {
     size_t n_series = qn_tally_size(p->tally);
     p->series = qn_calloc(n_series, sizeof *p->series, QN_MEM_MISC);
@@ -591,7 +641,7 @@ static bool read_all(page *p, const char *const *names, qn_engine *const *open, 
     if (!p->series || !p->models)
         return false;
     for (size_t i = 0; i < n; i++)
-        read_engine(row_of(p, names[i]), open[i]);
+        read_model(row_of(p, models[i].name), &models[i]);
     for (size_t i = 0; i < n_series; i++) {
         qn_tally_at(p->tally, i, &p->series[p->n_series]);
         if (is_empty(&p->series[p->n_series]))
@@ -602,19 +652,11 @@ static bool read_all(page *p, const char *const *names, qn_engine *const *open, 
     return true;
 }
 
-void qn_metrics_write(qn_metrics *m, qn_str *out, const char *const *names, qn_engine *const *open,
-                      size_t n)
+void qn_metrics_write(qn_metrics *m, qn_str *out, const qn_model_view *models, size_t n)
 {
     page p = {.out = out, .tally = m->tally};
-    if (read_all(&p, names, open, n)) {
-        family(out, "quern:", "model_ready", "gauge",
-               "1: the model answers; 0: it is loading or put away.");
-        for (size_t i = 0; i < p.n_models; i++)
-            if (p.models[i].is_served) {
-                qn_str_adds(out, "quern:model_ready{");
-                label(out, "model_name", p.models[i].sum.model);
-                qn_str_addf(out, "} %d\n", p.models[i].is_open);
-            }
+    if (read_all(&p, models, n)) {
+        residents(&p);
         engines(&p);
         kv_cache(&p);
         steps(&p);

@@ -5,7 +5,8 @@
  *   {..., "done": true, "done_reason": "stop", "total_duration": ns, "prompt_eval_count", "eval_count", ...}\n
  *
  * Options that steer where a model runs (num_gpu, num_thread, num_batch, ...) have no effect: that is the operator's here. num_ctx
- * neither: the context is the server's, and a prompt is never cut to fit; it is refused. keep_alive is accepted; models stay open.
+ * neither: the context is the server's, and a prompt is never cut to fit; it is refused. keep_alive says when a model may go, where
+ * models are opened on demand; elsewhere all stay.
  * Formats, templates, images and the old context are refused by name. Models have no digest of a file here: what stands there tells
  * models apart.
  * Threads: handlers on a worker, the rest on the I/O thread. Source: Ollama's docs/api.md, the ollama client's types. */
@@ -41,6 +42,7 @@ static const qn_field body_fields[] = {
     {"options", QN_FIELD_OBJECT, offsetof(ollama_body, options), 0, 0},
     {"context", QN_FIELD_ARRAY, offsetof(ollama_body, context), 0, 0},
     {"think", QN_FIELD_ANY, offsetof(ollama_body, think), 0, 0},
+    {"keep_alive", QN_FIELD_ANY, offsetof(ollama_body, keep_alive), 0, 0},
     {"stream", QN_FIELD_BOOL, offsetof(ollama_body, stream), 0, 0},
     {"raw", QN_FIELD_BOOL, offsetof(ollama_body, raw), 0, 0},
     {"logprobs", QN_FIELD_BOOL, offsetof(ollama_body, logprobs), 0, 0},
@@ -63,7 +65,7 @@ typedef struct reply {
     qn_answer answer; /* first: qn_answer_event */
     const char *model;
     bool is_chat, is_begun;
-    uint64_t begin_ns;
+    uint64_t begin_ns, load_ns;
 } reply;
 
 /* ---- what all answers have ---- */
@@ -103,11 +105,12 @@ static void add_end(qn_str *out, const reply *r)
     qn_answer_usage u = qn_answer_sum(&r->answer);
     qn_str_addf(out,
                 ",\"done\":true,\"done_reason\":\"%s\",\"total_duration\":%" PRIu64
-                ",\"load_duration\":0,\"prompt_eval_count\":%d,\"prompt_eval_duration\":%.0f,"
+                ",\"load_duration\":%" PRIu64
+                ",\"prompt_eval_count\":%d,\"prompt_eval_duration\":%.0f,"
                 "\"eval_count\":%d,\"eval_duration\":%.0f}",
                 r->answer.parts->finish == QN_FINISH_LENGTH ? "length" : "stop",
-                qn_now_ns() - r->begin_ns, u.n_prompt, u.prefill_ms * 1e6, u.n_output,
-                u.decode_ms * 1e6);
+                qn_now_ns() - r->begin_ns + r->load_ns, r->load_ns, u.n_prompt, u.prefill_ms * 1e6,
+                u.n_output, u.decode_ms * 1e6);
 }
 
 static void on_done_whole(qn_exchange *x, void *arg)
@@ -161,20 +164,20 @@ static const qn_answer_api whole_api = {
 static const qn_answer_api stream_api = {
     .event = on_event_stream, .done = on_done_stream, .free = qn_answer_free, .is_stream = true};
 
-/* A request without anything to answer asks for the model to be loaded. */
-static void reply_loaded(qn_exchange *x, const char *model, bool is_chat)
+/* A request without anything to answer asks for the model to be loaded, or put away. */
+static void reply_empty(qn_exchange *x, const char *model, bool is_chat, const char *why)
 {
     qn_str out = {0};
     add_head(&out, model);
     add_text(&out, is_chat, "", 0);
-    qn_str_adds(&out, ",\"done\":true,\"done_reason\":\"load\"}");
+    qn_str_addf(&out, ",\"done\":true,\"done_reason\":\"%s\"}", why);
     qn_x_reply_json(x, 200, &out);
 }
 
 /* ---- the request ---- */
 
 /* Ollama's names end in a tag; without one they mean ":latest". */
-static qn_engine *find_model(qn_exchange *x, const char *name, const char **served)
+static const char *bare_name(qn_exchange *x, const char *name)
 {
     size_t n = name ? strlen(name) : 0;
     if (n > 7 && qn_ends_with(name, ":latest")) {
@@ -187,7 +190,70 @@ static qn_engine *find_model(qn_exchange *x, const char *name, const char **serv
         char *bare = is_known ? NULL : qn_arena_strndup(qn_x_arena(x), name, n - 7);
         name = bare ? bare : name;
     }
-    return qn_x_model(x, name, served);
+    return name;
+}
+
+/* "5m", "1h30m", "-1s", or a number of seconds; what is negative means for ever. */
+static qn_status read_keep(const json_t *v, uint64_t *ns, qn_err *err)
+{
+    static const struct {
+        const char *unit;
+        double seconds;
+    } units[] = {{"ms", 1e-3}, {"us", 1e-6}, {"ns", 1e-9}, {"h", 3600}, {"m", 60}, {"s", 1}};
+    const char *p = json_string_value(v);
+    double sum = json_is_number(v) ? json_number_value(v) : 0, sign = 1;
+    bool is_good = json_is_number(v) || (p && *p);
+    if (p && *p == '-') {
+        sign = -1;
+        p++;
+    }
+    while (is_good && p && *p) {
+        size_t n = strspn(p, "0123456789."), k = 0;
+        double x = 0;
+        while (k < QN_COUNT(units) && !qn_starts_with(p + n, units[k].unit))
+            k++;
+        is_good = n && (k < QN_COUNT(units) || !p[n]) && qn_parse_f64(p, n, &x);
+        sum += x * (k < QN_COUNT(units) ? units[k].seconds : 1);
+        p += n + (k < QN_COUNT(units) ? strlen(units[k].unit) : 0);
+    }
+    if (!is_good)
+        return qn_fail(err, QN_E_ARG, "keep_alive: found %s, want seconds, or a time like \"5m\"",
+                       json_is_string(v) ? "another text" : qn_json_type_name(v));
+    sum *= sign;
+    *ns = sum < 0 || sum > 1e9 ? UINT64_MAX : (uint64_t)(sum * 1e9);
+    return QN_OK;
+}
+
+/* The engine of the model, which stays as long as keep_alive says. NULL: answered, or to be called again. */
+static qn_engine *find_model(qn_exchange *x, const char *name, const json_t *keep,
+                             const char **served)
+{
+    uint64_t ns = 0;
+    qn_err err;
+    bool is_given = keep && !json_is_null(keep);
+    if (is_given && read_keep(keep, &ns, &err) != QN_OK) {
+        qn_x_fail(x, &err, "keep_alive");
+        return NULL;
+    }
+    qn_engine *e = qn_x_model(x, bare_name(x, name), served);
+    if (e && is_given)
+        (void)qn_x_keep(x, ns);
+    return e;
+}
+
+/* Nothing is asked, and the model need not be kept: true: it is put away. */
+static bool put_away(qn_exchange *x, const ollama_body *b, bool is_chat)
+{
+    uint64_t ns;
+    qn_err err;
+    qn_model_entry m;
+    size_t i = qn_x_find(x, bare_name(x, b->model ? b->model : b->name));
+    if (!b->keep_alive || read_keep(b->keep_alive, &ns, &err) != QN_OK || ns ||
+        i >= qn_x_n_models(x) || !qn_x_put_away(x, i))
+        return false;
+    qn_x_model_at(x, i, &m);
+    reply_empty(x, m.name, is_chat, "unload");
+    return true;
 }
 
 static qn_status refuse_others(const ollama_body *b, const char **param, qn_err *err)
@@ -390,11 +456,14 @@ static void answer(qn_exchange *x, bool is_chat)
         qn_x_fail(x, &err, param);
         return;
     }
-    qn_engine *e = find_model(x, b.model ? b.model : b.name, &served);
+    bool is_empty = is_chat ? !json_array_size(b.messages) : !b.prompt || !*b.prompt;
+    if (is_empty && put_away(x, &b, is_chat))
+        return;
+    qn_engine *e = find_model(x, b.model ? b.model : b.name, b.keep_alive, &served);
     if (!e)
         return;
-    if (is_chat ? !json_array_size(b.messages) : !b.prompt || !*b.prompt) {
-        reply_loaded(x, served, is_chat);
+    if (is_empty) {
+        reply_empty(x, served, is_chat, "load");
         return;
     }
     reply *r = qn_arena_alloc(qn_x_arena(x), sizeof *r);
@@ -404,7 +473,10 @@ static void answer(qn_exchange *x, bool is_chat)
                     : encode_prompt(&b, e, &ids, &n_ids, &param, &err);
     if (s == QN_OK) {
         fit_tokens(e, n_ids, &params);
-        *r = (reply){.model = served, .is_chat = is_chat, .begin_ns = begin_ns};
+        *r = (reply){.model = served,
+                     .is_chat = is_chat,
+                     .begin_ns = begin_ns,
+                     .load_ns = qn_x_waited_ns(x)};
         param = NULL;
         s = qn_answer_start(x, b.stream ? &stream_api : &whole_api, r, e,
                             &(qn_prompt){.ids = ids, .n_ids = n_ids}, 1, &params, &err);
@@ -450,10 +522,22 @@ static void add_digest(qn_str *out, const char *name)
     qn_str_addc(out, '"');
 }
 
-/* One of /api/tags and /api/ps. What is not open yet has a name only. */
+/* When it will be put away if nobody asks. */
+static void add_expiry(qn_str *out, const qn_model_entry *m)
+{
+    struct timespec now = {0};
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    qn_str_adds(out, ",\"expires_at\":");
+    if (m->keep_ns == UINT64_MAX)
+        qn_str_adds(out, "\"2318-01-01T00:00:00Z\"");
+    else
+        add_time(out, now.tv_sec + (int64_t)(m->keep_ns / 1000000000u), now.tv_nsec);
+}
+
+/* One of /api/tags and /api/ps. What was not planned and is not open yet has a name only. */
 static void add_model(qn_str *out, const qn_model_entry *m, bool is_running)
 {
-    qn_engine_info info = {0};
+    qn_engine_info info = m->info ? *m->info : (qn_engine_info){0};
     qn_str_adds(out, "{\"name\":");
     qn_str_add_json(out, m->name, strlen(m->name));
     qn_str_adds(out, ",\"model\":");
@@ -462,8 +546,7 @@ static void add_model(qn_str *out, const qn_model_entry *m, bool is_running)
     add_digest(out, m->name);
     qn_str_adds(out, ",\"modified_at\":");
     add_time(out, (int64_t)m->created, 0);
-    if (m->engine) {
-        qn_engine_get_info(m->engine, &info);
+    if (m->info) {
         qn_str_addc(out, ',');
         add_details(out, &info);
     }
@@ -471,11 +554,10 @@ static void add_model(qn_str *out, const qn_model_entry *m, bool is_running)
     if (is_running)
         size += info.kv_bytes + info.activation_bytes + info.vocab_bytes;
     qn_str_addf(out, ",\"size\":%" PRIu64, size);
-    if (is_running)
-        qn_str_addf(out,
-                    ",\"expires_at\":\"2318-01-01T00:00:00Z\",\"size_vram\":0,"
-                    "\"context_length\":%d",
-                    info.max_ctx);
+    if (is_running) {
+        add_expiry(out, m);
+        qn_str_addf(out, ",\"size_vram\":0,\"context_length\":%d", info.max_ctx);
+    }
     qn_str_addc(out, '}');
 }
 
@@ -487,7 +569,7 @@ static void list_models(qn_exchange *x, bool is_running)
     for (size_t i = 0; i < qn_x_n_models(x); i++) {
         qn_model_entry m;
         qn_x_model_at(x, i, &m);
-        if (is_running && !m.engine)
+        if (is_running && m.state != QN_MODEL_LOADED)
             continue;
         qn_str_adds(&out, n++ ? "," : "");
         add_model(&out, &m, is_running);
@@ -539,7 +621,7 @@ static void handle_show(qn_exchange *x)
         qn_x_fail(x, &err, param);
         return;
     }
-    const qn_engine *e = find_model(x, b.model ? b.model : b.name, &served);
+    const qn_engine *e = find_model(x, b.model ? b.model : b.name, NULL, &served);
     if (!e)
         return;
     qn_str out = {0};
@@ -571,7 +653,7 @@ static void handle_show(qn_exchange *x)
 
 typedef struct embed_body {
     const char *model, *prompt;
-    const json_t *input;
+    const json_t *input, *keep_alive;
     bool truncate;
     int dimensions;
 } embed_body;
@@ -580,6 +662,7 @@ static const qn_field embed_fields[] = {
     {"model", QN_FIELD_STR, offsetof(embed_body, model), 0, 0},
     {"prompt", QN_FIELD_STR, offsetof(embed_body, prompt), 0, 0},
     {"input", QN_FIELD_ANY, offsetof(embed_body, input), 0, 0},
+    {"keep_alive", QN_FIELD_ANY, offsetof(embed_body, keep_alive), 0, 0},
     {"truncate", QN_FIELD_BOOL, offsetof(embed_body, truncate), 0, 0},
     {"dimensions", QN_FIELD_INT, offsetof(embed_body, dimensions), 1, 1 << 20},
 };
@@ -611,13 +694,15 @@ static qn_status embed(const qn_exchange *x, qn_engine *e, const embed_body *b, 
         &n, err));
     if (n > (size_t)info.max_ctx && b->truncate)
         n = (size_t)info.max_ctx;
+    *n_tokens += n;
     size_t width = (size_t)(b->dimensions ? b->dimensions : info.hidden_size);
     float *vector = qn_calloc(width, sizeof *vector, QN_MEM_REQUEST);
-    qn_status status = vector ? qn_embed(x, e, ids, n, vector, width, err)
+    qn_status status = vector ? qn_embed_check("input", *n_tokens, err)
                               : qn_fail_nomem(err, width * sizeof *vector);
     if (status == QN_OK)
+        status = qn_embed(x, e, ids, n, vector, width, err);
+    if (status == QN_OK)
         add_vector(out, vector, width);
-    *n_tokens += n;
     qn_free(vector);
     qn_release(ids);
     return status;
@@ -653,7 +738,7 @@ static void handle_vectors(qn_exchange *x, bool is_old)
         qn_x_fail(x, &err, param);
         return;
     }
-    qn_engine *e = find_model(x, b.model, &served);
+    qn_engine *e = find_model(x, b.model, b.keep_alive, &served);
     if (!e)
         return;
     if (is_old)
@@ -674,9 +759,10 @@ static void handle_vectors(qn_exchange *x, bool is_old)
     if (is_old)
         qn_str_addc(&out, '}');
     else
-        qn_str_addf(
-            &out, "],\"total_duration\":%" PRIu64 ",\"load_duration\":0,\"prompt_eval_count\":%zu}",
-            qn_now_ns() - begin_ns, n_tokens);
+        qn_str_addf(&out,
+                    "],\"total_duration\":%" PRIu64 ",\"load_duration\":%" PRIu64
+                    ",\"prompt_eval_count\":%zu}",
+                    qn_now_ns() - begin_ns + qn_x_waited_ns(x), qn_x_waited_ns(x), n_tokens);
     qn_x_reply_json(x, 200, &out);
 }
 

@@ -2,6 +2,7 @@
  * openai.c - OpenAI's endpoints: the routes, and what is read of every request that generates. */
 #include "server/openai.h"
 
+#include "base/limits.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,6 +15,10 @@ const qn_route qn_openai_routes[] = {
     {"POST", "/completions", qn_openai_completions, false, false},
     {"POST", "/v1/embeddings", qn_openai_embeddings, false, false},
     {"POST", "/embeddings", qn_openai_embeddings, false, false},
+    {"POST", "/v1/rerank", qn_openai_rerank, false, false},
+    {"POST", "/rerank", qn_openai_rerank, false, false},
+    {"POST", "/v1/score", qn_openai_score_pairs, false, false},
+    {"POST", "/score", qn_openai_score_pairs, false, false},
     {"GET", "/v1/models", qn_openai_models, false, true},
     {"GET", "/models", qn_openai_models, false, true},
     {"GET", "/v1/models/*", qn_openai_model, false, true},
@@ -57,7 +62,6 @@ static const struct {
     {"bad_words", REFUSE_FILLED},
     {"allowed_token_ids", REFUSE_FILLED},
     {"truncate_prompt_tokens", REFUSE_ANY},
-    {"prompt_logprobs", REFUSE_ANY},
     {"logits_processors", REFUSE_FILLED},
     {"thinking_token_budget", REFUSE_ANY},
     {"chat_template", REFUSE_ANY},
@@ -157,6 +161,7 @@ qn_status qn_openai_refuse(const json_t *body, const char **param, qn_err *err)
 typedef struct general {
     const char *model;
     bool stream, return_ids;
+    int prompt_logprobs;
     const json_t *stream_options;
 } general;
 
@@ -165,6 +170,7 @@ static const qn_field general_fields[] = {
     {"stream", QN_FIELD_BOOL, offsetof(general, stream), 0, 0},
     {"stream_options", QN_FIELD_OBJECT, offsetof(general, stream_options), 0, 0},
     {"return_token_ids", QN_FIELD_BOOL, offsetof(general, return_ids), 0, 0},
+    {"prompt_logprobs", QN_FIELD_INT, offsetof(general, prompt_logprobs), 0, QN_LIMIT_TOP_LOGPROBS},
 };
 static const qn_field stream_fields[] = {
     {"include_usage", QN_FIELD_BOOL, offsetof(qn_openai_answer, include_usage), 0, 0},
@@ -176,6 +182,10 @@ static qn_status read_general(qn_openai_answer *a, const general *g, const char 
 {
     a->is_stream = g->stream;
     a->return_ids = g->return_ids;
+    a->n_prompt_top = g->prompt_logprobs;
+    *param = "prompt_logprobs";
+    if (a->is_stream && a->n_prompt_top >= 0)
+        return qn_fail(err, QN_E_ARG, "prompt_logprobs: found in a stream, want \"stream\": false");
     if (g->stream_options) {
         qn_status s = qn_fields_read(g->stream_options, stream_fields, QN_COUNT(stream_fields), a,
                                      param, err);
@@ -199,7 +209,7 @@ static void set_fingerprint(qn_openai_answer *a)
 
 qn_openai_answer *qn_openai_open(qn_exchange *x, const json_t *body, const qn_openai_shape *shape)
 {
-    general g = {0};
+    general g = {.prompt_logprobs = -1};
     const char *param = NULL, *served = NULL;
     qn_err err = {0};
     qn_openai_answer *a = qn_arena_alloc(qn_x_arena(x), sizeof *a);
@@ -208,7 +218,8 @@ qn_openai_answer *qn_openai_open(qn_exchange *x, const json_t *body, const qn_op
         qn_x_fail(x, &err, NULL);
         return NULL;
     }
-    *a = (qn_openai_answer){.shape = shape, .body = body, .n_top = -1, .held = SIZE_MAX};
+    *a = (qn_openai_answer){
+        .shape = shape, .body = body, .n_top = -1, .n_prompt_top = -1, .held = SIZE_MAX};
     a->created = (uint64_t)time(NULL);
     qn_answer_make_id(a->id, shape->id_prefix);
     qn_status s = qn_fields_read(body, general_fields, QN_COUNT(general_fields), &g, &param, &err);

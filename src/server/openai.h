@@ -24,7 +24,9 @@ typedef struct qn_openai_prompt {
     const char *echo; /* the body's, or `text`; NULL: not echoed */
     size_t n_echo;
     char *text;         /* qn_release */
-    qn_logprob *scores; /* [n_ids][1 + n_top] of the echoed prompt; qn_free; NULL: none */
+    qn_logprob *scores; /* [n_ids][1 + n_top] of the prompt's own tokens; qn_free; NULL: none */
+    uint32_t *ranks;    /* [n_ids] among all tokens, 1 the likeliest; qn_free */
+    int n_top;
 } qn_openai_prompt;
 
 typedef struct qn_openai_choice {
@@ -72,6 +74,7 @@ struct qn_openai_answer {
     bool is_stream, include_usage, continuous_usage, return_ids;
     bool stops_shown; /* entries of end tokens too: who scores a prompt counts one for each token */
     int n_top;        /* -1: no log-probabilities */
+    int n_prompt_top; /* the same of the prompt's tokens */
     int n_keep;       /* of params.n candidates the best; the answer's n */
     qn_openai_prompt *prompts;
     size_t n_prompts;
@@ -107,7 +110,14 @@ const qn_logprob *qn_openai_entry(const qn_openai_answer *a, const qn_openai_cho
 /* Log-probabilities of a prompt's tokens, each after those before it. */
 QN_MUST_USE qn_status qn_openai_score(const qn_exchange *x, const qn_openai_answer *a,
                                       qn_openai_prompt *p, qn_err *err);
+/* Before the first: whether all prompts together are not too much. */
+QN_MUST_USE qn_status qn_openai_check_scores(const qn_openai_answer *a, qn_err *err);
+/* Their log-probabilities in vLLM's shape: ,"prompt_logprobs":[...] */
+void qn_openai_add_prompt_logprobs(qn_str *out, const qn_openai_answer *a,
+                                   const qn_openai_prompt *p);
 void qn_openai_embeddings(qn_exchange *x);
+void qn_openai_rerank(qn_exchange *x);
+void qn_openai_score_pairs(qn_exchange *x);
 
 /* ---- openai_chat.c, openai_messages.c, openai_completions.c, openai_models.c ---- */
 

@@ -42,6 +42,7 @@ void qn_openai_answer_free(void *answer)
         qn_release(a->prompts[i].ids);
         qn_release(a->prompts[i].text);
         qn_free(a->prompts[i].scores);
+        qn_free(a->prompts[i].ranks);
     }
     for (size_t i = 0; i < a->n_prompts * (size_t)a->params.n; i++)
         qn_free(a->choices[i].entries);
@@ -138,6 +139,8 @@ static void add_choice(qn_str *s, qn_openai_answer *a, size_t index, size_t choi
                           part->n_ids - c->n_ids_shown);
         c->n_ids_shown = part->n_ids;
     }
+    if (a->n_prompt_top >= 0 && !a->shape->has_role)
+        qn_openai_add_prompt_logprobs(s, a, p);
     qn_str_addc(s, '}');
 }
 
@@ -185,8 +188,6 @@ static void write_chunk(qn_exchange *x, qn_openai_answer *a, size_t choice,
 static void begin_stream(qn_exchange *x, qn_openai_answer *a)
 {
     a->has_begun = true;
-    if (!a->whole_stream)
-        qn_x_begin(x, "text/event-stream");
     for (size_t i = 0; i < a->n_prompts * (size_t)a->params.n; i++) {
         const qn_openai_prompt *p = &a->prompts[i / (size_t)a->params.n];
         if (a->shape->has_role || p->echo)
@@ -339,6 +340,8 @@ static void reply_whole(qn_exchange *x, qn_openai_answer *a)
         }
     }
     qn_str_addc(&s, ']');
+    if (a->n_prompt_top >= 0 && a->shape->has_role)
+        qn_openai_add_prompt_logprobs(&s, a, a->prompts);
     add_usage(&s, a);
     add_timings(&s, a);
     qn_str_addc(&s, '}');
@@ -367,9 +370,9 @@ static bool is_scoring(const qn_openai_answer *a)
 static qn_status submit(qn_exchange *x, qn_openai_answer *a, qn_err *err)
 {
     static const qn_answer_api whole = {on_event, on_done, NULL, NULL, qn_openai_answer_free,
-                                        false};
+                                        false,    false};
     static const qn_answer_api stream = {on_event, on_done, NULL, NULL, qn_openai_answer_free,
-                                         true};
+                                         true,     true};
     qn_prompt *prompts = qn_arena_alloc(qn_x_arena(x), a->n_prompts * sizeof *prompts);
     if (!prompts)
         return qn_fail_nomem(err, a->n_prompts * sizeof *prompts);
@@ -408,9 +411,10 @@ void qn_openai_run(qn_exchange *x, qn_openai_answer *a)
 {
     qn_err err = {0};
     const char *param = a->shape->prompt_param;
-    qn_status s = QN_OK;
-    for (size_t i = 0; s == QN_OK && a->n_top >= 0 && i < a->n_prompts; i++)
-        if (a->prompts[i].echo)
+    bool scores = a->n_prompt_top >= 0 || (a->n_top >= 0 && a->prompts[0].echo);
+    qn_status s = scores ? qn_openai_check_scores(a, &err) : QN_OK;
+    for (size_t i = 0; s == QN_OK && i < a->n_prompts; i++)
+        if (a->n_prompt_top >= 0 || (a->n_top >= 0 && a->prompts[i].echo))
             s = qn_openai_score(x, a, &a->prompts[i], &err);
     if (s == QN_OK && !is_scoring(a)) {
         s = submit(x, a, &err);

@@ -120,6 +120,10 @@ void qn_openai_chat(qn_exchange *x)
     if (!a)
         return;
     qn_status s = read_own(a, &param, &err);
+    if (s == QN_OK && a->n_prompt_top >= 0 && qn_x_slowly(x, qn_openai_chat)) {
+        qn_openai_answer_free(a);
+        return;
+    }
     if (s == QN_OK)
         s = read_prompt(x, a, &param, &err);
     if (s == QN_OK) {

@@ -16,14 +16,13 @@
 typedef struct listing {
     const qn_openai_answer *a;
     const qn_openai_choice *c;
-    const qn_logprob *scores;
+    const qn_openai_prompt *p;
     size_t n_scores, first, n;
 } listing;
 
 static const qn_logprob *entry_at(const listing *l, size_t i)
 {
-    size_t stride = 1 + (size_t)QN_MAX(l->a->n_top, 0);
-    return i < l->n_scores ? l->scores + i * stride
+    return i < l->n_scores ? l->p->scores + i * (1 + (size_t)l->p->n_top)
                            : qn_openai_entry(l->a, l->c, l->first + i - l->n_scores);
 }
 
@@ -134,13 +133,11 @@ static void add_text(qn_str *s, const qn_openai_prompt *p, const qn_openai_piece
 static void add_piece(qn_str *s, const qn_openai_answer *a, qn_openai_choice *c,
                       const qn_openai_prompt *p, const qn_openai_piece *piece)
 {
-    listing l = {.a = a, .c = c, .first = piece->first};
+    listing l = {.a = a, .c = c, .p = p, .first = piece->first};
     qn_str_adds(s, ",\"text\":");
     add_text(s, p, piece);
-    if (p->scores && (piece->is_whole || piece->is_start)) {
-        l.scores = p->scores;
+    if (p->echo && p->scores && (piece->is_whole || piece->is_start))
         l.n_scores = p->n_ids;
-    }
     l.n = l.n_scores + piece->end - piece->first;
     if (a->n_top < 0 || (!l.n && !piece->is_whole))
         qn_str_adds(s, ",\"logprobs\":null");
@@ -224,6 +221,13 @@ static qn_status take_prompt(const qn_openai_answer *a, const own *o, const json
         p->echo = text;
         p->n_echo = n;
     }
+    qn_engine_info info;
+    qn_engine_get_info(e, &info);
+    if (n > info.max_prompt_bytes)
+        return qn_fail(err, QN_E_TOO_LONG,
+                       "this model's maximum context length is %d tokens; the prompt has more, in "
+                       "%zu bytes",
+                       info.max_ctx, n);
     if (o->suffix)
         return take_middle(e, v, o->suffix, p, err);
     if (!o->add_special)
@@ -300,7 +304,8 @@ void qn_openai_completions(qn_exchange *x)
     if (!a)
         return;
     qn_status s = read_own(a, &o, &param, &err);
-    if (s == QN_OK && o.echo && o.logprobs >= 0 && qn_x_slowly(x, qn_openai_completions)) {
+    bool is_scored = a->n_prompt_top >= 0 || (o.echo && o.logprobs >= 0);
+    if (s == QN_OK && is_scored && qn_x_slowly(x, qn_openai_completions)) {
         qn_openai_answer_free(a);
         return;
     }

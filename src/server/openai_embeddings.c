@@ -66,9 +66,12 @@ static qn_status take_inputs(qn_exchange *x, embedding *m, qn_err *err)
         return qn_fail_nomem(err, n * sizeof *m->inputs);
     memset(m->inputs, 0, n * sizeof *m->inputs);
     m->n_inputs = n;
-    for (size_t i = 0; i < n; i++)
+    size_t n_tokens = 0;
+    for (size_t i = 0; i < n; i++) {
         QN_TRY(take_input(m, is_list ? json_array_get(v, i) : v, &m->inputs[i], err));
-    return QN_OK;
+        n_tokens += m->inputs[i].n_ids;
+    }
+    return qn_embed_check("input", n_tokens, err);
 }
 
 /* ---- vectors ---- */

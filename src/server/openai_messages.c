@@ -235,7 +235,7 @@ static const qn_field fields[] = {
 
 static qn_status add_tools(qn_str *out, const json_t *tools, const char **param, qn_err *err)
 {
-    size_t n = json_array_size(tools);
+    size_t n = json_array_size(tools), n_bytes = 0;
     *param = "tools";
     if (n > QN_LIMIT_TOOLS)
         return qn_fail(err, QN_E_ARG, "tools: found %zu, want at most %d", n, QN_LIMIT_TOOLS);
@@ -251,7 +251,12 @@ static qn_status add_tools(qn_str *out, const json_t *tools, const char **param,
                            i);
         if (i)
             qn_str_addc(out, ',');
+        size_t before = out->n;
         qn_json_write(out, t);
+        n_bytes += out->n - before;
+        if (n_bytes > QN_LIMIT_TOOLS_BYTES)
+            return qn_fail(err, QN_E_ARG, "tools: found more than %d bytes in all",
+                           QN_LIMIT_TOOLS_BYTES);
     }
     qn_str_addc(out, ']');
     return QN_OK;

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-/* What vLLM's and llama.cpp's clients look for is there too once the model is open. */
+/* What vLLM's and llama.cpp's clients look for is there too once it is known. */
 static void add_model(qn_str *s, const qn_model_entry *m)
 {
     qn_str_adds(s, "{\"id\":");
@@ -13,26 +13,31 @@ static void add_model(qn_str *s, const qn_model_entry *m)
                 (unsigned long long)m->created);
     qn_str_add_json(s, m->name, strlen(m->name));
     qn_str_adds(s, ",\"parent\":null");
-    if (m->engine) {
-        qn_engine_info i;
-        qn_engine_get_info(m->engine, &i);
-        qn_str_addf(s, ",\"max_model_len\":%d,\"meta\":{\"n_ctx\":%d,\"n_ctx_train\":%d", i.max_ctx,
-                    i.max_ctx, i.model_max_ctx);
+    const qn_engine_info *i = m->info;
+    if (i) {
+        qn_str_addf(s, ",\"max_model_len\":%d,\"meta\":{\"n_ctx\":%d,\"n_ctx_train\":%d",
+                    i->max_ctx, i->max_ctx, i->model_max_ctx);
         qn_str_addf(s, ",\"n_params\":%llu,\"size\":%llu,\"n_vocab\":%d,\"n_embd\":%d,\"arch\":",
-                    (unsigned long long)i.n_params, (unsigned long long)i.weight_bytes, i.n_vocab,
-                    i.hidden_size);
-        qn_str_add_json(s, i.arch, strlen(i.arch));
+                    (unsigned long long)i->n_params, (unsigned long long)i->weight_bytes,
+                    i->n_vocab, i->hidden_size);
+        qn_str_add_json(s, i->arch, strlen(i->arch));
         qn_str_adds(s, ",\"quantization\":");
-        qn_str_add_json(s, i.quantization, strlen(i.quantization));
+        qn_str_add_json(s, i->quantization, strlen(i->quantization));
         qn_str_addc(s, '}');
     }
-    qn_str_adds(s, m->is_ready ? ",\"status\":{\"value\":\"loaded\"}"
-                               : ",\"status\":{\"value\":\"loading\",\"progress\":");
-    if (!m->is_ready) {
+    qn_str_addf(s, ",\"status\":{\"value\":\"%s\"",
+                m->state == QN_MODEL_LOADED    ? "loaded"
+                : m->state == QN_MODEL_LOADING ? "loading"
+                                               : "unloaded");
+    if (m->state == QN_MODEL_LOADING) {
+        qn_str_adds(s, ",\"progress\":");
         qn_openai_add_number(s, m->progress);
-        qn_str_addc(s, '}');
     }
-    qn_str_addc(s, '}');
+    if (m->why) {
+        qn_str_adds(s, ",\"failed\":true,\"error\":");
+        qn_str_add_json(s, m->why, strlen(m->why));
+    }
+    qn_str_adds(s, "}}");
 }
 
 void qn_openai_models(qn_exchange *x)
@@ -50,37 +55,22 @@ void qn_openai_models(qn_exchange *x)
     qn_x_reply_json(x, 200, &s);
 }
 
-static bool find_model(const qn_exchange *x, qn_slice name, qn_model_entry *m)
-{
-    for (size_t i = 0; i < qn_x_n_models(x); i++) {
-        qn_x_model_at(x, i, m);
-        if (qn_slice_is(name, m->name))
-            return true;
-    }
-    return false;
-}
-
 void qn_openai_model(qn_exchange *x)
 {
     qn_slice want = qn_x_rest(x);
-    qn_model_entry m;
-    bool is_found = find_model(x, want, &m);
-    if (!is_found) { /* an alias, or none: that is answered there */
-        const char *served = NULL, *name = qn_arena_strndup(qn_x_arena(x), want.p, want.n);
-        if (!name) {
-            qn_x_error(x, 503, NULL, NULL, "out of memory");
-            return;
-        }
-        if (!qn_x_model(x, name, &served))
-            return;
-        is_found = find_model(x, qn_slice_of(served), &m);
-    }
-    if (!is_found) {
-        qn_x_error(x, 404, "model", "model_not_found", "the model '%.*s' does not exist",
-                   (int)QN_MIN(want.n, (size_t)200), want.p);
+    const char *name = qn_arena_strndup(qn_x_arena(x), want.p, want.n);
+    if (!name) {
+        qn_x_error(x, 503, NULL, NULL, "out of memory");
         return;
     }
+    size_t i = qn_x_find(x, name);
+    if (i >= qn_x_n_models(x)) {
+        (void)qn_x_model(x, name, NULL); /* says which there are */
+        return;
+    }
+    qn_model_entry m;
     qn_str s = {0};
+    qn_x_model_at(x, i, &m);
     add_model(&s, &m);
     qn_x_reply_json(x, 200, &s);
 }

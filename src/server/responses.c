@@ -454,7 +454,6 @@ static void on_event_stream(qn_exchange *x, void *arg, size_t i, const qn_event 
     response *r = arg;
     if (!r->is_begun) {
         r->is_begun = true;
-        qn_x_begin(x, "text/event-stream");
         send_response(x, r, "response.created", "in_progress", NULL);
         send_response(x, r, "response.in_progress", "in_progress", NULL);
         send_item(x, r, "response.output_item.added", true);
@@ -501,7 +500,8 @@ static const qn_answer_api stream_api = {.event = on_event_stream,
                                          .done = on_done_stream,
                                          .fail = on_fail_stream,
                                          .free = qn_answer_free,
-                                         .is_stream = true};
+                                         .is_stream = true,
+                                         .begins_at_once = true};
 
 /* ---- routes ---- */
 

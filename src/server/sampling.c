@@ -146,8 +146,13 @@ static qn_status read_class(extra *x, const char **param, qn_err *err)
             x->to->class_name = st.classes[i].name;
             return QN_OK;
         }
-    return qn_fail(err, QN_E_ARG, "%s: found '%.40s', want one of the server's classes", *param,
-                   name);
+    qn_str names = {0};
+    for (int i = 0; i < st.n_classes; i++)
+        qn_str_addf(&names, "%s%s", i ? ", " : "", st.classes[i].name);
+    qn_status s = qn_fail(err, QN_E_ARG, "%s: found '%.40s', want one of %s", *param, name,
+                          names.failed ? "the server's" : names.p);
+    qn_str_fini(&names);
+    return s;
 }
 
 /* How the APIs write "off" and "none" where qn_params has another number for it. */

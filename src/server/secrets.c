@@ -40,7 +40,8 @@ static qn_status add_key(qn_keys *k, const qn_api_key *from, const qn_server_con
         qn_spec_class(&cfg->models[0].config, from->class_name) < 0)
         return qn_fail(err, QN_E_ARG, "%s: found class '%.40s', want one of --classes",
                        cfg->key_file ? cfg->key_file : "API keys", from->class_name);
-    (void)SHA256((const unsigned char *)from->key, strlen(from->key), to->digest);
+    if (!SHA256((const unsigned char *)from->key, strlen(from->key), to->digest))
+        return qn_fail_nomem(err, sizeof *to);
     for (size_t b = 0; b < 8; b++)
         (void)snprintf(to->made + 2 * b, 3, "%02x", to->digest[b]);
     to->tenant = from->tenant ? from->tenant : to->made;
@@ -68,6 +69,9 @@ static qn_status read_keys(qn_keys *k, const qn_server_config *cfg, qn_str *text
     }
     for (size_t i = 0; i < cfg->n_keys; i++)
         QN_TRY(add_key(k, &cfg->keys[i], cfg, err));
+    k->has_one_tenant = true;
+    for (size_t i = 1; i < k->n; i++)
+        k->has_one_tenant &= strcmp(k->list[i].tenant, k->list[0].tenant) == 0;
     return QN_OK;
 }
 
@@ -91,15 +95,16 @@ qn_status qn_keys_read(qn_keys **out, const qn_server_config *cfg, qn_err *err)
     return st;
 }
 
-const qn_key *qn_keys_find(const qn_keys *k, qn_slice given)
+bool qn_keys_find(const qn_keys *k, qn_slice given, const qn_key **out)
 {
     uint8_t digest[32];
-    const qn_key *found = NULL;
-    (void)SHA256((const unsigned char *)(given.p ? given.p : ""), given.n, digest);
-    for (size_t i = 0; i < k->n; i++)
+    *out = NULL;
+    if (!SHA256((const unsigned char *)(given.p ? given.p : ""), given.n, digest))
+        return false;
+    for (size_t i = 0; i < k->n && given.p; i++)
         if (CRYPTO_memcmp(k->list[i].digest, digest, sizeof digest) == 0)
-            found = &k->list[i];
-    return given.p ? found : NULL;
+            *out = &k->list[i];
+    return true;
 }
 
 /* ---- TLS ---- */
@@ -126,19 +131,23 @@ qn_status qn_tls_read(void **out, const qn_server_config *c, qn_err *err)
         *out = t;
         return QN_OK;
     }
-    const char *why = ERR_reason_error_string(ERR_get_error());
-    qn_status st = qn_fail(err, QN_E_FORMAT, "TLS: %s: %s", what, why ? why : "cannot be used");
-    ERR_clear_error();
     SSL_CTX_free(t);
-    return st;
+    const char *why = NULL;
+    bool no_memory = false;
+    for (unsigned long e; (e = ERR_get_error()) != 0;
+         no_memory |= ERR_GET_REASON(e) == ERR_R_MALLOC_FAILURE)
+        why = why ? why : ERR_reason_error_string(e);
+    if (no_memory)
+        return qn_fail_nomem(err, 1 << 10);
+    return qn_fail(err, QN_E_FORMAT, "TLS: %s: %s", what, why ? why : "cannot be used");
 }
 
 /* ---- again ---- */
 
 /* The reader's. The server may be told again meanwhile; then what is newer replaces what nobody took yet. */
-static void read_again(void *job)
+static void read_again(qn_job *job)
 {
-    qn_server *s = job;
+    qn_server *s = (qn_server *)((char *)job - offsetof(qn_server, read_again));
     const qn_server_config *cfg = s->cfg;
     qn_err err = {0};
     qn_keys *keys = NULL;
@@ -168,7 +177,7 @@ qn_status qn_secrets_init(qn_server *s, qn_err *err)
 
 qn_status qn_secrets_start(qn_server *s, qn_err *err)
 {
-    return qn_workers_new(&s->reader, 1, 1, read_again, err);
+    return qn_workers_new(&s->reader, 1, 1, 0, read_again, err);
 }
 
 static void take_fresh(qn_server *s)
@@ -199,7 +208,8 @@ void qn_secrets_note(qn_server *s)
         if (!s->cfg->key_file && !s->cfg->tls_cert)
             qn_server_notice(s, "reload: there is no key file and no certificate to read");
         else
-            (void)qn_workers_put(s->reader, s); /* full: one that waits will read the same */
+            (void)qn_workers_put(s->reader, &s->read_again,
+                                 0); /* full: one that waits will read the same */
     }
     take_fresh(s);
 }

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <event2/bufferevent.h>
 #include <openssl/rand.h>
+#include <openssl/ssl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,6 +21,10 @@
 
 #define END_MS    1000 /* for last words that are written but not yet read */
 #define LOG_LINES 1024 /* that wait for the log */
+/* Callers whose scores and embeddings are computed side by side; each has one at a time. */
+#define SLOW_WORKERS 4
+#define TRIES        16 /* of what must not fail */
+#define WAITS        1000 /* that may fail within a second; one that always fails does in a millisecond */
 
 /* Every API. */
 static const qn_route *const all_routes[] = {
@@ -32,8 +37,8 @@ void qn_server_wake(qn_server *s)
 {
     uint64_t one = 1;
     int e = errno; /* a signal handler's caller must not lose it */
-    while (write(s->wake_fd, &one, sizeof one) < 0 && errno == EINTR)
-        ;
+    for (int i = 0; i < TRIES && write(s->wake_fd, &one, sizeof one) < 0 && errno != EAGAIN; i++)
+        ; /* EAGAIN: it is full, and wakes */
     errno = e;
 }
 
@@ -65,6 +70,7 @@ static qn_exchange *take_ready(qn_server *s, bool *is_back)
             s->ready_end = &s->ready;
         x->is_listed = false;
         *is_back = x->is_back;
+        x->is_back = false;
     }
     (void)pthread_mutex_unlock(&s->ready_lock);
     return x;
@@ -135,6 +141,7 @@ void qn_server_check_drained(qn_server *s)
         (void)event_base_loopbreak(s->base);
 }
 
+/* It has its place among the timers since the beginning, so that this cannot fail. */
 static void arm(struct event *e, int ms)
 {
     struct timeval t = {ms / 1000, ms % 1000 * 1000L};
@@ -160,17 +167,24 @@ static void end(qn_server *s)
 
 static void drain(qn_server *s)
 {
-    size_t n = n_owed(s);
+    char refused[64] = "";
     int seconds = s->cfg->drain_s;
-    if (!n || seconds <= 0) {
+    size_t n = n_owed(s);
+    s->phase = QN_SERVER_DRAINING;
+    qn_loader_end(s);
+    size_t n_refused = qn_models_refuse(s, "the server is shutting down");
+    n -= QN_MIN(n_refused, n);
+    serve_ready(s); /* those are answered before anything is cut */
+    if (n_owed(s) == 0 || seconds <= 0) {
         if (n)
             qn_server_notice(s, "stopping: %zu answer%s cut", n, n == 1 ? " is" : "s are");
         end(s);
         return;
     }
-    qn_server_notice(s, "draining: %zu answer%s running, up to %d s; again to stop at once", n,
-                     n == 1 ? "" : "s", seconds);
-    s->phase = QN_SERVER_DRAINING;
+    if (n_refused)
+        (void)snprintf(refused, sizeof refused, ", %zu refused that waited for a model", n_refused);
+    qn_server_notice(s, "draining: %zu answer%s running%s, up to %d s; again to stop at once", n,
+                     n == 1 ? "" : "s", refused, seconds);
     if (s->cfg->listen_fd)
         qn_listener_close(s);
     arm(s->deadline, seconds * 1000);
@@ -203,7 +217,7 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
     qn_secrets_note(s);
     serve_ready(s);
     int n_stops = atomic_load(&s->n_stops);
-    if (atomic_load(&s->has_failed))
+    if (atomic_load(&s->models.has_failed))
         n_stops = 2;
     if (n_stops >= 1 && s->phase == QN_SERVER_RUNNING)
         drain(s);
@@ -230,14 +244,15 @@ void qn_server_reload(qn_server *s)
 /* ---- the log ---- */
 
 typedef struct log_line {
+    qn_job job; /* first */
     void (*to)(void *arg, const char *line);
     void *arg;
     char text[];
 } log_line;
 
-static void write_log(void *job)
+static void write_log(qn_job *job)
 {
-    log_line *l = job;
+    log_line *l = (log_line *)job;
     l->to(l->arg, l->text);
     qn_free(l);
 }
@@ -254,7 +269,7 @@ void qn_server_notice(qn_server *s, const char *fmt, ...)
     l->arg = s->cfg->arg;
     (void)vsnprintf(l->text, ROOM, fmt, ap);
     va_end(ap);
-    if (!qn_workers_put(s->log, l))
+    if (!qn_workers_put(s->log, &l->job, 0))
         qn_free(l);
 }
 
@@ -272,7 +287,7 @@ void qn_server_log(qn_server *s, const char *line, size_t n)
         else
             memcpy(l->text, line, n + 1);
     }
-    if (l && qn_workers_put(s->log, l)) {
+    if (l && qn_workers_put(s->log, &l->job, 0)) {
         s->n_log_lost = 0;
         return;
     }
@@ -305,6 +320,7 @@ static void set_limits(qn_server *s)
         .stall_ns = ms_or(c->stall_ms, QN_LIMIT_HTTP_STALL_MS),
         .linger_ns = ms_or(c->linger_ms, QN_LIMIT_HTTP_LINGER_MS),
         .silence_ns = ms_or(c->silence_ms, QN_LIMIT_HTTP_SILENCE_MS),
+        .model_ns = ms_or(c->model_ms, QN_LIMIT_HTTP_MODEL_MS),
     };
     s->max_connections = c->max_connections ? c->max_connections : QN_LIMIT_HTTP_CONNECTIONS;
     s->max_per_address = c->max_per_address ? c->max_per_address : QN_LIMIT_HTTP_PER_ADDRESS;
@@ -313,13 +329,21 @@ static void set_limits(qn_server *s)
 
 static qn_status open_all(qn_server *s, qn_err *err)
 {
+    static const size_t most[QN_N_POOLS] = {[QN_POOL_BODIES] = QN_LIMIT_HTTP_BODIES,
+                                            [QN_POOL_JSON] = QN_LIMIT_HTTP_JSONS,
+                                            [QN_POOL_JOBS] = QN_LIMIT_HTTP_QUEUE,
+                                            [QN_POOL_ANSWERS] = QN_LIMIT_HTTP_ANSWERS};
     int n_workers = s->cfg->n_workers ? s->cfg->n_workers : 2;
     if (n_workers < 1 || n_workers > QN_LIMIT_HTTP_WORKERS)
         return qn_fail(err, QN_E_ARG, "workers: found %d, want 1 to %d", n_workers,
                        QN_LIMIT_HTTP_WORKERS);
+    if (OPENSSL_init_ssl(0, NULL) != 1 ||
+        !OSSL_LIB_CTX_get0_global_default()) /* its functions would not look whether it came about */
+        return qn_fail_nomem(err, sizeof *s);
     (void)RAND_bytes((unsigned char *)&s->id_prefix, sizeof s->id_prefix);
     QN_TRY(qn_secrets_init(s, err));
     QN_TRY(qn_metrics_new(&s->metrics, err));
+    QN_TRY(qn_callers_new(&s->callers, most, err));
     event_set_log_callback(say_nothing);
     s->base = event_base_new();
     s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -327,17 +351,18 @@ static qn_status open_all(qn_server *s, qn_err *err)
         return qn_fail(err, QN_E_NOMEM, "cannot make the event loop: %s", strerror(errno));
     s->wake = event_new(s->base, s->wake_fd, EV_READ | EV_PERSIST, on_wake, s);
     s->deadline = evtimer_new(s->base, on_deadline, s);
-    if (!s->wake || !s->deadline || event_add(s->wake, NULL) != 0)
+    struct timeval never = {1 << 30, 0};
+    if (!s->wake || !s->deadline || event_add(s->wake, NULL) != 0 ||
+        event_add(s->deadline, &never) != 0)
         return qn_fail_nomem(err, sizeof *s);
     QN_TRY(qn_pulse_init(s, err));
     QN_TRY(qn_listener_open(s, err));
     if (s->cfg->confine)
         QN_TRY(s->cfg->confine(s->cfg->arg, err));
-    QN_TRY(qn_workers_new(&s->workers, n_workers, QN_LIMIT_HTTP_QUEUE, qn_x_work, err));
-    QN_TRY(qn_workers_new(&s->slow, 1, QN_LIMIT_HTTP_QUEUE, qn_x_work_slowly, err));
-    QN_TRY(qn_workers_new(&s->log, 1, LOG_LINES, write_log, err));
-    QN_TRY(qn_secrets_start(s, err));
-    return qn_models_init(s, err);
+    QN_TRY(qn_workers_new(&s->workers, n_workers, SIZE_MAX, 0, qn_x_work, err));
+    QN_TRY(qn_workers_new(&s->slow, SLOW_WORKERS, SIZE_MAX, 1, qn_x_work_slowly, err));
+    QN_TRY(qn_workers_new(&s->log, 1, LOG_LINES, 0, write_log, err));
+    return qn_secrets_start(s, err);
 }
 
 qn_status qn_server_new(qn_server **out, const qn_server_config *cfg, qn_err *err)
@@ -352,7 +377,9 @@ qn_status qn_server_new(qn_server **out, const qn_server_config *cfg, qn_err *er
     (void)pthread_mutex_init(&s->ready_lock, NULL);
     (void)pthread_mutex_init(&s->fresh_lock, NULL);
     set_limits(s);
-    qn_status st = open_all(s, err);
+    qn_status st = qn_models_init(s, err);
+    if (st == QN_OK)
+        st = open_all(s, err);
     if (st != QN_OK) {
         qn_server_free(s);
         return st;
@@ -377,37 +404,55 @@ static void close_all(qn_server *s)
     bool is_back;
     s->phase = QN_SERVER_ENDING;
     qn_listener_close(s);
+    qn_loader_end(s); /* and with it the last use of the workers by others */
     while (s->conns)
         qn_conn_close(s->conns);
     (void)event_base_loop(s->base,
                           EVLOOP_NONBLOCK); /* sockets are closed by the loop's next turn */
     qn_workers_free(s->workers);            /* before those that it hands over to */
     qn_workers_free(s->slow);
-    s->workers = s->slow = NULL;
+    s->workers = s->slow = NULL; /* what is freed from here on is freed here */
     for (qn_exchange *x; (x = take_ready(s, &is_back));) {
         x->stage = QN_X_ANSWERING;
         qn_x_abandon(x);
     }
 }
 
+/* A wait that fails is no reason to end what is being answered, but for one that goes on failing. */
+static int run_loop(qn_server *s)
+{
+    uint64_t begin_ns = 0;
+    int rc, n = 0;
+    while ((rc = event_base_dispatch(s->base)) < 0) {
+        uint64_t now = qn_now_ns();
+        if (now - begin_ns > 1000000000u) {
+            begin_ns = now;
+            n = 0;
+        }
+        if (++n > WAITS)
+            break;
+    }
+    return rc;
+}
+
 qn_status qn_server_run(qn_server *s, qn_err *err)
 {
     sigset_t pipe_only, before;
-    QN_TRY(qn_models_start(s, err));
+    QN_TRY(qn_loader_start(s, err));
     /* writing to who has gone is an error to read, not a signal: TLS writes know no MSG_NOSIGNAL */
     (void)sigemptyset(&pipe_only);
     (void)sigaddset(&pipe_only, SIGPIPE);
     (void)pthread_sigmask(SIG_BLOCK, &pipe_only, &before);
-    int rc = event_base_dispatch(s->base);
+    int rc = run_loop(s);
     close_all(s);
     struct timespec none = {0};
     while (!sigismember(&before, SIGPIPE) && sigtimedwait(&pipe_only, NULL, &none) > 0)
         ;
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (atomic_load(&s->has_failed)) {
+    if (atomic_load(&s->models.has_failed)) {
         if (err)
-            *err = s->load_err;
-        return s->load_err.status;
+            *err = s->models.err;
+        return s->models.err.status;
     }
     return rc < 0 ? qn_fail(err, QN_E_IO, "the event loop failed") : QN_OK;
 }
@@ -416,17 +461,16 @@ void qn_server_free(qn_server *s)
 {
     if (!s)
         return;
-    (void)atomic_fetch_add(&s->n_stops, 1); /* no further model is opened */
     if (s->base)
         close_all(s);
-    if (s->has_loader)
-        (void)pthread_join(s->loader, NULL);
+    qn_loader_end(s);
     qn_pulse_end(s);
-    for (size_t i = 0; s->models && i < s->cfg->n_models; i++)
-        qn_engine_free(atomic_load(&s->models[i].engine));
+    qn_loader_join(s);
     qn_secrets_end(s); /* its thread writes to the log */
+    qn_models_fini(s);
     qn_workers_free(s->log);
     qn_metrics_free(s->metrics);
+    qn_callers_free(s->callers);
     struct event *events[] = {s->wake, s->resume, s->deadline};
     for (size_t i = 0; i < QN_COUNT(events); i++)
         if (events[i])
@@ -437,8 +481,5 @@ void qn_server_free(qn_server *s)
         (void)close(s->wake_fd);
     (void)pthread_mutex_destroy(&s->ready_lock);
     (void)pthread_mutex_destroy(&s->fresh_lock);
-    qn_free(s->models);
-    qn_free(s->names);
-    qn_free(s->engines);
     qn_free(s);
 }

@@ -2,7 +2,8 @@
  * server.h - serves models over HTTP: sockets, workers, models, and the end of it.
  *
  * qn_server_new listens; qn_server_run serves until qn_server_stop, on the caller's thread, which is the I/O thread. Models are
- * opened by a loader thread that run starts, one after the other, while /health and /ready already answer.
+ * opened by a loader thread that run starts, one after the other, while /health and /ready already answer. Several models under a
+ * limit of memory are opened when they are asked for, and the least recently used ones put away.
  * Threads: as exchange.h; stop and reload are safe in a signal handler. */
 #ifndef QN_SERVER_SERVER_H
 #define QN_SERVER_SERVER_H
@@ -22,7 +23,7 @@ typedef struct qn_server_model {
     const char *name; /* as requests name it */
     const char *const *aliases;
     size_t n_aliases;
-    qn_config config; /* borrowed until the model is open */
+    qn_config config;
 } qn_server_model;
 
 typedef struct qn_server_config {
@@ -33,6 +34,9 @@ typedef struct qn_server_config {
     bool any_model;  /* an unknown name means the first */
     const qn_server_model *models;
     size_t n_models;
+    uint64_t
+        mem_limit; /* bytes for the process; of several models those that fit are open. 0: all are */
+    uint32_t keep_ms; /* under mem_limit: one that nobody asked for so long is put away; 0: not */
     const char *key_file;   /* read again by qn_server_reload; NULL: none */
     const qn_api_key *keys; /* besides */
     size_t n_keys;
@@ -51,7 +55,7 @@ typedef struct qn_server_config {
     int probe_ms; /* an engine idle so long is asked for a token; 0: 30 s */
     int max_connections, max_per_address; /* 0: limits.def */
     /* 0: limits.def */
-    int header_ms, body_gap_ms, body_ms, idle_ms, stall_ms, linger_ms, silence_ms;
+    int header_ms, body_gap_ms, body_ms, idle_ms, stall_ms, linger_ms, silence_ms, model_ms;
     /* One line of log, without its newline; any thread. NULL: none. Never holds a prompt, an answer or a key. */
     void (*log)(void *arg, const char *line);
     /* The same of the server itself: it drains, has read its keys again, is sick. */
@@ -62,8 +66,10 @@ typedef struct qn_server_config {
     void (*alive)(void *arg);
     /* The loader's: what of which model, how far. */
     void (*progress)(void *arg, const char *model, const char *what, double done);
-    /* A model is ready, or (err) failed to open. */
+    /* A model is open, or (err) could not be opened. */
     void (*opened)(void *arg, const char *model, qn_engine *e, const qn_err *err);
+    void (*closed)(void *arg, const char *model); /* it was put away */
+    void (*ready)(void *arg);                     /* requests are answered from now on */
     void *arg;
 } qn_server_config;
 
@@ -77,8 +83,10 @@ void qn_server_stop(qn_server *s);
 /* Keys and certificate are read again. What cannot be used leaves the old; either is told to `notice`. */
 void qn_server_reload(qn_server *s);
 qn_metrics *qn_server_metrics(qn_server *s);
-/* Names and engines of the models, for qn_metrics_*. Valid while the server lives. */
-size_t qn_server_engines(const qn_server *s, const char *const **names, qn_engine *const **engines);
+/* The models, for qn_metrics_*: freed with qn_free. NULL: out of memory, or there are none. */
+qn_model_view *qn_server_views(qn_server *s, size_t *n);
+/* Whether a model is being opened, which qn_server_free would wait for. */
+bool qn_server_is_opening(qn_server *s);
 void qn_server_free(qn_server *s);
 
 #endif

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * snapshot.c - see snapshot.h. */
 #include "server/snapshot.h"
-#include <quern/measure.h>
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -23,7 +22,6 @@ enum {
 
 typedef struct reading {
     uint64_t at_ns;
-    const qn_engine *engine[MAX_MODELS];
     qn_engine_stats of[MAX_MODELS];
 } reading;
 
@@ -37,10 +35,9 @@ struct qn_snapshots {
 
 /* One model as it is now, and as it was. */
 typedef struct model_now {
+    const qn_model_view *view;
     const char *name;
-    const qn_engine *engine; /* NULL: not open */
     qn_engine_stats now, before;
-    uint64_t weight_bytes;
 } model_now;
 
 typedef struct view {
@@ -102,13 +99,11 @@ static void keep(qn_snapshots *s, const view *v, uint64_t now)
         return;
     reading *r = &s->kept[s->n++ % N_READINGS];
     r->at_ns = now;
-    for (size_t i = 0; i < QN_MIN(v->n_models, (size_t)MAX_MODELS); i++) {
-        r->engine[i] = v->models[i].engine;
+    for (size_t i = 0; i < QN_MIN(v->n_models, (size_t)MAX_MODELS); i++)
         r->of[i] = v->models[i].now;
-    }
 }
 
-static bool read_all(qn_snapshots *s, view *v, const char *const *names, qn_engine *const *engines)
+static bool read_all(qn_snapshots *s, view *v, const qn_model_view *models)
 {
     v->n_series = qn_tally_size(s->tally);
     v->series = qn_calloc(v->n_series, sizeof *v->series, QN_MEM_MISC);
@@ -119,24 +114,14 @@ static bool read_all(qn_snapshots *s, view *v, const char *const *names, qn_engi
         qn_tally_at(s->tally, i, &v->series[i]);
     for (size_t i = 0; i < v->n_models; i++) {
         model_now *m = &v->models[i];
-        qn_engine_info info;
-        m->name = names[i];
-        m->engine = engines[i];
-        if (!m->engine)
-            continue;
-        qn_engine_get_stats(engines[i], &m->now);
-        qn_engine_get_info(engines[i], &info);
-        m->weight_bytes = info.weight_bytes_per_token;
+        *m = (model_now){.view = &models[i], .name = models[i].name, .now = models[i].stats};
     }
     (void)pthread_mutex_lock(&s->lock);
     uint64_t now = qn_now_ns();
     const reading *base = base_of(s, now);
     v->window_ns = now - (base ? base->at_ns : s->start_ns);
     for (size_t i = 0; base && i < QN_MIN(v->n_models, (size_t)MAX_MODELS); i++)
-        /* an engine that was opened anew counts from zero */
-        if (base->engine[i] == v->models[i].engine &&
-            base->of[i].n_steps <= v->models[i].now.n_steps)
-            v->models[i].before = base->of[i];
+        v->models[i].before = base->of[i];
     keep(s, v, now);
     (void)pthread_mutex_unlock(&s->lock);
     return true;
@@ -288,9 +273,9 @@ static void add_engine(const view *v, const model_now *m)
                 ratio(a->model_ns - b->model_ns, steps) * 1e-6,
                 ratio(a->sample_ns - b->sample_ns, steps) * 1e-6);
     /* while the model computes; an idle machine reads nothing */
-    if (steps && m->weight_bytes && a->model_ns > b->model_ns)
+    if (steps && m->view->weight_bytes && a->model_ns > b->model_ns)
         qn_str_addf(out, ",\"weight_bytes_per_second\":%.6g",
-                    (double)steps * (double)m->weight_bytes * 1e9 /
+                    (double)steps * (double)m->view->weight_bytes * 1e9 /
                         (double)(a->model_ns - b->model_ns));
     else
         qn_str_adds(out, ",\"weight_bytes_per_second\":null");
@@ -302,7 +287,11 @@ static void add_model(const view *v, const model_now *m, uint64_t *values)
     class_row row;
     qn_str_adds(out, "{\"name\":");
     qn_str_add_json(out, m->name, strlen(m->name));
-    qn_str_addf(out, ",\"ready\":%s", m->engine ? "true" : "false");
+    qn_str_addf(out,
+                ",\"ready\":%s,\"state\":\"%s\",\"bytes\":%" PRIu64 ",\"waiting_to_open\":%" PRIu32
+                ",\"opened\":%" PRIu64 ",\"closed\":%" PRIu64,
+                m->view->is_open ? "true" : "false", m->view->state, m->view->bytes,
+                m->view->n_waiting, m->view->n_opened, m->view->n_closed);
     add_engine(v, m);
     qn_str_adds(out, ",\"classes\":[");
     for (size_t i = 0; row_at(v, m, i, &row); i++) {
@@ -338,12 +327,11 @@ static void add_process(const view *v, const qn_snapshots *s)
     qn_str_adds(v->out, "},\"models\":[");
 }
 
-void qn_snapshot_write(qn_snapshots *s, qn_str *out, const char *const *names,
-                       qn_engine *const *engines, size_t n)
+void qn_snapshot_write(qn_snapshots *s, qn_str *out, const qn_model_view *models, size_t n)
 {
     view v = {.tally = s->tally, .out = out, .n_models = n};
     uint64_t *values = qn_calloc(QN_TALLY_RECENT, sizeof *values, QN_MEM_MISC);
-    if (values && read_all(s, &v, names, engines)) {
+    if (values && read_all(s, &v, models)) {
         add_process(&v, s);
         for (size_t i = 0; i < n; i++) {
             qn_str_adds(out, i ? "," : "");
@@ -395,17 +383,16 @@ static void report_class(const view *v, const model_now *m, const class_row *r, 
     qn_str_addc(v->out, '\n');
 }
 
-void qn_snapshot_report(qn_snapshots *s, qn_str *out, const char *const *names,
-                        qn_engine *const *engines, size_t n)
+void qn_snapshot_report(qn_snapshots *s, qn_str *out, const qn_model_view *models, size_t n)
 {
     view v = {.tally = s->tally, .out = out, .n_models = n};
     uint64_t *values = qn_calloc(QN_TALLY_RECENT, sizeof *values, QN_MEM_MISC);
     class_row row;
-    if (values && read_all(s, &v, names, engines))
+    if (values && read_all(s, &v, models))
         for (size_t i = 0; i < n; i++) {
-            qn_str_addf(out, "%s\n%-16s %9s%10s%10s%10s%9s%9s%8s%8s%10s%8s\n", names[i], "class",
-                        "requests", "p50 ms", "p95 ms", "p99 ms", "target", "attained", "share",
-                        "time", "preempted", "refused");
+            qn_str_addf(out, "%s\n%-16s %9s%10s%10s%10s%9s%9s%8s%8s%10s%8s\n", models[i].name,
+                        "class", "requests", "p50 ms", "p95 ms", "p99 ms", "target", "attained",
+                        "share", "time", "preempted", "refused");
             for (size_t k = 0; row_at(&v, &v.models[i], k, &row); k++)
                 report_class(&v, &v.models[i], &row, values);
         }

@@ -19,9 +19,7 @@ typedef struct qn_snapshots qn_snapshots;
 QN_MUST_USE qn_status qn_snapshots_new(qn_snapshots **out, qn_tally *tally, qn_err *err);
 void qn_snapshots_free(qn_snapshots *s); /* NULL allowed */
 /* As qn_metrics_snapshot and qn_metrics_report. */
-void qn_snapshot_write(qn_snapshots *s, qn_str *out, const char *const *names,
-                       qn_engine *const *engines, size_t n);
-void qn_snapshot_report(qn_snapshots *s, qn_str *out, const char *const *names,
-                        qn_engine *const *engines, size_t n);
+void qn_snapshot_write(qn_snapshots *s, qn_str *out, const qn_model_view *models, size_t n);
+void qn_snapshot_report(qn_snapshots *s, qn_str *out, const qn_model_view *models, size_t n);
 
 #endif

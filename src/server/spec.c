@@ -42,6 +42,8 @@ static bool duration(qn_slice s, uint32_t *ms)
         s.n--, scale = 1e3;
     else if (s.n > 1 && s.p[s.n - 1] == 'm')
         s.n--, scale = 6e4;
+    else if (s.n > 1 && s.p[s.n - 1] == 'h')
+        s.n--, scale = 3.6e6;
     if (!qn_parse_f64(s.p, s.n, &v) || v < 0 || v * scale > 86400e3)
         return false;
     *ms = (uint32_t)(v * scale + 0.5);
@@ -52,7 +54,7 @@ qn_status qn_spec_duration(const char *text, uint32_t *ms, qn_err *err)
 {
     if (duration(qn_slice_of(text), ms))
         return QN_OK;
-    return fail_part(err, "duration", qn_slice_of(text), "200ms, 1.5s or 2m, at most a day");
+    return fail_part(err, "duration", qn_slice_of(text), "200ms, 1.5s, 2m or 1h, at most a day");
 }
 
 /* Tokens: "8k" is 8192. */

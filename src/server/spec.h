@@ -22,7 +22,7 @@ QN_MUST_USE qn_status qn_spec_buckets(const char *text, qn_arena *a, qn_bucket *
 int qn_spec_class(const qn_config *c, const char *name);
 /* *least is 0 for a fixed number. */
 QN_MUST_USE qn_status qn_spec_batch(const char *text, int *least, int *most, qn_err *err);
-/* "200ms", "1.5s", "2m", "250" (ms). */
+/* "200ms", "1.5s", "2m", "1h", "250" (ms). */
 QN_MUST_USE qn_status qn_spec_duration(const char *text, uint32_t *ms, qn_err *err);
 /* Splits NAME=FILE; *name is NULL where there is none. */
 QN_MUST_USE qn_status qn_spec_model(const char *text, qn_arena *a, const char **name,

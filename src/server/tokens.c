@@ -8,6 +8,7 @@
  * Threads: workers. */
 #include "server/openai.h"
 
+#include "base/limits.h"
 #include <string.h>
 
 typedef struct asked {
@@ -100,7 +101,7 @@ static void add_piece(qn_str *s, const qn_engine *e, int32_t id)
 static void add_tokens(qn_str *s, const qn_engine *e, const asked *q, const int32_t *ids, size_t n)
 {
     qn_str_adds(s, "\"tokens\":[");
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n && s->n <= QN_LIMIT_HTTP_ANSWER; i++) { /* more is refused */
         if (i)
             qn_str_addc(s, ',');
         if (!q->with_pieces) {
@@ -115,7 +116,7 @@ static void add_tokens(qn_str *s, const qn_engine *e, const asked *q, const int3
     if (!q->return_strings)
         return;
     qn_str_adds(s, ",\"token_strs\":[");
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n && s->n <= QN_LIMIT_HTTP_ANSWER; i++) {
         const char *text = "";
         size_t n_text = 0;
         (void)qn_token_text(e, ids[i], &text, &n_text);
@@ -163,6 +164,9 @@ static qn_status decode(const qn_engine *e, const json_t *list, char **text, siz
     *text = NULL;
     if (!list)
         return qn_fail(err, QN_E_ARG, "tokens: found nothing, want an array of token ids");
+    if (json_array_size(list) > QN_LIMIT_SCORED_TOKENS)
+        return qn_fail(err, QN_E_ARG, "tokens: found %zu, want at most %d", json_array_size(list),
+                       QN_LIMIT_SCORED_TOKENS);
     qn_status s = qn_fields_ids("tokens", list, info.n_vocab, NULL, &ids, &n, err);
     if (s == QN_OK)
         s = qn_detokenize(e, ids, n, false, text, n_text, err);

@@ -2,6 +2,8 @@
  * turns.c - messages to a template's variables, as text that the library parses. */
 #include "server/turns.h"
 
+#include "base/limits.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -287,6 +289,9 @@ qn_status qn_turns_encode(qn_turns *t, const qn_engine *e, bool keep_open, int32
     qn_engine_get_info(e, &info);
     if (!info.has_chat_template)
         return qn_fail(err, QN_E_UNSUPPORTED, "the model has no chat template: send it raw text");
+    if (t->tools.n > QN_LIMIT_TOOLS_BYTES)
+        return qn_fail(err, QN_E_ARG, "tools: found %zu bytes in all, want at most %d", t->tools.n,
+                       QN_LIMIT_TOOLS_BYTES);
     /* of blanks alone nothing can be found in the template's text: the message is left out */
     bool goes_on = keep_open && t->is_open && has_text(&t->content);
     if (goes_on || !keep_open)

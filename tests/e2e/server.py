@@ -53,11 +53,11 @@ class Server:
     def __exit__(self, *_):
         self.stop()
 
-    def stop(self, sig=signal.SIGTERM):
-        """The exit status; everything it said is in lines and log then."""
+    def stop(self, sig=signal.SIGTERM, wait=None):
+        """The exit status; everything it said is in lines and log then. wait: TimeoutExpired after so many seconds."""
         if self.p.poll() is None:
             self.p.send_signal(sig)
-        self.p.wait()
+        self.p.wait(wait)
         for t in self.threads:
             t.join()
         return self.p.returncode

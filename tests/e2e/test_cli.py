@@ -21,12 +21,14 @@ def test_help():
     rc, out, err = run("--help")
     check("--help", rc == 0 and "usage: quern COMMAND" in out and err == "", out + err)
     rc, out, err = run("--version")
+    check("help", run("help") == run("--help"))
     check("--version", rc == 0 and out.startswith("quern ") and one_line(out), out)
     check("there are commands", len(commands()) >= 5, commands())
     for c in commands():
         rc, out, err = run(c, "--help")
         check(f"{c} --help", rc == 0 and out.startswith(f"usage: quern {c}") and err == "", out + err)
         check(f"{c} --help fits", max(map(len, out.splitlines())) <= 100, "a line over 100 columns")
+        check(f"help {c}", run("help", c) == run("--help", c) == (rc, out, err), run("help", c))
         rc, out, err = run(c, "--no-such-option")
         check(f"{c} unknown option", rc == 2 and one_line(err) and "--no-such-option" in err and out == "", err)
 
@@ -48,6 +50,9 @@ def test_man_pages():
 def test_usage():
     cases = [
         (["rum"], "did you mean run"),
+        (["help", "rum"], "did you mean run"),
+        (["serve", "--max-ctxt", "5"], "did you mean --max-ctx?"),
+        (["load", "--api-key-fiel", "x"], "did you mean --api-key-file?"),
         (["x\x1b[2Jy"], "unknown command 'x\\x1b[2Jy'"),
         (["run"], "--model"),
         (["run", "-m"], "--model"),

@@ -157,12 +157,12 @@ def drain():
     with Server("-m", MODEL, "-c", "4096", "--drain", "1000") as s:
         idle = s.connect()
         idle.request("GET", "/health")
-        check("healthy", idle.getresponse().read() == b'{"status":"ok"}')
+        check("healthy", idle.getresponse().read() == b'{"status":"ok"}\n')
         held = [unread(s) for _ in range(3)]
         s.p.send_signal(signal.SIGTERM)
         until(s, "what is waited for is told", has_line(s, "draining: 3 answers running, up to 1000 s; again to stop at once"))
         status, headers, text = ask(s, path="/health")
-        check("health says so", (status, text) == (503, '{"status":"draining"}'), (status, text))
+        check("health says so", (status, text) == (503, '{"status":"draining"}\n'), (status, text))
         check("livez does not", ask(s, path="/livez")[0] == 200)
         for name, c in (("new", s.connect()), ("idle", idle)):
             c.request("POST", "/v1/completions", json.dumps(body(1)), JSON)

@@ -154,11 +154,23 @@ class Server:
                     pass
 
 
-def load(server, *args, want=0, **kw):
-    """The JSON report."""
+def load(server, *args, want=None, **kw):
+    """The JSON report. The exit status is 1 if some requests failed, unless it is to be another."""
     rc, out, err = cli.run("load", server.url, "--json", *args, **kw)
-    cli.check("exit status of load %s" % " ".join(map(str, args)), rc == want, "%d: %s" % (rc, err))
-    return json.loads(out) if out else {}
+    r = json.loads(out) if out else {}
+    has_failed = "--sweep" not in args and r.get("failed", 0) > 0
+    cli.check("exit status of load %s" % " ".join(map(str, args)), rc == (int(has_failed) if want is None else want), "%d: %s" % (rc, err))
+    cli.check("and a line that says why", want is not None or not has_failed or (cli.one_line(err) and "requests failed: " in err), err)
+    return r
+
+
+KEYS = tempfile.TemporaryDirectory()
+
+
+def key_file(text):
+    with tempfile.NamedTemporaryFile("w", dir=KEYS.name, delete=False) as f:
+        f.write(text)
+    return f.name
 
 
 def rows(path):
@@ -297,8 +309,9 @@ def test_refused():
             cli.check("by status", sorted(errors) == [429, 500, 503] and errors[429]["refused"] and
                       not errors[500]["refused"] and errors[429]["n"] == 10, r["errors"])
             cli.check("message", errors[429]["message"] == "queue is full" and "\x1b" not in errors[500]["message"])
-        rc, out, _ = cli.run("load", s.url, "-n", 8, "-c", 1, "--in", 3, "--out", 1)
-        cli.check("text report", rc == 0 and "2 refused: HTTP 429, queue is full" in out and
+        rc, out, err = cli.run("load", s.url, "-n", 8, "-c", 1, "--in", 3, "--out", 1)
+        cli.check("why it failed", err == "quern: %s: 2 of 8 requests failed: 2 HTTP 500 (oh \\x1b[31m no)\n" % s.url, err)
+        cli.check("text report", rc == 1 and "2 refused: HTTP 429, queue is full" in out and
                   "8 requests, 2 done, 4 refused, 2 failed" in out and "\x1b" not in out, out)
 
 
@@ -405,7 +418,7 @@ def test_chat():
         yield CHUNKED + chunk(data + ending(r)) + b"0\r\n\r\n"
 
     with Server(answer) as s:
-        r = load(s, "--chat", "-n", 5, "-c", 1, "--in", 12, "--out", 4, "--model", "other", "--api-key", "sk-1")
+        r = load(s, "--chat", "-n", 5, "-c", 1, "--in", 12, "--out", 4, "--model", "other", "--api-key-file", key_file("# all\n\nsk-1 team p0\nsk-2\n"))
         cli.check("all are done", outcomes(r) == (5, 0, 0) and r["model"] == "other", r)
         cli.check("gaps", r["all"]["between_tokens_ms"]["n"] == 15, r)
         q = s.requests[0]
@@ -423,8 +436,11 @@ def test_wrong_servers():
         cli.check("%s: %s" % (url, text), rc == 1 and out == "" and text in err and cli.one_line(err), (rc, out, err))
 
     with Server(none, models=reply(401, {"error": {"message": "who are you"}})) as s:
-        says(s.url, "who are you (HTTP 401); wanted an --api-key")
-        says(s.url, "wanted another --api-key", "--api-key", "x")
+        says(s.url, "who are you (HTTP 401); wanted an --api-key-file")
+        says(s.url, "wanted another --api-key-file", "--api-key-file", key_file("x"))
+        says(s.url, "found no key", "--api-key-file", key_file("# none"))
+        says(s.url, "found a byte 1 in the key", "--api-key-file", key_file("x\1y"))
+        says(s.url, "nowhere", "--api-key-file", "nowhere")
     for models, text in ((reply(404, b"<html>"), "wanted an OpenAI-compatible server"),
                          (reply(200, b"<html>"), "no OpenAI-compatible server"),
                          (reply(200, {"data": []}), "has no model"),
@@ -441,8 +457,7 @@ def test_wrong_servers():
         rc, out, _ = cli.run("load", "localhost:%d/v1/completions" % s.port, "--model", "m", "-n", 2, "--in", 3, "--json")
         cli.check("a name with several addresses", rc == 0 and json.loads(out)["done"] == 2, out)
     for args in (["x", "y"], [], ["http://a", "--mix", "p0"], ["http://a", "--slo", "p0:1s"], ["http://a", "--rate", "1", "-c", "1"],
-                 ["http://a", "--sweep"], ["http://a", "--in", "5", "--shared-prefix", "6"], ["http://a", "--api-key", "x\ny"],
-                 ["ftp://a"]):
+                 ["http://a", "--sweep"], ["http://a", "--in", "5", "--shared-prefix", "6"], ["ftp://a"]):
         rc, out, err = cli.run("load", *args)
         cli.check("usage: %s" % args, rc == 2 and out == "" and cli.one_line(err), (rc, out, err))
 
@@ -593,16 +608,16 @@ def test_tls():
 def test_quern_serve():
     """Against our own server: completions and chat, classes, answers of just the length asked for."""
     model = cli.GOLDEN / "models" / "qwen3-tied-bf16"
-    with quern_server.Server("-m", model, "--classes", "p0:-:40%,p1:-:60%", "--api-key", "sk-x") as s:
+    with quern_server.Server("-m", model, "--classes", "p0:-:40%,p1:-:60%", "--api-key-file", key_file("sk-x")) as s:
         url = "http://127.0.0.1:%d" % s.port
         for more in (["--mix", "p0:1,p1:1"], ["--chat", "--rate", "100"], ["-c", "3", "--shared-prefix", "8"]):
-            rc, out, err = cli.run("load", url, "--json", "-n", 12, "--in", "8-12", "--out", 6, "--vocab", 500, "--api-key", "sk-x",
-                                   *more)
+            rc, out, err = cli.run("load", url, "--json", "-n", 12, "--in", "8-12", "--out", 6, "--vocab", 500,
+                                   "--api-key-file", key_file("sk-x"), *more)
             r = json.loads(out) if out else {}
             cli.check("answers of %s" % more, rc == 0 and outcomes(r) == (12, 0, 0) and r["output_tokens"] == 72, (r, err))
         rc, _, err = cli.run("load", url, "-n", 1)
-        cli.check("wants a key", rc == 1 and "--api-key" in err, err)
-        rc, out, _ = cli.run("load", url, "--api-key", "sk-x", "-n", 2, "--in", 4, "--vocab", 500, "--mix", "nobody:1")
+        cli.check("wants a key", rc == 1 and "--api-key-file" in err, err)
+        rc, out, _ = cli.run("load", url, "--api-key-file", key_file("sk-x"), "-n", 2, "--in", 4, "--vocab", 500, "--mix", "nobody:1")
         cli.check("an unknown class is told", rc == 1 and "HTTP 400" in out and "nobody" in out, out)
 
 

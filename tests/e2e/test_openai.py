@@ -5,6 +5,7 @@
 usage: test_openai.py QUERN"""
 import base64
 import json
+import math
 import struct
 
 from cli import GOLDEN, check, finish, skip
@@ -57,6 +58,10 @@ def chat(s):
         check(f"stream {i}: the same text", joined(data, i) == whole["choices"][i]["message"]["content"], joined(data, i))
     body["stream_options"] = {"include_usage": True}
     last = chunks(s, "/v1/chat/completions", body)[-1]
+    each = chunks(s, "/v1/chat/completions", {**body, "stream_options": {"include_usage": True, "continuous_usage_stats": True}})
+    so_far = [d["usage"]["completion_tokens"] for d in each]
+    check("stream: usage in every chunk", so_far == sorted(so_far) and so_far[0] <= 1 and so_far[-1] == 24 and each[-1]["choices"] == [], so_far)
+    check("stream: and of the prompt", {d["usage"]["prompt_tokens"] for d in each} == {u["prompt_tokens"]}, each[0])
     check("stream: usage last", last["choices"] == [] and last["usage"] == {**u, **last["usage"], "completion_tokens": 24}, last)
 
 
@@ -108,6 +113,74 @@ def scoring(s):
     check("scoring: nothing else", only["choices"][0]["text"] == "The quick brown fox jumps" and only["usage"]["completion_tokens"] == 0, only)
     data = chunks(s, "/v1/completions", {**body, "prompt": ids, "max_tokens": 0})
     check("scoring: as a stream", joined(data) == only["choices"][0]["text"], data)
+
+
+def prompt_logprobs(s):
+    """vLLM's field: the model's own tokens of each place, and the prompt's token with its rank."""
+    ids = s.post("/tokenize", {"prompt": "The quick brown fox jumps"})[1]["tokens"]
+    body = {"prompt": ids, "max_tokens": 1, "temperature": 0}
+    echoed = s.post("/v1/completions", {**body, "echo": True, "logprobs": 3})[1]["choices"][0]["logprobs"]
+    both = s.post("/v1/completions", {**body, "echo": True, "logprobs": 1, "prompt_logprobs": 3})[1]["choices"][0]
+    for choice in (s.post("/v1/completions", {**body, "prompt_logprobs": 3})[1]["choices"][0], both):
+        at = choice["prompt_logprobs"]
+        check("prompt_logprobs: one for each token, none for the first", len(at) == len(ids) and at[0] is None, at)
+        check("prompt_logprobs: the token first, then the best by rank", all(
+            next(iter(d)) == str(i) and [v["rank"] for k, v in d.items() if k != str(i)] == [n for n in (1, 2, 3) if n != d[str(i)]["rank"]]
+            for i, d in zip(ids[1:], at[1:])), at)
+        check("prompt_logprobs: as those of echo", [d[str(i)]["logprob"] for i, d in zip(ids[1:], at[1:])] == echoed["token_logprobs"][1:len(ids)], at)
+    check("prompt_logprobs: beside those of the answer", len(both["logprobs"]["tokens"]) == len(ids) + 1
+          and all(len(t) <= 2 for t in both["logprobs"]["top_logprobs"][1:]), both)
+    answer = s.post("/v1/chat/completions", {"messages": HELLO, "max_tokens": 1, "prompt_logprobs": 0})[1]
+    check("prompt_logprobs: of a chat", len(answer["prompt_logprobs"]) == answer["usage"]["prompt_tokens"]
+          and all(len(d) == 1 and list(d.values())[0]["rank"] >= 1 for d in answer["prompt_logprobs"][1:]), answer)
+    for more in ({"stream": True, "prompt_logprobs": 0}, {"prompt_logprobs": -1}, {"prompt_logprobs": 21}):
+        status, answer = s.post("/v1/completions", {**body, **more})
+        check(f"prompt_logprobs: {more} is refused", status == 400 and answer["error"]["param"] == "prompt_logprobs", answer)
+
+
+def rerank(s):
+    """p(yes) of yes and no behind the template of Qwen3-Reranker, worked out here from log-probabilities."""
+    before = ('<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. '
+              'Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n<Instruct>: ')
+    task = "Given a web search query, retrieve relevant passages that answer the query"
+    after = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    yes, no = (s.post("/tokenize", {"prompt": w})[1]["tokens"][0] for w in ("yes", "no"))
+    documents = ["Paris.", {"text": "A river is water."}, "<|im_end|>"]
+
+    def logprob(prompt, token):
+        ids = s.post("/tokenize", {"prompt": prompt})[1]["tokens"] + [token]
+        return s.post("/v1/completions", {"prompt": ids, "max_tokens": 1, "prompt_logprobs": 0})[1]["choices"][0]["prompt_logprobs"][-1][str(token)]["logprob"]
+
+    def want(query, document):
+        prompt = f"{before}{task}\n<Query>: {query}\n<Document>: {document}{after}"
+        return 1 / (1 + math.exp(logprob(prompt, no) - logprob(prompt, yes)))
+
+    status, answer = s.post("/v1/rerank", {"query": "What is a river?", "documents": documents})
+    got = answer.get("results", [])
+    check("rerank", status == 200 and answer["id"].startswith("rerank-") and {r["index"] for r in got} == {0, 1, 2}, answer)
+    check("rerank: best first", [r["relevance_score"] for r in got] == sorted((r["relevance_score"] for r in got), reverse=True))
+    check("rerank: usage", answer["usage"]["total_tokens"] > 3 * s.post("/tokenize", {"prompt": before + after})[1]["count"], answer["usage"])
+    for r in got:
+        text = ["Paris.", "A river is water.", "<|im_end|>"][r["index"]]
+        check(f"rerank: document {r['index']}", r["document"] == {"text": text}, r)
+        if r["index"] < 2:
+            check(f"rerank: score {r['index']}", abs(r["relevance_score"] - want("What is a river?", text)) < 1e-5, r)
+    top = s.post("/rerank", {"query": "What is a river?", "documents": documents, "top_n": 1, "return_documents": False})[1]["results"]
+    check("rerank: top_n", top == [{k: got[0][k] for k in ("index", "relevance_score")}], top)
+    other = s.post("/rerank", {"query": "What is a river?", "documents": documents[:1], "instruction": "Find what is a lie"})[1]["results"][0]
+    check("rerank: another task, another score", other["relevance_score"] not in {r["relevance_score"] for r in got})
+    scores = s.post("/score", {"text_1": "What is a river?", "text_2": ["Paris.", "A river is water."]})[1]
+    check("score", [(d["index"], d["score"]) for d in scores["data"]] == [(r["index"], r["relevance_score"]) for r in sorted(got, key=lambda r: r["index"])[:2]], scores)
+    pairs = s.post("/v1/score", {"text_1": ["What is a river?", "Where?"], "text_2": ["Paris.", "Paris."]})[1]["data"]
+    check("score: pair by pair", pairs[0]["score"] == scores["data"][0]["score"] != pairs[1]["score"], pairs)
+    for path, body, param in (("/v1/rerank", {"documents": ["a"]}, "query"), ("/v1/rerank", {"query": "a", "documents": []}, "documents"),
+                              ("/v1/rerank", {"query": "a", "documents": [1]}, "documents"), ("/v1/score", {"text_1": ["a", "b"], "text_2": ["c"]}, "text_2"),
+                              ("/rerank", {"query": "a", "documents": ["b " * 1100]}, "documents"),
+                              ("/rerank", {"query": "a", "documents": ["b"], "truncate_prompt_tokens": 5}, "truncate_prompt_tokens")):
+        status, answer = s.post(path, body)
+        check(f"rerank: {param} of {str(body)[:60]}", status == 400 and answer["error"]["param"] == param, answer)
+    status, answer = s.post("/v1/rerank", {"model": "plain", "query": "a", "documents": ["b"]})
+    check("rerank: not by a model that is none", status == 400 and "no reranker" in answer["error"]["message"], answer)
 
 
 def stops(s):
@@ -208,7 +281,9 @@ def client(s):
 
 
 with Server("-m", MODEL, "--served-model-name", NAME, "-c", "512") as server:
-    for part in (chat, logprobs, completions, scoring, stops, embeddings, models_and_tokens, errors, client):
+    for part in (chat, logprobs, completions, scoring, prompt_logprobs, stops, embeddings, models_and_tokens, errors, client):
         part(server)
     check("the server is well and ends with 0", server.stop() == 0, server.log[-3:])
+with Server("-m", f"tiny-reranker={MODEL}", "-m", f"plain={MODEL}", "-c", "1024") as server:
+    rerank(server)
 finish()

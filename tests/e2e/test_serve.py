@@ -51,6 +51,36 @@ def life():
         check("the log has no text", "Once upon" not in "".join(s.log), s.log)
 
 
+def head_first():
+    """The head of a stream goes out when the engine has the prompt, not with its first token; what cannot be answered is still no stream."""
+    paths = [("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}), ("/v1/completions", {"prompt": "Hi"}),
+             ("/v1/messages", {"messages": [{"role": "user", "content": "Hi"}]}), ("/v1/responses", {"input": "Hi"}), ("/generate", {"prompt": "Hi"})]
+    with Server("-m", MODEL, "--batch", len(paths) + 1, "--batch-timeout", "60s") as s:  # nothing is computed until all have come
+        open_streams = []
+        for i, (path, body) in enumerate(paths):
+            c = s.connect()
+            c.request("POST", path, json.dumps({**body, "max_tokens": 2, "stream": True}), {"Content-Type": "application/json"})
+            r = c.getresponse()
+            open_streams.append((c, r))
+            load = json.loads(s.get("/load")[2])
+            check(f"{path}: the head comes first", r.status == 200 and r.getheader("Content-Type") == "text/event-stream"
+                  and (load["running"], load["waiting"]) == (0, i + 1), (r.status, load))
+            status, answer = s.post(path, {**body, "max_tokens": 100000, "stream": True})
+            check(f"{path}: what is too long is no stream", status == 400, (status, answer))
+        check("the one that all waited for", ask(s, "Hi", 1)[0] == 200)
+        for (c, r), (path, _) in zip(open_streams, paths):
+            text = r.read().decode()
+            check(f"{path}: then all of it", text.count("data: ") > 2, text)
+            c.close()
+
+
+def long_context():
+    for c, warns in ((4096, False), (4097, True)):
+        with Server("-m", MODEL, "-c", c) as s:
+            s.stop()
+            check(f"a context of {c} where 4096 were trained", any("longer than the 4096" in line for line in s.log) == warns, s.log)
+
+
 def takes_requests(s):
     try:
         return s.get("/ready")[0] == 200
@@ -163,6 +193,8 @@ def unread():
 
 def main():
     life()
+    head_first()
+    long_context()
     unread()
     options()
     keys()

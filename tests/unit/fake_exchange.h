@@ -134,7 +134,8 @@ const json_t *qn_x_json(qn_exchange *x)
 
 qn_engine *qn_x_model(qn_exchange *x, const char *name, const char **served)
 {
-    *served = "tiny";
+    if (served)
+        *served = "tiny";
     if (!name || strcmp(name, "tiny") == 0 || strcmp(name, "alias") == 0)
         return x->engine;
     qn_x_error(x, 404, "model", "model_not_found", "no model '%s'", name);
@@ -145,10 +146,40 @@ size_t qn_x_n_models(const qn_exchange *x)
     (void)x;
     return 1;
 }
-void qn_x_model_at(const qn_exchange *x, size_t i, qn_model_entry *out)
+void qn_x_model_at(qn_exchange *x, size_t i, qn_model_entry *out)
 {
+    qn_engine_info *info = qn_arena_alloc(qn_x_arena(x), sizeof *info);
     assert_int_equal(i, 0);
-    *out = (qn_model_entry){"tiny", 1700000000, true, 1, x->engine};
+    assert_non_null(info);
+    qn_engine_get_info(x->engine, info);
+    *out = (qn_model_entry){.name = "tiny",
+                            .created = 1700000000,
+                            .state = QN_MODEL_LOADED,
+                            .progress = 1,
+                            .keep_ns = UINT64_MAX,
+                            .info = info};
+}
+size_t qn_x_find(const qn_exchange *x, const char *name)
+{
+    (void)x;
+    return !name || strcmp(name, "tiny") == 0 || strcmp(name, "alias") == 0 ? 0 : 1;
+}
+bool qn_x_keep(qn_exchange *x, uint64_t ns)
+{
+    (void)x;
+    (void)ns;
+    return false;
+}
+bool qn_x_put_away(qn_exchange *x, size_t i)
+{
+    (void)x;
+    (void)i;
+    return false;
+}
+uint64_t qn_x_waited_ns(const qn_exchange *x)
+{
+    (void)x;
+    return 0;
 }
 
 void qn_x_begin(qn_exchange *x, const char *type)
@@ -175,6 +206,10 @@ void qn_x_write_event(qn_exchange *x, const char *name, const qn_str *text)
     qn_x_write(x, s.p, s.n);
     qn_str_fini(&s);
 }
+void qn_x_write_comment(qn_exchange *x)
+{
+    qn_x_write(x, ": keep-alive\n\n", 14);
+}
 void qn_x_end(qn_exchange *x)
 {
     assert_true(x->is_streaming && !x->has_ended);
@@ -191,6 +226,8 @@ qn_status qn_x_generate(qn_exchange *x, const qn_answer_api *api, void *arg, qn_
     for (size_t i = 0; i < n_prompts && s == QN_OK; i++)
         s = qn_request_submit(&r[i], e, &prompts[i], params, err);
     bool is_submitted = s == QN_OK;
+    if (is_submitted && api->begins_at_once)
+        qn_x_begin(x, "text/event-stream");
     for (size_t i = 0; i < n_prompts && s == QN_OK; i++) {
         qn_event ev = {0};
         while (s == QN_OK && ev.kind != QN_EVENT_DONE) {
@@ -213,6 +250,12 @@ qn_status qn_x_generate(qn_exchange *x, const qn_answer_api *api, void *arg, qn_
     if (api->free)
         api->free(arg);
     return QN_OK;
+}
+
+qn_status qn_x_score(const qn_exchange *x, qn_engine *e, const qn_scoring *s, qn_err *err)
+{
+    return x->is_gone ? qn_fail(err, QN_E_CANCELLED, "the client has gone")
+                      : qn_score_shared(e, s, err);
 }
 
 /* ---- for the tests ---- */

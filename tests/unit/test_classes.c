@@ -728,6 +728,42 @@ static void test_storm(void **state)
     assert_true(first != storm(2, true, 1000));
 }
 
+/* A guest has its share beside steps, and waits for nobody who waits. */
+static void test_guest(void **state)
+{
+    (void)state;
+    static const qn_class list[] = {{.name = "a", .share = 90, .gap_ms = 20},
+                                    {.name = "b", .share = 10}};
+    qn_classes k;
+    qn_classes_init(&k, list, 2);
+    uint16_t guest = qn_classes_enter_guest(&k, 1, 7);
+    assert_true(qn_classes_is_first(&k, guest));
+    assert_true(qn_classes_guest_ns(&k) == UINT64_MAX);
+    uint16_t seq = qn_classes_enter(&k, 0, 8);
+    assert_true(qn_classes_guest_ns(&k) == 20000000u);
+    assert_true(qn_classes_is_first(&k, guest)); /* the other was in no step */
+    uint64_t had = 0, all = 0;
+    qn_classes_charge(&k, seq, 1000);
+    for (int i = 0; i < 2000; i++) {
+        bool is_guest = qn_classes_is_first(&k, guest);
+        uint64_t ns = is_guest ? 3000 : 1000;
+        if (!is_guest)
+            qn_classes_begin_step(&k);
+        qn_classes_charge(&k, is_guest ? guest : seq, ns);
+        had += is_guest ? ns : 0;
+        all += ns;
+    }
+    assert_in_range(had * 100 / all, 9, 11);
+    qn_classes_begin_step(&k); /* a step that could compute nothing */
+    for (int i = 0; i < 100; i++) {
+        assert_true(qn_classes_is_first(&k, guest));
+        qn_classes_charge(&k, guest, 1000);
+    }
+    qn_classes_leave_guest(&k, guest);
+    qn_classes_leave(&k, seq);
+    assert_int_equal(k.list[0].n_seqs + k.list[1].n_seqs, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -744,6 +780,7 @@ int main(void)
         cmocka_unit_test(test_hold),
         cmocka_unit_test(test_forecast),
         cmocka_unit_test(test_storm),
+        cmocka_unit_test(test_guest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

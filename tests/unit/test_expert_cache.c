@@ -6,6 +6,8 @@
 
 #include "engine/engine.h"
 #include "model/native.h"
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { N_IDS = 60 };
@@ -80,7 +82,7 @@ static uint64_t limit_for(const qn_engine *e, uint64_t n)
     qn_expert_counts x = qn_expert_cache_count(e->model->cache);
     uint64_t live = 0;
     for (int t = 0; t < QN_MEM_N_TAGS; t++)
-        live += qn_mem_live((qn_mem_tag)t);
+        live += qn_mem_live((qn_mem_tag)t) - e->live_before[t];
     return live - (x.n_experts - n) * x.slot_bytes + x.slot_bytes / 2;
 }
 
@@ -165,6 +167,8 @@ static void test_lost_file(void **state)
     rows want = {0}, none = {0};
     assert_int_equal(qn_file_read(&bytes, packed, 1u << 30, &err), QN_OK);
     qn_config c = config_of(packed, 1u << 30);
+    struct stat before;
+    assert_int_equal(stat(packed, &before), 0);
     qn_engine *e = open_engine(&c);
     assert_int_equal(score(e, 0, &want, &err), QN_OK);
     c.mem_limit = limit_for(e, e->model->config.n_experts_active);
@@ -179,6 +183,11 @@ static void test_lost_file(void **state)
     assert_non_null(f);
     assert_int_equal(fwrite(bytes.p, 1, bytes.n, f), bytes.n);
     assert_int_equal(fclose(f), 0);
+    assert_int_equal(score(e, 0, &none, &err), QN_E_IO);
+    assert_non_null(strstr(err.msg, "changed while in use"));
+    assert_int_equal(none.n, 0);
+    const struct timespec times[] = {before.st_atim, before.st_mtim};
+    assert_int_equal(utimensat(AT_FDCWD, packed, times, 0), 0);
     check_score(e, 0, &want, "after the file is back");
     check_score(e, 1, &want, "after the file is back");
     qn_engine_free(e);

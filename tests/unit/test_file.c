@@ -331,10 +331,67 @@ static int read_foreign(void)
     return ((const volatile char *)p)[sizeof page / 2];
 }
 
+static qn_file *map_some(const char *path)
+{
+    static const char some[100] = "some";
+    qn_file *f = NULL;
+    assert_int_equal(qn_file_write(path, some, sizeof some, NULL), QN_OK);
+    assert_int_equal(qn_file_map(&f, path, NULL), QN_OK);
+    return f;
+}
+
+/* Writes at the end of a file whose time of change is then another, however coarse the clock. */
+static void touch(const char *path)
+{
+    const struct timespec then[2] = {{.tv_sec = 1}, {.tv_sec = 1}};
+    int fd = open(path, O_WRONLY);
+    assert_true(fd >= 0 && pwrite(fd, "x", 1, 99) == 1 && futimens(fd, then) == 0);
+    (void)close(fd);
+}
+
+static void test_check(void **state)
+{
+    (void)state;
+    char path[512];
+    qn_err err;
+    (void)snprintf(path, sizeof path, "%s", in_folder("checked"));
+    qn_file *f = map_some(path);
+    assert_int_equal(qn_file_check(f, &err), QN_OK);
+    assert_int_equal(qn_file_write(path, "other", 5, &err), QN_OK); /* beside it */
+    assert_int_equal(qn_file_check(f, &err), QN_OK);
+    qn_file_unmap(f);
+    f = map_some(path);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(qn_file_check(f, &err), QN_OK);
+    qn_file_unmap(f);
+    f = map_some(path);
+    touch(path);
+    assert_int_equal(qn_file_check(f, &err), QN_E_IO);
+    assert_non_null(strstr(err.msg, "checked: the file changed while in use"));
+    qn_file_unmap(f);
+    f = map_some(path);
+    assert_int_equal(truncate(path, 50), 0);
+    assert_int_equal(qn_file_check(f, &err), QN_E_IO);
+    qn_file_unmap(f);
+}
+
+static int check_guarded(void)
+{
+    qn_file *f = map_some(in_folder("cut"));
+    qn_file_guard();
+    touch(f->path);
+    return qn_file_check(f, NULL) == QN_OK ? FINE : CANNOT;
+}
+
 static void test_guard(void **state)
 {
     (void)state;
     char said[512], want[512];
+    assert_int_equal(in_child(check_guarded, said, sizeof said), 74);
+    (void)snprintf(want, sizeof want,
+                   "quern: %s: the file changed or became unreadable while in use\n",
+                   in_folder("cut"));
+    assert_string_equal(said, want);
     assert_int_equal(in_child(read_truncated, said, sizeof said), 74);
     (void)snprintf(want, sizeof want,
                    "quern: %s: the file changed or became unreadable while in use\n",
@@ -349,7 +406,7 @@ int main(void)
         cmocka_unit_test(test_refused), cmocka_unit_test(test_map_and_read),
         cmocka_unit_test(test_write),   cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_paths),   cmocka_unit_test(test_folders),
-        cmocka_unit_test(test_guard),
+        cmocka_unit_test(test_check),   cmocka_unit_test(test_guard),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

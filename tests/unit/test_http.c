@@ -442,9 +442,9 @@ static void test_answers(void **state)
     qn_server_config cfg = {0};
     start(&f, &cfg);
     want(ask(&f, GET("/health") LAST), "HTTP/1.1 200 OK\r\n");
-    want(ask(&f, GET("/health") LAST), "\r\n\r\n{\"status\":\"ok\"}");
+    want(ask(&f, GET("/health") LAST), "\r\n\r\n{\"status\":\"ok\"}\n");
     want(ask(&f, "HEAD /health HTTP/1.1\r\nHost: localhost\r\n" LAST),
-         "Content-Length: 15\r\n\r\n");
+         "Content-Length: 16\r\n\r\n");
     assert_null(strstr(ask(&f, "HEAD /health HTTP/1.1\r\nHost: localhost\r\n" LAST), "status"));
     want(ask(&f, GET("/ready") LAST), "ready");
     want(ask(&f, GET("/version") LAST), "{\"version\":\"");
@@ -469,6 +469,59 @@ static void test_answers(void **state)
     want(ask(&f, "POST /echo HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n" LAST
                  "2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"),
          "\r\n\r\nhello");
+    stop(&f);
+}
+
+static void test_paths(void **state)
+{
+    (void)state;
+    fixture f;
+    qn_server_config cfg = {0};
+    start(&f, &cfg);
+    static const struct {
+        const char *path, *meant; /* NULL: nothing that there is */
+    } misses[] = {
+        {"/v1/message", "POST /v1/messages"},
+        {"/v1/massages", "POST /v1/messages"},
+        {"/v1/v1/messages", "POST /v1/messages"},
+        {"/messages", "POST /v1/messages"},
+        {"/v1/messages/", "POST /v1/messages"},
+        {"/v1", "POST /v1/messages"},
+        {"/v1/messages/strem", "GET /v1/messages/stream"},
+        {"/api/v1/json", "POST /api/json"},
+        {"/api/jsno", "POST /api/json"},
+        {"/healthz", "GET /health"},
+        {"/metric", "GET /metrics"},
+        {"/favicon.ico", NULL},
+        {"/x", NULL},
+        {"//", "GET /"},
+    };
+    for (size_t i = 0; i < QN_COUNT(misses); i++) {
+        char text[256], said[256];
+        (void)snprintf(text, sizeof text, "GET %s HTTP/1.1\r\nHost: localhost\r\n" LAST,
+                       misses[i].path);
+        if (misses[i].meant)
+            (void)snprintf(said, sizeof said, "nothing at %s; did you mean %s?", misses[i].path,
+                           misses[i].meant);
+        else
+            (void)snprintf(said, sizeof said, "nothing at %s; GET / lists", misses[i].path);
+        char *s = ask(&f, text);
+        want(s, "404 Not Found");
+        want(s, said);
+    }
+    char *s = ask(&f, GET("/") LAST);
+    want(s, "200 OK");
+    want(s, "Content-Type: text/plain; charset=utf-8\r\n");
+    want(s, "curl http://localhost/v1/chat/completions -d");
+    want(s, "\n  POST   /v1/messages\n");
+    stop(&f);
+    const qn_api_key key = {"secret", "alice", NULL};
+    const qn_server_model model = {.name = "hidden"};
+    cfg = (qn_server_config){.keys = &key, .n_keys = 1, .models = &model, .n_models = 0};
+    start(&f, &cfg);
+    want(ask(&f, GET("/") LAST), "It wants a key");
+    want(ask(&f, GET("/") "x-api-key: secret\r\n" LAST), "Models\n");
+    want(ask(&f, GET("/nothing") LAST), "401 Unauthorized");
     stop(&f);
 }
 
@@ -602,7 +655,7 @@ static void test_time(void **state)
     want(ask(&f, GET("/rest/1") "\r\n"), "[1]"); /* closed when idle */
     int fd = dial(&f);
     say(fd, GET("/endless") "\r\n", strlen(GET("/endless") "\r\n"));
-    hear_until(fd, "3\r\n:\n\n\r\n3\r\n:\n\n\r\n");
+    hear_until(fd, "e\r\n: keep-alive\n\n\r\ne\r\n: keep-alive\n\n\r\n");
     (void)close(fd);
     stop(&f);
     /* nothing is read: the server gives up, or else stopping would take its time */
@@ -627,6 +680,12 @@ static void test_busy(void **state)
     want(ask(&f, GET("/health") LAST), "200 OK"); /* though the only worker waits */
     int c = dial(&f);
     hear_until((say(c, GET("/health") "\r\n", strlen(GET("/health") "\r\n")), c), "ok");
+    want(ask(&f, GET("/health") LAST), "200 OK"); /* in the place of the idle one */
+    (void)close(c);
+    c = dial(&f);
+    say(c, GET("/health") "\r\n" GET("/wait") LAST,
+        strlen(GET("/health") "\r\n" GET("/wait") LAST));
+    hear_until(c, "ok");
     want(ask(&f, GET("/health") LAST), "503 Service Unavailable");
     (void)close(b); /* gone before a worker had time for it */
     (void)pthread_mutex_unlock(&gate);
@@ -649,7 +708,7 @@ static void test_half_close(void **state)
     hear_until(a, "100 Continue\r\n\r\n"); /* are you there? */
     say(b, GET("/endless") "\r\n", strlen(GET("/endless") "\r\n"));
     assert_int_equal(shutdown(b, SHUT_WR), 0);
-    hear_until(b, ":\n\n");
+    hear_until(b, ": keep-alive\n\n");
     (void)close(b);
     (void)pthread_mutex_unlock(&gate);
     char *s = hear(a);
@@ -732,13 +791,13 @@ static void test_new(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_requests), cmocka_unit_test(test_meaning),
-        cmocka_unit_test(test_limits),   cmocka_unit_test(test_answers),
-        cmocka_unit_test(test_streams),  cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_keys),     cmocka_unit_test(test_time),
-        cmocka_unit_test(test_busy),     cmocka_unit_test(test_half_close),
-        cmocka_unit_test(test_stop),     cmocka_unit_test(test_second_stop),
-        cmocka_unit_test(test_new),
+        cmocka_unit_test(test_requests),    cmocka_unit_test(test_meaning),
+        cmocka_unit_test(test_limits),      cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_paths),       cmocka_unit_test(test_streams),
+        cmocka_unit_test(test_errors),      cmocka_unit_test(test_keys),
+        cmocka_unit_test(test_time),        cmocka_unit_test(test_busy),
+        cmocka_unit_test(test_half_close),  cmocka_unit_test(test_stop),
+        cmocka_unit_test(test_second_stop), cmocka_unit_test(test_new),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -108,6 +108,32 @@ static json_t *parse(const char *text)
     return v;
 }
 
+/* Of one object, not of all together. */
+static void test_keys(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        bool is_good;
+    } cases[] = {{"{\"a\":1,\"b\":2,\"c\":3}", true},
+                 {"{\"a\":1,\"b\":2,\"c\":3,\"d\":4}", false},
+                 {"[{\"a\":1,\"b\":2},{\"a\":1,\"b\":2}]", true},
+                 {"{\"a\":{\"a\":1,\"b\":2,\"c\":3},\"b\":{\"d\":4},\"c\":0}", true},
+                 {"{\"a\":{\"a\":1},\"b\":0,\"c\":{\"b\":{},\"c\":1,\"d\":1,\"e\":1}}", false},
+                 {"{\"::::\":1,\"b\":\":,:,:\"}", true}};
+    for (size_t i = 0; i < QN_COUNT(cases); i++) {
+        json_t *v = NULL;
+        qn_err err;
+        size_t bytes;
+        const qn_json_bounds b = {.keys = 3};
+        qn_status s =
+            qn_json_parse_within(&v, cases[i].text, strlen(cases[i].text), &b, &bytes, "t", &err);
+        assert_int_equal(s, cases[i].is_good ? QN_OK : QN_E_FORMAT);
+        assert_true(cases[i].is_good || strstr(err.msg, "t: a JSON object of 4 keys, limit 3"));
+        json_decref(v);
+    }
+}
+
 /* Memory, not only text: two bytes of text can be 500 of memory. */
 static void test_memory(void **state)
 {
@@ -119,13 +145,14 @@ static void test_memory(void **state)
     for (int i = 0; i < 10000; i++)
         qn_str_adds(&text, i ? ",{}" : "{}");
     qn_str_addc(&text, ']');
-    size_t live = qn_mem_live(QN_MEM_MISC), bytes = 1 << 20;
-    assert_int_equal(qn_json_parse_within(&v, text.p, text.n, 0, &bytes, "t", &err), QN_E_FORMAT);
+    size_t live = qn_mem_live(QN_MEM_MISC), bytes;
+    qn_json_bounds b = {.bytes = 1 << 20};
+    assert_int_equal(qn_json_parse_within(&v, text.p, text.n, &b, &bytes, "t", &err), QN_E_FORMAT);
     assert_non_null(strstr(err.msg, "t: JSON takes more than 1048576 bytes"));
     assert_null(v);
     assert_int_equal(qn_mem_live(QN_MEM_MISC), live);
-    bytes = 64 << 20;
-    assert_int_equal(qn_json_parse_within(&v, text.p, text.n, 0, &bytes, "t", &err), QN_OK);
+    b.bytes = 64 << 20;
+    assert_int_equal(qn_json_parse_within(&v, text.p, text.n, &b, &bytes, "t", &err), QN_OK);
     assert_true(bytes > 1 << 20 && bytes < 64 << 20);
     assert_true(qn_mem_live(QN_MEM_MISC) - live <= bytes);
     json_decref(v);
@@ -296,11 +323,11 @@ static void test_loading(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refused),      cmocka_unit_test(test_depth_and_size),
-        cmocka_unit_test(test_memory),       cmocka_unit_test(test_integers),
-        cmocka_unit_test(test_other_fields), cmocka_unit_test(test_writing),
-        cmocka_unit_test(test_loading),      cmocka_unit_test(test_written_again),
-        cmocka_unit_test(test_format_f64),
+        cmocka_unit_test(test_refused),       cmocka_unit_test(test_depth_and_size),
+        cmocka_unit_test(test_keys),          cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_integers),      cmocka_unit_test(test_other_fields),
+        cmocka_unit_test(test_writing),       cmocka_unit_test(test_loading),
+        cmocka_unit_test(test_written_again), cmocka_unit_test(test_format_f64),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -203,13 +203,12 @@ static qn_metrics *new_metrics(void)
     return m;
 }
 
-static const char *const m_name[] = {"m"};
-static qn_engine *const no_engine[] = {NULL};
+static const qn_model_view closed[] = {{.name = "m", .state = "unloaded"}};
 
 static qn_str text_of(qn_metrics *m)
 {
     qn_str text = {0};
-    qn_metrics_write(m, &text, m_name, no_engine, 1);
+    qn_metrics_write(m, &text, closed, 1);
     check_text(&text);
     return text;
 }
@@ -294,13 +293,15 @@ static void test_labels(void **state)
 {
     (void)state;
     static const char *const odd[] = {"a\\b\"c\nd", "broken \xff", ""};
-    qn_engine *const none[] = {NULL, NULL, NULL};
+    const qn_model_view views[] = {{.name = odd[0], .state = "loading"},
+                                   {.name = odd[1], .state = "loading"},
+                                   {.name = odd[2], .state = "loading"}};
     qn_metrics *m = new_metrics();
     qn_str t = {0};
     for (size_t i = 0; i < QN_COUNT(odd); i++)
         qn_metrics_gap(m, odd[i], "p0", MS);
     qn_metrics_http(m, "GET", "/\"\\\n", 200);
-    qn_metrics_write(m, &t, odd, none, QN_COUNT(odd));
+    qn_metrics_write(m, &t, views, QN_COUNT(views));
     check_text(&t);
     assert_true(sample(&t, "quern:inter_token_latency_seconds_count{model_name=\"a\\\\b\\\"c\\nd\","
                            "class=\"p0\"}") == 1);
@@ -313,17 +314,17 @@ static void test_long_name(void **state)
 {
     (void)state;
     char name[200];
-    const char *const names[] = {name};
+    const qn_model_view view = {.name = name, .state = "unloaded"};
     qn_metrics *m = new_metrics();
     qn_str t = {0};
     memset(name, 'x', sizeof name);
     memcpy(name + 62, "\xc3\xa9", 2); /* the cut would part it */
     name[sizeof name - 1] = 0;
     qn_metrics_gap(m, name, "p0", MS);
-    qn_metrics_write(m, &t, names, no_engine, 1);
+    qn_metrics_write(m, &t, &view, 1);
     check_text(&t);
     qn_str_clear(&t);
-    qn_metrics_snapshot(m, &t, names, no_engine, 1);
+    qn_metrics_snapshot(m, &t, &view, 1);
     json_t *o;
     assert_int_equal(qn_json_parse(&o, t.p, t.n, 0, "snapshot", NULL), QN_OK);
     assert_int_equal(json_array_size(json_object_get(
@@ -460,12 +461,12 @@ static void test_timeline(void **state)
 
 /* ---- snapshot, report ---- */
 
-static json_t *snapshot_of(qn_metrics *m, qn_engine *const *engines)
+static json_t *snapshot_of(qn_metrics *m, const qn_model_view *view)
 {
     qn_str t = {0};
     json_t *o;
     qn_err err;
-    qn_metrics_snapshot(m, &t, m_name, engines, 1);
+    qn_metrics_snapshot(m, &t, view, 1);
     assert_false(t.failed);
     if (qn_json_parse(&o, t.p, t.n, 0, "snapshot", &err) != QN_OK)
         fail_msg("%s", err.msg);
@@ -483,7 +484,7 @@ static void test_snapshot(void **state)
     r.reason = "queue_full";
     qn_metrics_request(m, &r);
     qn_metrics_http(m, "POST", "/v1/completions", 429);
-    json_t *o = snapshot_of(m, no_engine);
+    json_t *o = snapshot_of(m, closed);
     const json_t *model = json_array_get(json_object_get(o, "models"), 0);
     const json_t *classes = json_object_get(model, "classes"), *c = json_array_get(classes, 0);
     assert_true(json_is_false(json_object_get(model, "ready")));
@@ -498,7 +499,7 @@ static void test_snapshot(void **state)
     assert_int_equal(json_integer_value(json_object_get(json_object_get(o, "http"), "4xx")), 1);
     json_decref(o);
     qn_str t = {0};
-    qn_metrics_report(m, &t, m_name, no_engine, 1);
+    qn_metrics_report(m, &t, closed, 1);
     assert_false(t.failed);
     assert_true(strstr(t.p, "p0                       1    2110.0    2110.0    2110.0") != NULL);
     qn_str_fini(&t);
@@ -514,9 +515,9 @@ static void test_failure(void **state)
     qn_metrics_request(m, &r);
     for (size_t limit = 1; limit < 20000; limit = limit * 2 + 1) {
         qn_str a = {.limit = limit}, b = a, c = a;
-        qn_metrics_write(m, &a, m_name, no_engine, 1);
+        qn_metrics_write(m, &a, closed, 1);
         assert_true(a.failed || a.n <= limit);
-        qn_metrics_snapshot(m, &b, m_name, no_engine, 1);
+        qn_metrics_snapshot(m, &b, closed, 1);
         assert_true(b.failed || b.n <= limit);
         qn_metrics_timeline(m, &c, 10, NULL);
         assert_true(c.failed || c.n <= limit);
@@ -556,7 +557,7 @@ static void test_threads(void **state)
         qn_str t = text_of(m);
         qn_str_fini(&t);
         json_decref(timeline_of(m, 1000));
-        json_decref(snapshot_of(m, no_engine));
+        json_decref(snapshot_of(m, closed));
     }
     for (int i = 0; i < N_THREADS; i++)
         (void)pthread_join(threads[i], NULL);
@@ -583,7 +584,7 @@ static void test_engine(void **state)
     cfg.max_seqs = 2;
     cfg.classes = classes;
     cfg.n_classes = 2;
-    qn_engine *e = open_engine(&cfg), *const engines[] = {e};
+    qn_engine *e = open_engine(&cfg);
     qn_metrics *m = new_metrics();
     qn_params sp = greedy(6);
     sp.class_name = "urgent";
@@ -597,7 +598,13 @@ static void test_engine(void **state)
     int n_prompt = ev.n_prompt_tokens;
     qn_request_free(req);
     qn_str t = {0};
-    qn_metrics_write(m, &t, m_name, engines, 1);
+    qn_model_view view = {
+        .name = "m", .state = "loaded", .is_open = true, .was_open = true, .rank = 1, .bytes = 77};
+    qn_engine_info info;
+    qn_engine_get_info(e, &info);
+    qn_engine_get_stats(e, &view.stats);
+    view.weight_bytes = info.weight_bytes_per_token;
+    qn_metrics_write(m, &t, &view, 1);
     check_text(&t);
     assert_true(sample(&t, "quern:model_ready{model_name=\"m\"}") == 1);
     assert_true(sample(&t, "quern:engine_prompt_tokens_total{model_name=\"m\"}") == n_prompt);
@@ -610,7 +617,9 @@ static void test_engine(void **state)
     assert_true(sample(&t, "quern:steps_total{model_name=\"m\"}") >= 1);
     assert_true(sample(&t, "quern:step_seconds_total{model_name=\"m\",part=\"model\"}") > 0);
     assert_true(sample(&t, "vllm:num_requests_running{model_name=\"m\",engine=\"0\"}") == 0);
-    json_t *o = snapshot_of(m, engines);
+    assert_true(sample(&t, "quern:model_bytes{model_name=\"m\"}") == 77);
+    assert_true(sample(&t, "quern:model_eviction_rank{model_name=\"m\"}") == 1);
+    json_t *o = snapshot_of(m, &view);
     const json_t *model = json_array_get(json_object_get(o, "models"), 0);
     assert_int_equal(json_integer_value(json_object_get(model, "output_tokens")), 6);
     assert_true(json_number_value(json_object_get(model, "output_tokens_per_second")) > 0);
@@ -621,7 +630,7 @@ static void test_engine(void **state)
     assert_true(fabs(json_number_value(json_object_get(c, "share")) - 0.6) < 1e-6);
     json_decref(o);
     qn_str_clear(&t);
-    qn_metrics_report(m, &t, m_name, engines, 1);
+    qn_metrics_report(m, &t, &view, 1);
     assert_true(strstr(t.p, "100.0 %    60 %   100 %") != NULL);
     qn_str_fini(&t);
     qn_metrics_free(m);

@@ -276,13 +276,140 @@ static void test_classes(void **state)
     qn_engine_free(e);
 }
 
+/* Each tells its own memory, whatever others have, and as a dry one said before. */
+static void test_two_engines(void **state)
+{
+    (void)state;
+    qn_config c = config_of();
+    qn_engine_info planned, first, second;
+    c.dry = true;
+    qn_engine *dry = open_engine(&c);
+    qn_engine_get_info(dry, &planned);
+    c.dry = false;
+    qn_engine *a = open_engine(&c);
+    c.mem_limit = 64u << 20;
+    qn_engine *b = open_engine(&c);
+    qn_engine_get_info(a, &first);
+    qn_engine_get_info(b, &second);
+    const qn_engine_info *infos[] = {&first, &second};
+    for (size_t i = 0; i < QN_COUNT(infos); i++) {
+        assert_true(infos[i]->weight_bytes == planned.weight_bytes);
+        assert_true(infos[i]->kv_bytes == planned.kv_bytes && planned.kv_bytes > 0);
+        assert_true(infos[i]->activation_bytes == planned.activation_bytes);
+        assert_true(infos[i]->vocab_bytes == planned.vocab_bytes);
+        assert_true(infos[i]->spare_bytes == 0);
+    }
+    qn_engine_free(dry);
+    /* the limit is the engine's own: what others have does not count */
+    c.mem_limit = first.weight_bytes + first.kv_bytes + first.activation_bytes + (2u << 20);
+    qn_engine *d = open_engine(&c);
+    qn_engine_free(a);
+    qn_engine_free(b);
+    qn_engine_free(d);
+}
+
+/* However many one tenant sends, whoever comes finds a place. */
+static void test_queue_shares(void **state)
+{
+    (void)state;
+    qn_err err;
+    qn_config c = config_of();
+    c.max_queue = 6;
+    qn_engine *e = open_engine(&c);
+    static const struct {
+        uint64_t tenant;
+        qn_status want;
+    } asks[] = {{1, QN_OK},     {1, QN_OK},     {1, QN_OK},           {1, QN_E_QUEUE_FULL},
+                {2, QN_OK},     {2, QN_OK},     {2, QN_E_QUEUE_FULL}, {3, QN_OK},
+                {4, QN_E_BUSY}, {1, QN_E_BUSY}, {0, QN_E_QUEUE_FULL}};
+    static qn_request r[QN_COUNT(asks)];
+    (void)pthread_mutex_lock(&e->lock);
+    for (size_t i = 0; i < QN_COUNT(asks); i++) {
+        r[i] = (qn_request){
+            .engine = e, .n_prompt = 8, .params = greedy(8), .tenant_id = asks[i].tenant};
+        assert_int_equal(qn_engine_admit(e, &r[i], &err), asks[i].want);
+    }
+    assert_int_equal(e->n_tenants, 3);
+    e->n_inbox[0] = 0; /* none of these came through the inbox */
+    (void)pthread_mutex_unlock(&e->lock);
+    for (size_t i = 0; i < QN_COUNT(asks); i++)
+        if (asks[i].want == QN_OK)
+            qn_serving_end(e, &r[i], false);
+    assert_int_equal(e->n_tenants, 0);
+    /* running ones do not count, and what ended leaves nothing behind */
+    qn_params sp = greedy(4);
+    int32_t ids[8], out[4];
+    sp.tenant = "somebody";
+    some_ids(ids, 8, 1);
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(answer(e, &(qn_prompt){.ids = ids, .n_ids = 8}, &sp, out, 4), 4);
+    assert_int_equal(e->n_tenants, 0);
+    qn_engine_free(e);
+}
+
+typedef struct asked {
+    int n, most;
+} asked;
+
+static bool ask(void *arg)
+{
+    asked *a = arg;
+    return ++a->n <= a->most;
+}
+
+static bool keep_none(void *arg, size_t pos, const float *logits, size_t n_vocab)
+{
+    (void)arg;
+    (void)pos;
+    (void)logits;
+    (void)n_vocab;
+    return true;
+}
+
+/* Short chunks where somebody may be in a hurry, and an end when nobody waits any more. */
+static void test_shared_scores(void **state)
+{
+    (void)state;
+    static const qn_class k[] = {{.name = "quick", .share = 90, .target_ms = 1},
+                                 {.name = "slow", .share = 10}};
+    qn_err err;
+    int32_t ids[64];
+    qn_config c = config_of();
+    some_ids(ids, 64, 7);
+    for (int quick = 0; quick < 2; quick++) {
+        c.classes = quick ? k : NULL;
+        c.n_classes = quick ? 2 : 0;
+        qn_engine *e = open_engine(&c);
+        asked a = {.most = 1000};
+        qn_scoring s = {.ids = ids,
+                        .n_ids = 64,
+                        .class_name = quick ? "slow" : NULL,
+                        .tenant = "t",
+                        .on_logits = keep_none,
+                        .goes_on = ask,
+                        .arg = &a};
+        assert_int_equal(qn_score_shared(e, &s, &err), QN_OK);
+        assert_true(quick ? a.n > 1 : a.n == 1);
+        a = (asked){.most = 0};
+        assert_int_equal(qn_score_shared(e, &s, &err), QN_E_CANCELLED);
+        qn_step_lock(e);
+        assert_int_equal(qn_scheduler_check(&e->scheduler, &err), QN_OK);
+        assert_int_equal(e->n_scoring, 0);
+        assert_true(e->scheduler.classes.list[quick].used_ns > 0);
+        assert_int_equal(e->scheduler.classes.list[quick].n_seqs, 0);
+        qn_step_unlock(e);
+        assert_int_equal(stats_of(e).n_kv_used, 0);
+        qn_engine_free(e);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest t[] = {
-        cmocka_unit_test(test_same_answers),
-        cmocka_unit_test(test_second_turn),
-        cmocka_unit_test(test_config),
-        cmocka_unit_test(test_classes),
+        cmocka_unit_test(test_two_engines),   cmocka_unit_test(test_same_answers),
+        cmocka_unit_test(test_second_turn),   cmocka_unit_test(test_config),
+        cmocka_unit_test(test_classes),       cmocka_unit_test(test_queue_shares),
+        cmocka_unit_test(test_shared_scores),
     };
     return cmocka_run_group_tests(t, NULL, NULL);
 }

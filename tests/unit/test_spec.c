@@ -106,7 +106,9 @@ static void test_batches(void **state)
     assert_int_equal(ms, 250);
     assert_int_equal(qn_spec_duration("1.5s", &ms, &err), QN_OK);
     assert_int_equal(ms, 1500);
-    static const char *const times[] = {"", "s", "ms", "1h", "-1s", "2000m", "inf", "1e400"};
+    assert_int_equal(qn_spec_duration("2h", &ms, &err), QN_OK);
+    assert_int_equal(ms, 7200000);
+    static const char *const times[] = {"", "s", "ms", "1w", "-1s", "25h", "inf", "1e400"};
     for (size_t i = 0; i < QN_COUNT(times); i++)
         assert_int_equal(qn_spec_duration(times[i], &ms, &err), QN_E_ARG);
 }
