@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_pulse.c - a server notices that its engine no longer goes on, and that it does again; probes are in nobody's counts. */
+ * test_pulse.c - a server notices that its engine no longer goes on, and that it does again; probes are in nobody's counts, and keep
+ * no model from being put away. */
 #include "check.h"
 
 #include "engine/engine.h"
@@ -7,6 +8,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -19,7 +21,7 @@ typedef struct fixture {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     qn_engine *engine;
-    int n_alive, n_sick, n_well;
+    int n_alive, n_sick, n_well, n_closed;
 } fixture;
 
 static void change(fixture *f, int *what)
@@ -67,6 +69,13 @@ static void on_opened(void *arg, const char *model, qn_engine *e, const qn_err *
     (void)pthread_mutex_unlock(&f->lock);
 }
 
+static void on_closed(void *arg, const char *model)
+{
+    fixture *f = arg;
+    (void)model;
+    change(f, &f->n_closed);
+}
+
 static void *run(void *arg)
 {
     fixture *f = arg;
@@ -74,22 +83,41 @@ static void *run(void *arg)
     return NULL;
 }
 
-/* The status of GET path. */
-static int ask(const fixture *f, const char *path)
+/* The status. */
+static int send_request(const fixture *f, const char *request)
 {
     struct sockaddr_in a = {.sin_family = AF_INET,
                             .sin_port = htons((uint16_t)qn_server_port(f->server)),
                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    char text[256];
-    int fd = socket(AF_INET, SOCK_STREAM, 0), n = 0;
+    char text[256] = {0};
+    size_t n = strlen(request);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
     assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
-    n = snprintf(text, sizeof text,
-                 "GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", path);
-    assert_int_equal(send(fd, text, (size_t)n, MSG_NOSIGNAL), n);
-    memset(text, 0, sizeof text);
+    assert_int_equal(send(fd, request, n, MSG_NOSIGNAL), n);
     assert_true(recv(fd, text, sizeof text - 1, MSG_WAITALL) > 12);
     (void)close(fd);
     return (text[9] - '0') * 100 + (text[10] - '0') * 10 + text[11] - '0';
+}
+
+static int ask(const fixture *f, const char *path)
+{
+    char text[256];
+    (void)snprintf(text, sizeof text,
+                   "GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", path);
+    return send_request(f, text);
+}
+
+/* One token of a model. */
+static int ask_model(const fixture *f, const char *model)
+{
+    char text[512], body[128];
+    int n =
+        snprintf(body, sizeof body, "{\"model\":\"%s\",\"prompt\":[7],\"max_tokens\":1}", model);
+    (void)snprintf(text, sizeof text,
+                   "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                   "Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+                   n, body);
+    return send_request(f, text);
 }
 
 static void test_sick(void **state)
@@ -143,8 +171,43 @@ static void test_sick(void **state)
     qn_server_free(f.server);
 }
 
+static void test_put_away(void **state)
+{
+    (void)state;
+    fixture f = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+    qn_server_model m[2] = {{.name = "m", .config = qn_config_default()},
+                            {.name = "n", .config = qn_config_default()}};
+    qn_server_config cfg = {.models = m,
+                            .n_models = 2,
+                            .mem_limit = (uint64_t)4 << 30,
+                            .keep_ms = 10,
+                            .watchdog_ms = 3,
+                            .probe_ms = 1,
+                            .drain_s = 30,
+                            .alive = on_alive,
+                            .notice = on_notice,
+                            .closed = on_closed,
+                            .arg = &f};
+    for (int i = 0; i < 2; i++) {
+        m[i].config.model = model_path;
+        m[i].config.max_ctx = 256;
+        m[i].config.n_kv_blocks = 64;
+    }
+    assert_int_equal(qn_server_new(&f.server, &cfg, NULL), QN_OK);
+    assert_int_equal(pthread_create(&f.thread, NULL, run, &f), 0);
+    for (int i = 0; i < 20; i++) { /* though it is probed all the time */
+        assert_int_equal(ask_model(&f, m[i % 2].name), 200);
+        (void)wait_over(&f, &f.n_closed, i);
+    }
+    qn_server_stop(f.server);
+    assert_int_equal(pthread_join(f.thread, NULL), 0);
+    qn_server_free(f.server);
+    assert_int_equal(f.n_sick, 0);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sick)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sick),
+                                       cmocka_unit_test(test_put_away)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
