@@ -34,7 +34,8 @@ typedef struct qn_engine_stats {
     uint64_t n_preempted;
     uint64_t n_draft_tokens, n_accepted_tokens;
     uint64_t n_steps, n_step_rows, n_step_seqs; /* sums over all steps */
-    uint64_t schedule_ns, model_ns, sample_ns;  /* of the steps' time */
+    uint64_t n_ops; /* operations of all steps; grows during a step, too */
+    uint64_t schedule_ns, model_ns, sample_ns; /* of the steps' time */
     int n_classes;
     qn_class_stats classes[QN_MAX_CLASSES];
 } qn_engine_stats;

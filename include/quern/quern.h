@@ -252,14 +252,14 @@ typedef struct qn_params {
     /* Whose request: classes and the queue are fair among tenants, and cached prefixes are shared within one only (unless
      * shares_prefixes). NULL: nobody's, which is one more tenant, but for the queue: it may fill that */
     const char *tenant;
-    bool shares_prefixes; /* with everybody that does */
-    const char
-        *cache_salt; /* cached prefixes are shared among requests of the same salt; NULL: none */
+    bool shares_prefixes;   /* with everybody that does */
+    const char *cache_salt; /* prefixes are shared among equal salts only; NULL: none */
     /* Called when an event was added or the request ended: on the engine's thread, which waits
      * meanwhile; it must be short and call nothing of here. Not called after qn_request_drop or
      * qn_request_free has returned. */
     void (*notify)(void *arg);
     void *notify_arg;
+    bool is_probe; /* asks only whether the engine works: never refused, in no count of stats */
 } qn_params;
 QN_API qn_params qn_params_default(void);
 /* The defaults, and over them the model's generation_config.json. */

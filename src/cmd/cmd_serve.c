@@ -11,12 +11,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/mem.h"
 #include "cmd/cmd.h"
+#include "cmd/confine.h"
+#include "cmd/manager.h"
 #include "format/weights.h"
 #include "server/spec.h"
 
@@ -24,7 +24,8 @@ typedef struct serve_options {
     qn_config config;
     qn_opt_list models, names, cors, hosts, keys;
     const char *host, *key_file, *tls_cert, *tls_key;
-    const char *classes, *default_class, *batch, *buckets, *batch_timeout, *keep;
+    const char *classes, *default_class, *batch, *buckets, *batch_timeout, *keep, *socket_mode;
+    qn_sandbox_mode sandbox;
     int port, workers, drain, max_connections, max_per_address;
     bool any_model, no_auth, quiet;
 } serve_options;
@@ -43,6 +44,8 @@ static const qn_opt serve_opts[] = {
      .help = "a name that no model has means the first one"},
     {"host", 0, QN_OPT_STR, offsetof(serve_options, host), "ADDRESS", .def = "127.0.0.1",
      .help = "where to listen; unix:PATH for a socket"},
+    {"socket-mode", 0, QN_OPT_STR, offsetof(serve_options, socket_mode), "MODE",
+     .help = "who may connect to unix:PATH, as chmod has it: 660"},
     {"port", 'p', QN_OPT_INT, offsetof(serve_options, port), "N", 0, 65535, "8080",
      "0: any that is free"},
     {"api-key-file", 0, QN_OPT_STR, offsetof(serve_options, key_file), "FILE",
@@ -64,8 +67,12 @@ static const qn_opt serve_opts[] = {
      "0: 4096", "connections at once"},
     {"max-per-address", 0, QN_OPT_INT, offsetof(serve_options, max_per_address), "N", 0, 65536,
      "0: 256", "of them from one address"},
-    {"drain", 0, QN_OPT_INT, offsetof(serve_options, drain), "SECONDS", 0, 86400, "0: 30",
-     "time that running answers have after SIGTERM"},
+    {"drain", 0, QN_OPT_INT, offsetof(serve_options, drain), "SECONDS", 0, 86400, "30",
+     "time that running answers have after SIGTERM; 0: none"},
+    {"sandbox", 0, QN_OPT_ENUM, offsetof(serve_options, sandbox), "auto|on|off", .def = "auto",
+     .help =
+         "give up the rights to write files, run programs and open sockets; auto: as far as the "
+         "system can, on: or fail"},
     {"quiet", 'q', QN_OPT_FLAG, offsetof(serve_options, quiet), .help = "no line for each answer"},
 };
 static const qn_opt_group serve_group = {"Options", serve_opts, QN_COUNT(serve_opts)};
@@ -109,7 +116,8 @@ const qn_opts cmd_serve_opts = {
     .command = "serve",
     .args = "[MODEL...]",
     .summary = "Serve models over HTTP: OpenAI's API and others'",
-    .about = "SIGTERM and Ctrl-C end it when the running answers are done, a second one at once.",
+    .about = "SIGTERM and Ctrl-C end it when the running answers are done, a second one at once. "
+             "SIGHUP reads keys and certificate again.",
     .max_args = 64,
     .groups = {{&serve_group, 0},
                {&sched_group, 0},
@@ -121,7 +129,8 @@ const qn_opts cmd_serve_opts = {
 typedef struct serve {
     const serve_options *o;
     qn_arena arena;
-    qn_str keys_text;
+    cmd_manager manager;
+    cmd_files files; /* for the sandbox */
     qn_server_config config;
     qn_server_model *models;
     qn_str *paths;  /* [n_models] */
@@ -132,14 +141,17 @@ typedef struct serve {
     int port;
 } serve;
 
-static qn_server *volatile running; /* for the signals */
+static const serve *volatile running; /* for the signals */
 
 static void on_signal(int sig)
 {
     int e = errno;
-    (void)sig;
-    if (running)
-        qn_server_stop(running);
+    if (running && sig == SIGHUP) {
+        qn_server_reload(running->server);
+    } else if (running) {
+        qn_server_stop(running->server);
+        cmd_manager_tell(&running->manager, "STOPPING=1");
+    }
     errno = e;
 }
 
@@ -149,40 +161,55 @@ static void catch_signals(void)
     (void)sigemptyset(&a.sa_mask);
     (void)sigaction(SIGTERM, &a, NULL);
     (void)sigaction(SIGINT, &a, NULL);
+    (void)sigaction(SIGHUP, &a, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
-    (void)signal(SIGHUP, SIG_IGN); /* a terminal that closes takes no answer with it */
-}
-
-/* To the service manager that started us, if one did: sd_notify(3)'s datagram. */
-static void notify_manager(const char *state)
-{
-    const char *path = qn_env("NOTIFY_SOCKET");
-    struct sockaddr_un to = {.sun_family = AF_UNIX};
-    size_t n = path ? strlen(path) : 0;
-    if (n < 2 || n >= sizeof to.sun_path)
-        return;
-    memcpy(to.sun_path, path, n);
-    if (path[0] == '@') /* a name without a file */
-        to.sun_path[0] = 0;
-    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return;
-    (void)sendto(fd, state, strlen(state), MSG_NOSIGNAL, (const struct sockaddr *)&to,
-                 (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n));
-    (void)close(fd);
 }
 
 /* A pipe that nobody reads loses lines; it stops nothing. What poll says is writable takes PIPE_BUF bytes at once. */
-static void on_log(void *arg, const char *line)
+static void on_notice(void *arg, const char *line)
 {
-    const serve *s = arg;
     char text[PIPE_BUF];
     struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
     int n = snprintf(text, sizeof text, "%s\n", line);
-    if (s->o->quiet || n <= 0 || poll(&p, 1, 0) != 1 || !(p.revents & POLLOUT))
+    (void)arg;
+    if (n <= 0 || poll(&p, 1, 0) != 1 || !(p.revents & POLLOUT))
         return;
     ssize_t k = write(STDERR_FILENO, text, QN_MIN((size_t)n, sizeof text - 1));
     (void)k;
+}
+
+static void on_log(void *arg, const char *line)
+{
+    const serve *s = arg;
+    if (!s->o->quiet)
+        on_notice(arg, line);
+}
+
+static void on_alive(void *arg)
+{
+    const serve *s = arg;
+    cmd_manager_tell(&s->manager, "WATCHDOG=1");
+}
+
+static qn_status on_confine(void *arg, qn_err *err)
+{
+    serve *s = arg;
+    qn_str told = {0};
+    const qn_server_config *c = &s->config;
+    s->files.arena = &s->arena;
+    for (size_t i = 0; i < c->n_models; i++) {
+        cmd_files_add_model(&s->files, c->models[i].config.model);
+        cmd_files_add_model(&s->files, c->models[i].config.draft_model);
+        cmd_files_add_model(&s->files, c->models[i].config.chat_template);
+    }
+    cmd_files_add_again(&s->files, c->key_file);
+    cmd_files_add_again(&s->files, c->tls_cert);
+    cmd_files_add_again(&s->files, c->tls_key);
+    qn_status st = cmd_confine(s->o->sandbox, &s->files, &told, err);
+    if (st == QN_OK)
+        printf("%s\n", told.p);
+    qn_str_fini(&told);
+    return st;
 }
 
 static void on_progress(void *arg, const char *model, const char *what, double done)
@@ -216,6 +243,29 @@ static void print_memory(const char *name, const qn_engine_info *info)
             name, info->max_ctx, info->model_max_ctx);
 }
 
+static void print_classes(const qn_config *c)
+{
+    uint32_t all = 0;
+    for (int i = 0; i < c->n_classes; i++)
+        all += c->classes[i].share;
+    printf("classes, most urgent first\n");
+    for (int i = 0; i < c->n_classes; i++) {
+        const qn_class *k = &c->classes[i];
+        printf("  %-12s", k->name);
+        if (k->target_ms)
+            printf(" %7u ms to the end of an answer,", k->target_ms);
+        else
+            printf(" %7s %-26s", "-", "no target,");
+        printf(" %3u %% of the time", (unsigned)((k->share * 100u + all / 2) / all));
+        if (k->gap_ms == QN_GAP_AUTO)
+            printf(", gap by itself");
+        else if (k->gap_ms)
+            printf(", %u ms between tokens", k->gap_ms);
+        printf("%s%s\n", k->refuse_late ? ", late ones refused" : "",
+               i == c->default_class && c->n_classes > 1 ? ", the default" : "");
+    }
+}
+
 static void print_ready(const serve *s)
 {
     const qn_server_config *c = &s->config;
@@ -229,7 +279,7 @@ static void print_ready(const serve *s)
         printf(":%d", s->port);
     printf("/v1/chat/completions %s-d '{\"messages\": [{\"role\": \"user\", \"content\": "
            "\"Hello\"}]}'\n",
-           c->n_keys ? "-H 'Authorization: Bearer KEY' " : "");
+           c->n_keys || c->key_file ? "-H 'Authorization: Bearer KEY' " : "");
 }
 
 /* These three on the loader's thread. */
@@ -266,9 +316,10 @@ static void on_ready(void *arg)
 {
     serve *s = arg;
     atomic_store(&s->is_ready, true);
+    print_classes(&s->o->config);
     print_ready(s);
     (void)fflush(stdout);
-    notify_manager("READY=1");
+    cmd_manager_tell(&s->manager, "READY=1");
 }
 
 /* ---- from options to a configuration ---- */
@@ -370,45 +421,50 @@ static bool is_loopback(const char *host)
 static qn_status add_keys(serve *s, qn_err *err)
 {
     const serve_options *o = s->o;
-    qn_api_key *keys = NULL;
-    size_t n = 0;
-    if (o->key_file) {
-        QN_TRY(qn_file_read(&s->keys_text, o->key_file, 1 << 20, err));
-        QN_TRY(
-            qn_spec_keys(s->keys_text.p, s->keys_text.n, o->key_file, &s->arena, &keys, &n, err));
-    }
-    if (o->keys.n) {
-        qn_api_key *all = qn_arena_alloc(&s->arena, (n + o->keys.n) * sizeof *all);
-        if (!all)
-            return qn_fail_nomem(err, (n + o->keys.n) * sizeof *all);
-        if (n)
-            memcpy(all, keys, n * sizeof *all);
-        for (size_t i = 0; i < o->keys.n; i++)
-            all[n++] = (qn_api_key){.key = o->keys.items[i]};
-        keys = all;
-    }
+    qn_api_key *keys = qn_arena_alloc(&s->arena, (o->keys.n + 1) * sizeof *keys);
+    if (!keys)
+        return qn_fail_nomem(err, (o->keys.n + 1) * sizeof *keys);
+    for (size_t i = 0; i < o->keys.n; i++)
+        keys[i] = (qn_api_key){.key = o->keys.items[i]};
+    s->config.key_file = o->key_file;
     s->config.keys = keys;
-    s->config.n_keys = n;
-    for (size_t i = 0; i < n; i++)
-        if (keys[i].class_name && qn_spec_class(&o->config, keys[i].class_name) < 0)
-            return qn_fail(err, QN_E_ARG, "%s: found class '%s', want one of --classes",
-                           o->key_file, keys[i].class_name);
-    if (!n && !o->no_auth && !is_loopback(o->host))
+    s->config.n_keys = o->keys.n;
+    if (!o->keys.n && !o->key_file && !o->no_auth && !is_loopback(s->config.host))
         return qn_fail(err, QN_E_ARG,
                        "host %s is open to others: want --api-key-file FILE, or --no-auth",
-                       o->host);
+                       s->config.host);
     return QN_OK;
+}
+
+/* "660" */
+static qn_status read_mode(const char *text, int *mode, qn_err *err)
+{
+    size_t n = strlen(text);
+    *mode = 0;
+    for (size_t i = 0; i < n; i++)
+        *mode = text[i] >= '0' && text[i] <= '7' ? *mode * 8 + text[i] - '0' : 01000;
+    return n >= 3 && n <= 4 && *mode > 0 && *mode <= 0777
+               ? QN_OK
+               : qn_fail(err, QN_E_ARG, "socket-mode: found '%.20s', want digits as of chmod: 660",
+                         text);
 }
 
 static qn_status configure(serve *s, serve_options *o, const qn_opts_found *found, qn_err *err)
 {
+    int mode = 0;
     uint32_t keep_ms = 0;
+    QN_TRY(cmd_manager_open(&s->manager, err));
+    if (o->socket_mode)
+        QN_TRY(read_mode(o->socket_mode, &mode, err));
     if (!o->tls_cert != !o->tls_key)
         return qn_fail(err, QN_E_ARG, "TLS wants both --tls-cert and --tls-key");
     if (o->keep)
         QN_TRY(qn_spec_duration(o->keep, &keep_ms, err));
-    s->config = (qn_server_config){.host = o->host,
-                                   .port = o->port,
+    bool is_given = s->manager.listen_fd != 0;
+    s->config = (qn_server_config){.host = is_given ? s->manager.host.p : o->host,
+                                   .port = is_given ? s->manager.port : o->port,
+                                   .listen_fd = s->manager.listen_fd,
+                                   .socket_mode = mode,
                                    .any_model = o->any_model,
                                    .cors = o->cors.items,
                                    .n_cors = o->cors.n,
@@ -418,9 +474,13 @@ static qn_status configure(serve *s, serve_options *o, const qn_opts_found *foun
                                    .tls_key = o->tls_key,
                                    .n_workers = o->workers,
                                    .drain_s = o->drain,
+                                   .watchdog_ms = s->manager.watchdog_ms,
                                    .max_connections = o->max_connections,
                                    .max_per_address = o->max_per_address,
                                    .log = on_log,
+                                   .notice = on_notice,
+                                   .confine = on_confine,
+                                   .alive = on_alive,
                                    .progress = on_progress,
                                    .opened = on_opened,
                                    .closed = on_closed,
@@ -459,7 +519,7 @@ static qn_status serve_until_stopped(serve *s, qn_err *err)
 {
     raise_file_limit();
     QN_TRY(qn_server_new(&s->server, &s->config, err));
-    running = s->server;
+    running = s;
     catch_signals();
     s->port = qn_server_port(s->server);
     if (qn_starts_with(s->config.host, "unix:"))
@@ -470,7 +530,6 @@ static qn_status serve_until_stopped(serve *s, qn_err *err)
                strchr(s->config.host, ':') ? "]" : "", s->port);
     (void)fflush(stdout);
     qn_status st = qn_server_run(s->server, err);
-    notify_manager("STOPPING=1");
     if (st == QN_OK)
         print_report(s);
     running = NULL;
@@ -484,8 +543,9 @@ static qn_status serve_until_stopped(serve *s, qn_err *err)
 
 int cmd_serve(int argc, char **argv)
 {
-    serve_options o = {.config = qn_config_default(), .host = "127.0.0.1", .port = 8080};
-    serve s = {.o = &o, .bar = {.start_ns = qn_now_ns()}};
+    serve_options o = {
+        .config = qn_config_default(), .host = "127.0.0.1", .port = 8080, .drain = 30};
+    serve s = {.o = &o, .bar = {.start_ns = qn_now_ns()}, .manager = {.fd = -1}};
     qn_opts_found found;
     qn_err err;
     qn_arena_init(&s.arena, 0, QN_MEM_MISC);
@@ -500,7 +560,8 @@ int cmd_serve(int argc, char **argv)
     }
     for (size_t i = 0; s.paths && i < s.config.n_models; i++)
         qn_str_fini(&s.paths[i]);
-    qn_str_fini(&s.keys_text);
+    cmd_manager_close(&s.manager);
+    cmd_files_fini(&s.files);
     qn_arena_fini(&s.arena);
     qn_opt_list *lists[] = {&o.models, &o.names, &o.cors, &o.hosts, &o.keys};
     for (size_t i = 0; i < QN_COUNT(lists); i++)

@@ -256,7 +256,8 @@ static void note_schedule(qn_engine *e, size_t n, uint64_t now)
 /* Where a sequence's tokens are; NULL: they are not looked for in the prefix cache, nor kept. */
 static void set_tokens(const qn_engine *e, qn_seq *q, bool is_good)
 {
-    q->sched.tokens = is_good && !e->config.no_prefix_cache ? q->tokens : NULL;
+    is_good &= !e->config.no_prefix_cache && !q->request->params.is_probe;
+    q->sched.tokens = is_good ? q->tokens : NULL;
 }
 
 static size_t schedule(qn_engine *e, uint64_t now)

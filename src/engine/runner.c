@@ -157,6 +157,7 @@ qn_status qn_runner_step(qn_runner *r, const qn_run_seq *seqs, uint32_t n_seqs, 
         if (op->on_logit_rows && !r->n_logit_rows)
             break; /* nobody wants logits: the rest of the plan has no rows */
         QN_TRY(run_op(r, i, err));
+        (void)atomic_fetch_add_explicit(&r->n_ops, 1, memory_order_relaxed);
         if (tap && m->plan->nodes[i].tap >= 0)
             QN_TRY(tap_node(r, op, m->plan->nodes[i].tap, tap, err));
     }

@@ -9,6 +9,7 @@
 
 #include "model/kv_cache.h"
 #include "model/model.h"
+#include <stdatomic.h>
 
 /* Rotary frequencies of one sequence, chosen once. */
 typedef struct qn_seq_rope {
@@ -39,6 +40,7 @@ typedef struct qn_runner {
     float *rope, *q_scale;
     /* [n_nodes][2]: when each operation of the last step began and ended; NULL: not asked for */
     uint64_t *stamps;
+    atomic_uint_fast64_t n_ops; /* ended, of all steps; any thread may look */
 } qn_runner;
 
 /* max_ctx bounds the block tables. */

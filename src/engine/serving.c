@@ -162,6 +162,8 @@ static void end_load(qn_engine *e, qn_request *r)
 qn_status qn_engine_admit(qn_engine *e, qn_request *r, qn_err *err)
 {
     const qn_class *c = &e->classes[r->class_id];
+    if (r->params.is_probe)
+        return QN_OK;
     uint32_t n_prompt = (uint32_t)r->n_prompt;
     QN_TRY(check_queue(e, r, err));
     uint32_t n_output = (uint32_t)r->params.max_tokens;
@@ -210,6 +212,8 @@ void qn_serving_end(qn_engine *e, qn_request *r, bool answered)
     qn_class_stats *c = &e->counts.classes[r->class_id];
     uint64_t target = (uint64_t)e->classes[r->class_id].target_ms * 1000000u;
     end_load(e, r);
+    if (r->params.is_probe)
+        return;
     add_tokens(&e->counts, r);
     c->n_done += answered;
     c->n_met += answered && (!target || qn_now_ns() - r->t_submit <= target);
@@ -240,7 +244,7 @@ void qn_serving_publish(qn_engine *e)
     for (size_t i = 0; i < e->n_active; i++) {
         const qn_request *r = e->active[i];
         bool runs = is_running(r);
-        if (r->ends)
+        if (r->ends || r->params.is_probe)
             continue;
         add_tokens(&s, r);
         s.n_running += runs;
@@ -268,6 +272,7 @@ void qn_engine_get_stats(qn_engine *e, qn_engine_stats *out)
 {
     (void)pthread_mutex_lock(&e->lock);
     *out = e->stats;
+    out->n_ops = atomic_load_explicit(&e->runner->n_ops, memory_order_relaxed);
     for (int i = 0; i < e->config.n_classes; i++) {
         out->n_waiting += e->n_inbox[i];
         out->classes[i].n_waiting += e->n_inbox[i];

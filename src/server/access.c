@@ -10,52 +10,16 @@
 #include "server/core.h"
 
 #include "base/opts.h"
-#include <openssl/crypto.h>
-#include <openssl/sha.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
 /* ---- keys ---- */
 
-qn_status qn_access_init(qn_server *s, qn_err *err)
-{
-    size_t n = s->cfg->n_keys;
-    s->keys = qn_calloc(QN_MAX(n, (size_t)1), sizeof *s->keys, QN_MEM_MISC);
-    if (!s->keys)
-        return qn_fail_nomem(err, n * sizeof *s->keys);
-    for (size_t i = 0; i < n; i++) {
-        const qn_api_key *k = &s->cfg->keys[i];
-        qn_access_key *to = &s->keys[i];
-        if (!k->key || !*k->key)
-            return qn_fail(err, QN_E_ARG, "API key %zu is empty", i + 1);
-        (void)SHA256((const unsigned char *)k->key, strlen(k->key), to->digest);
-        for (size_t b = 0; b < 8; b++)
-            (void)snprintf(to->made + 2 * b, 3, "%02x", to->digest[b]);
-        to->tenant = k->tenant ? k->tenant : to->made;
-        to->class_name = k->class_name;
-    }
-    s->has_one_tenant = true;
-    for (size_t i = 1; i < n; i++)
-        s->has_one_tenant &= strcmp(s->keys[i].tenant, s->keys[0].tenant) == 0;
-    return QN_OK;
-}
-
-static const qn_access_key *find_key(const qn_server *s, qn_slice given)
-{
-    uint8_t digest[32];
-    const qn_access_key *found = NULL;
-    (void)SHA256((const unsigned char *)(given.p ? given.p : ""), given.n, digest);
-    for (size_t i = 0; i < s->cfg->n_keys; i++)
-        if (CRYPTO_memcmp(s->keys[i].digest, digest, sizeof digest) == 0)
-            found = &s->keys[i];
-    return given.p ? found : NULL;
-}
-
 static bool check_key(qn_exchange *x)
 {
-    const qn_server *s = x->server;
-    if (s->cfg->n_keys == 0)
+    qn_keys *keys = x->server->keys;
+    if (keys->n == 0)
         return true;
     qn_slice given = qn_http_header(&x->http, "authorization");
     if (given.n > 7 && strncasecmp(given.p, "Bearer ", 7) == 0) {
@@ -65,8 +29,14 @@ static bool check_key(qn_exchange *x)
     } else {
         given = qn_http_header(&x->http, "x-api-key");
     }
-    const qn_access_key *k = find_key(s, given);
+    const qn_key *k;
+    if (!qn_keys_find(keys, given, &k)) {
+        qn_x_error(x, 503, NULL, NULL, "out of memory");
+        return false;
+    }
     if (k) {
+        x->keys = keys; /* others may come while this request runs */
+        keys->n_users++;
         x->tenant = k->tenant;
         x->key_class = k->class_name;
         if (!x->class_name)
@@ -86,7 +56,7 @@ static bool check_key(qn_exchange *x)
 static bool note_caller(qn_exchange *x)
 {
     qn_conn *c = x->conn;
-    bool ok = !x->tenant || qn_conn_set_caller(c, x->tenant, x->server->has_one_tenant);
+    bool ok = !x->tenant || qn_conn_set_caller(c, x->tenant, x->keys->has_one_tenant);
     if (!ok)
         qn_x_error(x, 503, NULL, NULL, "out of memory");
     else

@@ -70,7 +70,7 @@ static bool set_address(qn_conn *c)
     int n = is_one ? 0 : snprintf(name, sizeof name, "address ");
     for (size_t i = 0; i < sizeof c->address && !is_one; i++)
         n += snprintf(name + n, sizeof name - (size_t)n, "%02x", c->address[i]);
-    return qn_conn_set_caller(c, name, is_one && s->cfg->n_keys == 0);
+    return qn_conn_set_caller(c, name, is_one && s->keys->n == 0);
 }
 
 /* ---- opening and closing ---- */
@@ -473,7 +473,9 @@ void qn_conn_next(qn_conn *c)
     c->is_old = true;
     c->since_ns = qn_now_ns();
     if (c->is_closing || c->is_broken || c->server->phase != QN_SERVER_RUNNING) {
+        qn_server *s = c->server;
         flush(c);
+        qn_server_check_drained(s);
         return;
     }
     c->state = QN_CONN_READING;
@@ -664,6 +666,7 @@ static void refuse(qn_conn *c, int status, const char *why)
     }
     if (!x->id[0])
         set_id(x);
+    qn_x_because(x, why);
     qn_x_error(x, status, NULL, NULL, "%s", why);
     qn_x_settle(x);
 }

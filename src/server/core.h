@@ -5,11 +5,13 @@
  *
  *   listener.c   sockets that listen, connections accepted or refused
  *   conn.c       bytes in, bytes out, time limits, clients that vanish
+ *   secrets.c    keys and certificate, read again while serving
  *   access.c     who may: Host, Origin, keys, routes
  *   exchange.c   what a handler sees of a request, and its answer
  *   generate.c   an engine's events brought to an answer
  *   models.c     models by name: who uses one, who waits until it is open
  *   loader.c     the thread that opens models and puts them away
+ *   pulse.c      whether the engines still work
  *   server.c     beginning, waking, draining, end
  *
  * Threads: everything is the I/O thread's, but
@@ -18,7 +20,7 @@
  *   models.lock: which models are open, who uses them, who waits for them
  *   atomics
  * An engine calls notify with a lock of the request's held; ready_lock is taken under it, and nothing under ready_lock. Under
- * models.lock an engine's numbers are read, which never waits. */
+ * models.lock an engine's numbers are read and it is probed, which never waits. */
 #ifndef QN_SERVER_CORE_H
 #define QN_SERVER_CORE_H
 
@@ -45,6 +47,8 @@ static inline struct timeval qn_time_until(uint64_t at, uint64_t now)
 }
 
 typedef struct qn_conn qn_conn;
+typedef struct qn_keys qn_keys;
+typedef struct qn_beat qn_beat;
 typedef struct qn_model qn_model;
 
 /* ---- exchange ---- */
@@ -67,6 +71,7 @@ typedef enum qn_x_work_kind {
 typedef struct qn_gen {
     qn_request *request; /* NULL: over */
     uint64_t submit_ns, first_ns, last_ns[QN_LIMIT_CANDIDATES];
+    uint64_t n_output; /* tokens that came */
     qn_finish finish;
 } qn_gen;
 
@@ -84,6 +89,7 @@ struct qn_exchange {
     qn_slice rest;
     char id[QN_LIMIT_HTTP_REQUEST_ID + 1];
     const char *tenant, *class_name;
+    qn_keys *keys;         /* tenant, class_name and key_class are theirs; NULL: there are none */
     const char *key_class; /* the most urgent class that the key may name; NULL: any */
     char *body;
     size_t n_body, cap_body;
@@ -114,6 +120,8 @@ struct qn_exchange {
     const char *model, *gen_class; /* for the books */
     int max_tokens, n, n_logprobs;
     uint64_t n_prompt, n_cached, n_output;
+    char reason[64],
+        param[32]; /* of an error, for the log: nothing that a client wrote, and a field's name */
 
     /* models.lock: in its model's list, until then */
     qn_exchange *next_waiting;
@@ -142,6 +150,7 @@ int qn_x_status(qn_status s, const char **code);
 void qn_x_retry_after(qn_exchange *x, uint64_t s); /* adds the header */
 /* Answers an error with a header "Retry-After". */
 void qn_x_refuse(qn_exchange *x, int status, int retry_s, const char *why);
+void qn_x_because(qn_exchange *x, const char *reason); /* for the log; the first one stays */
 bool qn_x_is_answered(const qn_exchange *x);
 void qn_x_drop_body(qn_exchange *x); /* it was read */
 void qn_x_note(qn_exchange *x);      /* the log's line and the count of an answer */
@@ -213,6 +222,7 @@ struct qn_model {
     uint64_t created;
     /* models.lock */
     qn_engine *engine; /* NULL: not open */
+    qn_request *probe; /* of engine, and dropped before it: pulse.c's, and no use of the model */
     qn_exchange *waiting, **waiting_end;
     qn_engine_info info; /* as it was open last, or as planned; its strings are below */
     char texts[4][96];
@@ -249,7 +259,8 @@ typedef struct qn_models {
 QN_MUST_USE qn_status qn_models_init(qn_server *s, qn_err *err);
 void qn_models_fini(qn_server *s); /* also after a failed init */
 void qn_models_note(qn_server *s); /* I/O thread, when it was woken: who waits has a time limit */
-void qn_models_refuse(qn_server *s, const char *why); /* I/O thread: all that wait */
+size_t qn_models_refuse(qn_server *s,
+                        const char *why); /* I/O thread: all that wait; their number */
 bool qn_models_are_ready(qn_server *s, double *progress);
 /* Worker: x->wanted was not open when the handler asked for it. True: x waits, and is the loader's now. False: it is answered, or
  * x->held is open and the handler may be called again. */
@@ -267,15 +278,37 @@ QN_MUST_USE qn_status qn_loader_start(qn_server *s, qn_err *err);
 void qn_loader_end(qn_server *s);  /* nothing further is opened */
 void qn_loader_join(qn_server *s); /* waits for what is being opened; puts all away */
 
-/* ---- access ---- */
+/* ---- secrets ---- */
 
-typedef struct qn_access_key {
+typedef struct qn_key {
     uint8_t digest[32];
     const char *tenant, *class_name;
     char made[20]; /* tenant, if it has no other */
-} qn_access_key;
+} qn_key;
 
-QN_MUST_USE qn_status qn_access_init(qn_server *s, qn_err *err);
+/* One reading of the keys. */
+struct qn_keys {
+    size_t
+        n_users; /* the server, and exchanges that came by one of them: I/O thread, once the server has it */
+    size_t n;
+    qn_key *list;
+    bool has_one_tenant;
+    qn_arena arena;
+};
+
+/* Any thread. *out is NULL where there is no TLS. */
+QN_MUST_USE qn_status qn_keys_read(qn_keys **out, const qn_server_config *cfg, qn_err *err);
+QN_MUST_USE qn_status qn_tls_read(void **out, const qn_server_config *cfg, qn_err *err);
+/* *out is NULL if it is none of them; false: out of memory. */
+QN_MUST_USE bool qn_keys_find(const qn_keys *k, qn_slice given, const qn_key **out);
+void qn_keys_drop(qn_keys *k); /* NULL allowed */
+QN_MUST_USE qn_status qn_secrets_init(qn_server *s, qn_err *err);
+QN_MUST_USE qn_status qn_secrets_start(qn_server *s, qn_err *err); /* its thread */
+void qn_secrets_note(qn_server *s); /* I/O thread: asked to read again, or something was read */
+void qn_secrets_end(qn_server *s);
+
+/* ---- access ---- */
+
 /* After the head: finds the route, whether it may be used, and whose request it is; false: answered. */
 bool qn_access_check(qn_exchange *x);
 
@@ -299,34 +332,52 @@ struct qn_server {
     struct evconnlistener *listener;
     struct event *wake, *resume, *deadline; /* eventfd; accepting again; draining is over */
     int wake_fd;
-    void *tls; /* SSL_CTX */
     bool is_loopback, is_local;
     char *socket_path; /* to be removed at the end */
     qn_conn *conns;
     size_t n_conns, n_working; /* exchanges that workers have */
     qn_callers *callers;
-    bool has_one_tenant;
     qn_server_phase phase;
-    bool is_sick;
-    qn_access_key *keys;
+    bool is_sick;   /* for good: a device failed */
+    bool is_stuck;  /* as of pulse.c's last look */
+    qn_beat *beats; /* [n_models] */
+    struct event *pulse;
+    uint64_t looked_ns, asked_ns; /* the last look; when someone last wanted to know */
+    qn_keys *keys;
+    void *tls; /* SSL_CTX; NULL: plain */
     uint64_t id_prefix, n_ids;
     const qn_route *const *routes;
-    qn_workers *workers, *slow, *log;
+    qn_workers *workers, *slow, *log, *reader;
     uint64_t n_log_lost;
     qn_metrics *metrics;
 
     pthread_mutex_t ready_lock;
     qn_exchange *ready, **ready_end;
 
-    atomic_int n_stops;
+    pthread_mutex_t fresh_lock;
+    qn_keys *fresh_keys; /* read, and not taken yet */
+    void *fresh_tls;
+
+    atomic_int n_stops, n_reloads;
+    int n_reloads_seen;
+    qn_job read_again; /* the reader's only one */
     qn_models models;
 };
 
 void qn_server_wake(qn_server *s);               /* any thread, also in a signal handler */
 void qn_server_ready(qn_exchange *x, bool back); /* any thread: the I/O thread shall look at x */
 void qn_server_unlist(qn_exchange *x);
-void qn_server_log(qn_server *s, const char *line, size_t n);
+void qn_server_log(qn_server *s, const char *line, size_t n); /* of an answer; I/O thread */
+/* What happens to the server itself. Any thread. */
+void qn_server_notice(qn_server *s, const char *fmt, ...) QN_PRINTF(2, 3);
 void qn_server_check_drained(qn_server *s);
+
+/* ---- pulse ---- */
+
+QN_MUST_USE qn_status qn_pulse_init(qn_server *s, qn_err *err);
+void qn_pulse_ask(qn_server *s); /* someone wants to know: look for the next minute */
+bool qn_pulse_is_sick(const qn_server *s);
+void qn_pulse_end(qn_server *s);
 
 /* listener.c */
 QN_MUST_USE qn_status qn_listener_open(qn_server *s, qn_err *err);

@@ -63,6 +63,8 @@ void qn_x_free(qn_exchange *x)
     uint64_t owner = x->caller ? qn_caller_id(x->caller) : 0;
     qn_callers_leave(x->caller);
     x->caller = NULL;
+    qn_keys_drop(x->keys);
+    x->keys = NULL;
     x->work = QN_X_FREE;
     if (!is_slow_to_free(x) || !qn_workers_put(x->server->workers, &x->job, owner))
         free_rest(x);
@@ -171,6 +173,7 @@ void qn_x_abandon(qn_exchange *x)
         qn_models_forget(x);
         return;
     }
+    qn_x_because(x, "client_gone");
     qn_x_drop(x, 499, QN_FINISH_CANCELLED, "cancelled");
     if (x->stage != QN_X_OVER && x->http.method.p) {
         x->status = 499;
@@ -442,10 +445,19 @@ static void end_with_error(qn_exchange *x, const failure *f)
     qn_x_end(x);
 }
 
+void qn_x_because(qn_exchange *x, const char *reason)
+{
+    if (!x->reason[0])
+        (void)snprintf(x->reason, sizeof x->reason, "%s", reason);
+}
+
 void qn_x_error(qn_exchange *x, int status, const char *param, const char *code, const char *fmt,
                 ...)
 {
     char message[1024];
+    qn_x_because(x, code ? code : type_of(status, SHAPE_OPENAI));
+    if (param && !x->param[0])
+        (void)snprintf(x->param, sizeof x->param, "%s", param);
     va_list ap;
     va_start(ap, fmt);
     (void)vsnprintf(message, sizeof message, fmt, ap);
@@ -477,6 +489,7 @@ void qn_x_retry_after(qn_exchange *x, uint64_t s)
 
 void qn_x_refuse(qn_exchange *x, int status, int retry_s, const char *why)
 {
+    qn_x_because(x, why);
     if (!x->status)
         qn_x_retry_after(x, (uint64_t)retry_s);
     qn_x_error(x, status, NULL, NULL, "%s", why);
@@ -613,7 +626,17 @@ static void add_escaped(qn_str *s, qn_slice text, size_t max)
     }
 }
 
-/* time id method path status bytes ms [tokens class]; no query, which may hold anything. */
+static void add_reason(qn_str *s, const qn_exchange *x)
+{
+    bool has_space = strchr(x->reason, ' ') != NULL;
+    qn_str_addf(s, has_space ? " error=\"%s\"" : " error=%s", x->reason[0] ? x->reason : "none");
+    if (x->param[0]) {
+        qn_str_adds(s, " param=");
+        add_escaped(s, qn_slice_of(x->param), sizeof x->param);
+    }
+}
+
+/* time id method path status bytes ms [tokens class] [error]; no query, which may hold anything, and no message, which may quote. */
 void qn_x_note(qn_exchange *x)
 {
     qn_server *s = x->server;
@@ -641,6 +664,8 @@ void qn_x_note(qn_exchange *x)
         qn_str_addf(&line, " prompt=%llu cached=%llu output=%llu class=%s",
                     (unsigned long long)x->n_prompt, (unsigned long long)x->n_cached,
                     (unsigned long long)x->n_output, x->gen_class);
+    if (x->status >= 400)
+        add_reason(&line, x);
     if (!line.failed)
         qn_server_log(s, line.p, line.n);
     qn_str_fini(&line);

@@ -85,7 +85,8 @@ static void record_done(qn_exchange *x, qn_gen *g, const qn_event *ev)
     qn_metrics_request(x->server->metrics, &r);
     x->n_prompt += (uint64_t)ev->n_prompt_tokens;
     x->n_cached += (uint64_t)ev->n_cached_tokens;
-    x->n_output += (uint64_t)ev->n_output_tokens;
+    x->n_output +=
+        (uint64_t)ev->n_output_tokens - g->n_output; /* of beams only the best one's came */
 }
 
 /* ---- submitting ---- */
@@ -228,6 +229,7 @@ void qn_x_drop(qn_exchange *x, int status, qn_finish finish, const char *reason)
 
 static void fail(qn_exchange *x, const qn_err *err)
 {
+    qn_x_because(x, reason_of(err->status));
     qn_x_drop(x, qn_x_status(err->status, NULL), QN_FINISH_ERROR, reason_of(err->status));
     if (x->api->fail)
         x->api->fail(x, x->arg, err);
@@ -239,6 +241,7 @@ void qn_x_cut(qn_exchange *x)
 {
     qn_err err = {0};
     (void)qn_fail(&err, QN_E_TIMEOUT, "the server is shutting down");
+    qn_x_because(x, "shutdown");
     if (x->api)
         fail(x, &err);
     else
@@ -252,6 +255,8 @@ static void note_event(qn_exchange *x, qn_gen *g, const qn_event *ev)
     if (ev->kind != QN_EVENT_TOKEN || ev->index < 0 || (size_t)ev->index >= QN_COUNT(g->last_ns))
         return;
     uint64_t *last = &g->last_ns[ev->index];
+    g->n_output++;
+    x->n_output++; /* also of an answer that is cut */
     if (!g->first_ns)
         g->first_ns = ev->at_ns;
     if (*last && ev->at_ns >= *last)

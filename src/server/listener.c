@@ -9,6 +9,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <event2/listener.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -61,7 +62,10 @@ static qn_status bind_local(qn_server *s, const char *path, int *out, qn_err *er
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return fail_at(err, s->cfg, "socket");
-    if (bind(fd, (struct sockaddr *)&a, sizeof a) != 0 || listen(fd, BACKLOG) != 0) {
+    /* nobody can connect between bind and listen */
+    int mode = s->cfg->socket_mode;
+    if (bind(fd, (struct sockaddr *)&a, sizeof a) != 0 ||
+        (mode && chmod(path, (mode_t)mode) != 0) || listen(fd, BACKLOG) != 0) {
         qn_status st = fail_at(err, s->cfg, "bind");
         (void)close(fd);
         return st;
@@ -120,6 +124,24 @@ static qn_status bind_net(qn_server *s, const char *host, int *out, qn_err *err)
     freeaddrinfo(found);
     *out = fd;
     return st;
+}
+
+/* A socket that the service manager holds open for us. */
+static qn_status adopt(qn_server *s, int fd, qn_err *err)
+{
+    struct sockaddr_storage a = {0};
+    int is_listening = 0, type = 0;
+    socklen_t n_a = sizeof a, n_listening = sizeof is_listening, n_type = sizeof type;
+    if (getsockname(fd, (struct sockaddr *)&a, &n_a) != 0 ||
+        getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &is_listening, &n_listening) != 0 ||
+        getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &n_type) != 0 || !is_listening ||
+        type != SOCK_STREAM)
+        return qn_fail(err, QN_E_ARG, "descriptor %d: want a stream socket that listens", fd);
+    s->is_local = a.ss_family == AF_UNIX;
+    s->is_loopback = !s->is_local && is_loopback((struct sockaddr *)&a);
+    if (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0 || evutil_make_socket_nonblocking(fd) != 0)
+        return qn_fail(err, QN_E_IO, "descriptor %d: %s", fd, strerror(errno));
+    return QN_OK;
 }
 
 /* 0: it has none, it is local; -1: errno. */
@@ -225,9 +247,10 @@ static void on_resume(evutil_socket_t fd, short what, void *arg)
 qn_status qn_listener_open(qn_server *s, qn_err *err)
 {
     const char *host = s->cfg->host && *s->cfg->host ? s->cfg->host : "127.0.0.1";
-    int fd = -1;
-    QN_TRY(qn_starts_with(host, "unix:") ? bind_local(s, host + 5, &fd, err)
-                                         : bind_net(s, host, &fd, err));
+    int fd = s->cfg->listen_fd ? s->cfg->listen_fd : -1;
+    QN_TRY(s->cfg->listen_fd               ? adopt(s, fd, err)
+           : qn_starts_with(host, "unix:") ? bind_local(s, host + 5, &fd, err)
+                                           : bind_net(s, host, &fd, err));
     s->port = port_of(fd);
     if (s->port < 0) {
         qn_status st = fail_at(err, s->cfg, "cannot tell the port");

@@ -224,8 +224,11 @@ static void close_one(qn_server *s, size_t i)
     past->n_kv_blocks = past->n_kv_used = past->n_kv_cached = 0;
     for (int c = 0; c < past->n_classes; c++)
         past->classes[c].n_running = past->classes[c].n_waiting = 0;
+    qn_request *probe = m->probe;
     m->engine = NULL;
+    m->probe = NULL;
     (void)pthread_mutex_unlock(&all->lock);
+    qn_request_drop(probe);
     qn_engine_free(e);
     if (s->cfg->closed)
         s->cfg->closed(s->cfg->arg, m->cfg->name);
@@ -314,6 +317,8 @@ void qn_loader_join(qn_server *s)
     if (all->has_loader)
         (void)pthread_join(all->loader, NULL);
     all->has_loader = false;
-    for (size_t i = 0; all->of && i < all->n; i++)
+    for (size_t i = 0; all->of && i < all->n; i++) {
+        qn_request_drop(all->of[i].probe);
         qn_engine_free(all->of[i].engine);
+    }
 }

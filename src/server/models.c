@@ -334,9 +334,10 @@ void qn_model_hand_over(qn_model *m, const qn_err *err)
     m->resident->is_wanted = false;
 }
 
-/* Ends the waiting of those whose time has come, or (why) of all. */
-static void refuse_late(qn_server *s, uint64_t now, const char *why)
+/* Ends the waiting of those whose time has come, or (why) of all; their number. */
+static size_t refuse_late(qn_server *s, uint64_t now, const char *why)
 {
+    size_t n = 0;
     qn_models *all = &s->models;
     qn_exchange *late = NULL;
     lock(all);
@@ -352,6 +353,7 @@ static void refuse_late(qn_server *s, uint64_t now, const char *why)
             leave_list(at);
             x->next_waiting = late;
             late = x;
+            n++;
         }
     }
     unlock(all);
@@ -364,11 +366,12 @@ static void refuse_late(qn_server *s, uint64_t now, const char *why)
             refuse_loading(x, x->wanted);
         qn_server_ready(x, true);
     }
+    return n;
 }
 
-void qn_models_refuse(qn_server *s, const char *why)
+size_t qn_models_refuse(qn_server *s, const char *why)
 {
-    refuse_late(s, 0, why);
+    return refuse_late(s, 0, why);
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *arg)
@@ -377,7 +380,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
     (void)fd;
     (void)what;
     s->models.armed_ns = 0;
-    refuse_late(s, qn_now_ns(), NULL);
+    (void)refuse_late(s, qn_now_ns(), NULL);
     qn_models_note(s);
 }
 
@@ -516,14 +519,20 @@ static void add_class(qn_class_stats *to, const qn_class_stats *now, const qn_cl
 
 void qn_model_add_stats(qn_model *m, qn_engine_stats *to)
 {
-    static const size_t sums[] = {
-        offsetof(qn_engine_stats, n_prompt_tokens),   offsetof(qn_engine_stats, n_output_tokens),
-        offsetof(qn_engine_stats, n_cache_queries),   offsetof(qn_engine_stats, n_cache_hits),
-        offsetof(qn_engine_stats, n_preempted),       offsetof(qn_engine_stats, n_draft_tokens),
-        offsetof(qn_engine_stats, n_accepted_tokens), offsetof(qn_engine_stats, n_steps),
-        offsetof(qn_engine_stats, n_step_rows),       offsetof(qn_engine_stats, n_step_seqs),
-        offsetof(qn_engine_stats, schedule_ns),       offsetof(qn_engine_stats, model_ns),
-        offsetof(qn_engine_stats, sample_ns)};
+    static const size_t sums[] = {offsetof(qn_engine_stats, n_prompt_tokens),
+                                  offsetof(qn_engine_stats, n_output_tokens),
+                                  offsetof(qn_engine_stats, n_cache_queries),
+                                  offsetof(qn_engine_stats, n_cache_hits),
+                                  offsetof(qn_engine_stats, n_preempted),
+                                  offsetof(qn_engine_stats, n_draft_tokens),
+                                  offsetof(qn_engine_stats, n_accepted_tokens),
+                                  offsetof(qn_engine_stats, n_steps),
+                                  offsetof(qn_engine_stats, n_step_rows),
+                                  offsetof(qn_engine_stats, n_step_seqs),
+                                  offsetof(qn_engine_stats, n_ops),
+                                  offsetof(qn_engine_stats, schedule_ns),
+                                  offsetof(qn_engine_stats, model_ns),
+                                  offsetof(qn_engine_stats, sample_ns)};
     qn_engine_stats now = {0}, past = m->past;
     if (!m->engine) {
         *to = past;

@@ -3,12 +3,14 @@
  *
  *   wake_fd   whoever wants the I/O thread writes there: exchanges are ready, a model is open, stop was called
  *   phases    RUNNING --stop--> DRAINING --all answered, or drain_s--> ENDING --all written, or END_MS--> run returns
- *                     \-------------------- second stop --------------/                     (second stop: at once) */
+ *                     \-------------------- second stop --------------/                     (second stop: at once)
+ *
+ * While it drains it goes on listening, and tells whoever comes to come again (503): a balancer reads /health, a client its
+ * Retry-After. Only a socket that someone else holds open too is let go of: there clients wait for the next server. */
 #include "server/core.h"
 
 #include <errno.h>
 #include <event2/bufferevent.h>
-#include <openssl/err.h>
 #include <openssl/rand.h>
 #include <openssl/ssl.h>
 #include <signal.h>
@@ -111,9 +113,31 @@ static void serve_ready(qn_server *s)
 
 /* ---- phases ---- */
 
+/* An answer that was promised before the end began, or is still being written. */
+static bool is_owed(const qn_conn *c)
+{
+    const qn_exchange *x = c->x;
+    if (c->state == QN_CONN_BUSY || c->state == QN_CONN_FLUSHING)
+        return true;
+    return c->state == QN_CONN_READING && x && x->route && !x->route->is_quick && !x->status;
+}
+
+static size_t n_owed(const qn_server *s)
+{
+    size_t n = 0;
+    for (const qn_conn *c = s->conns; c; c = c->next)
+        n += is_owed(c);
+    return n;
+}
+
 void qn_server_check_drained(qn_server *s)
 {
-    if (s->phase != QN_SERVER_RUNNING && s->n_conns == 0 && s->n_working == 0)
+    if (s->phase == QN_SERVER_RUNNING || s->n_working)
+        return;
+    if (s->phase == QN_SERVER_DRAINING && n_owed(s) == 0)
+        event_active(s->deadline, EV_TIMEOUT,
+                     0); /* from the loop: connections may be in use here */
+    else if (s->phase == QN_SERVER_ENDING && s->n_conns == 0)
         (void)event_base_loopbreak(s->base);
 }
 
@@ -122,20 +146,6 @@ static void arm(struct event *e, int ms)
 {
     struct timeval t = {ms / 1000, ms % 1000 * 1000L};
     (void)event_add(e, &t);
-}
-
-static void drain(qn_server *s)
-{
-    s->phase = QN_SERVER_DRAINING;
-    qn_listener_close(s);
-    qn_loader_end(s);
-    qn_models_refuse(s, "the server is shutting down");
-    for (qn_conn *c = s->conns, *next; c; c = next) {
-        next = c->next;
-        if (qn_conn_is_idle(c))
-            qn_conn_close(c);
-    }
-    arm(s->deadline, (s->cfg->drain_s ? s->cfg->drain_s : 30) * 1000);
 }
 
 /* Answers that are still being made end with an error. */
@@ -155,15 +165,45 @@ static void end(qn_server *s)
     arm(s->deadline, END_MS);
 }
 
+static void drain(qn_server *s)
+{
+    char refused[64] = "";
+    int seconds = s->cfg->drain_s;
+    size_t n = n_owed(s);
+    s->phase = QN_SERVER_DRAINING;
+    qn_loader_end(s);
+    size_t n_refused = qn_models_refuse(s, "the server is shutting down");
+    n -= QN_MIN(n_refused, n);
+    serve_ready(s); /* those are answered before anything is cut */
+    if (n_owed(s) == 0 || seconds <= 0) {
+        if (n)
+            qn_server_notice(s, "stopping: %zu answer%s cut", n, n == 1 ? " is" : "s are");
+        end(s);
+        return;
+    }
+    if (n_refused)
+        (void)snprintf(refused, sizeof refused, ", %zu refused that waited for a model", n_refused);
+    qn_server_notice(s, "draining: %zu answer%s running%s, up to %d s; again to stop at once", n,
+                     n == 1 ? "" : "s", refused, seconds);
+    if (s->cfg->listen_fd)
+        qn_listener_close(s);
+    arm(s->deadline, seconds * 1000);
+}
+
 static void on_deadline(evutil_socket_t fd, short what, void *arg)
 {
     qn_server *s = arg;
     (void)fd;
     (void)what;
-    if (s->phase == QN_SERVER_DRAINING)
+    if (s->phase == QN_SERVER_DRAINING) {
+        size_t n = n_owed(s);
+        if (n)
+            qn_server_notice(s, "stopping: the time is over, %zu answer%s cut", n,
+                             n == 1 ? " is" : "s are");
         end(s);
-    else
+    } else {
         (void)event_base_loopbreak(s->base);
+    }
     qn_server_check_drained(s);
 }
 
@@ -174,6 +214,7 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
     (void)what;
     (void)!read(fd, &n, sizeof n);
     qn_models_note(s);
+    qn_secrets_note(s);
     serve_ready(s);
     int n_stops = atomic_load(&s->n_stops);
     if (atomic_load(&s->models.has_failed))
@@ -194,19 +235,42 @@ void qn_server_stop(qn_server *s)
     qn_server_wake(s);
 }
 
+void qn_server_reload(qn_server *s)
+{
+    (void)atomic_fetch_add(&s->n_reloads, 1);
+    qn_server_wake(s);
+}
+
 /* ---- the log ---- */
 
 typedef struct log_line {
     qn_job job; /* first */
-    qn_server *server;
+    void (*to)(void *arg, const char *line);
+    void *arg;
     char text[];
 } log_line;
 
 static void write_log(qn_job *job)
 {
     log_line *l = (log_line *)job;
-    l->server->cfg->log(l->server->cfg->arg, l->text);
+    l->to(l->arg, l->text);
     qn_free(l);
+}
+
+void qn_server_notice(qn_server *s, const char *fmt, ...)
+{
+    enum { ROOM = 512 };
+    log_line *l = s->cfg->notice ? qn_alloc(sizeof *l + ROOM, QN_MEM_MISC) : NULL;
+    if (!l)
+        return;
+    va_list ap;
+    va_start(ap, fmt);
+    l->to = s->cfg->notice;
+    l->arg = s->cfg->arg;
+    (void)vsnprintf(l->text, ROOM, fmt, ap);
+    va_end(ap);
+    if (!qn_workers_put(s->log, &l->job, 0))
+        qn_free(l);
 }
 
 /* By a thread of its own: a log that blocks stops nobody, but loses lines. */
@@ -215,7 +279,8 @@ void qn_server_log(qn_server *s, const char *line, size_t n)
     size_t room = n + 64;
     log_line *l = qn_alloc(sizeof *l + room, QN_MEM_MISC);
     if (l) {
-        l->server = s;
+        l->to = s->cfg->log;
+        l->arg = s->cfg->arg;
         if (s->n_log_lost)
             (void)snprintf(l->text, room, "%s (%llu lines lost)", line,
                            (unsigned long long)s->n_log_lost);
@@ -262,37 +327,6 @@ static void set_limits(qn_server *s)
     s->routes = c->routes ? c->routes : all_routes;
 }
 
-static qn_status open_tls(qn_server *s, qn_err *err)
-{
-    const qn_server_config *c = s->cfg;
-    if (!c->tls_cert && !c->tls_key)
-        return QN_OK;
-    if (!c->tls_cert || !c->tls_key)
-        return qn_fail(err, QN_E_ARG, "TLS: a certificate and a key are needed, both");
-    SSL_CTX *t = SSL_CTX_new(TLS_server_method());
-    s->tls = t;
-    if (!t)
-        return qn_fail_nomem(err, sizeof *s);
-    (void)SSL_CTX_set_min_proto_version(t, TLS1_2_VERSION);
-    (void)SSL_CTX_set_options(t, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
-    const char *what = NULL;
-    if (SSL_CTX_use_certificate_chain_file(t, c->tls_cert) != 1)
-        what = c->tls_cert;
-    else if (SSL_CTX_use_PrivateKey_file(t, c->tls_key, SSL_FILETYPE_PEM) != 1 ||
-             SSL_CTX_check_private_key(t) != 1)
-        what = c->tls_key;
-    if (!what)
-        return QN_OK;
-    const char *why = NULL;
-    bool no_memory = false;
-    for (unsigned long e; (e = ERR_get_error()) != 0;
-         no_memory |= ERR_GET_REASON(e) == ERR_R_MALLOC_FAILURE)
-        why = why ? why : ERR_reason_error_string(e);
-    if (no_memory)
-        return qn_fail_nomem(err, sizeof *s);
-    return qn_fail(err, QN_E_FORMAT, "TLS: %s: %s", what, why ? why : "cannot be used");
-}
-
 static qn_status open_all(qn_server *s, qn_err *err)
 {
     static const size_t most[QN_N_POOLS] = {[QN_POOL_BODIES] = QN_LIMIT_HTTP_BODIES,
@@ -307,8 +341,7 @@ static qn_status open_all(qn_server *s, qn_err *err)
         !OSSL_LIB_CTX_get0_global_default()) /* its functions would not look whether it came about */
         return qn_fail_nomem(err, sizeof *s);
     (void)RAND_bytes((unsigned char *)&s->id_prefix, sizeof s->id_prefix);
-    QN_TRY(open_tls(s, err));
-    QN_TRY(qn_access_init(s, err));
+    QN_TRY(qn_secrets_init(s, err));
     QN_TRY(qn_metrics_new(&s->metrics, err));
     QN_TRY(qn_callers_new(&s->callers, most, err));
     event_set_log_callback(say_nothing);
@@ -322,11 +355,14 @@ static qn_status open_all(qn_server *s, qn_err *err)
     if (!s->wake || !s->deadline || event_add(s->wake, NULL) != 0 ||
         event_add(s->deadline, &never) != 0)
         return qn_fail_nomem(err, sizeof *s);
+    QN_TRY(qn_pulse_init(s, err));
     QN_TRY(qn_listener_open(s, err));
+    if (s->cfg->confine)
+        QN_TRY(s->cfg->confine(s->cfg->arg, err));
     QN_TRY(qn_workers_new(&s->workers, n_workers, SIZE_MAX, 0, qn_x_work, err));
     QN_TRY(qn_workers_new(&s->slow, SLOW_WORKERS, SIZE_MAX, 1, qn_x_work_slowly, err));
     QN_TRY(qn_workers_new(&s->log, 1, LOG_LINES, 0, write_log, err));
-    return QN_OK;
+    return qn_secrets_start(s, err);
 }
 
 qn_status qn_server_new(qn_server **out, const qn_server_config *cfg, qn_err *err)
@@ -339,6 +375,7 @@ qn_status qn_server_new(qn_server **out, const qn_server_config *cfg, qn_err *er
     s->wake_fd = -1;
     s->ready_end = &s->ready;
     (void)pthread_mutex_init(&s->ready_lock, NULL);
+    (void)pthread_mutex_init(&s->fresh_lock, NULL);
     set_limits(s);
     qn_status st = qn_models_init(s, err);
     if (st == QN_OK)
@@ -427,7 +464,9 @@ void qn_server_free(qn_server *s)
     if (s->base)
         close_all(s);
     qn_loader_end(s);
+    qn_pulse_end(s);
     qn_loader_join(s);
+    qn_secrets_end(s); /* its thread writes to the log */
     qn_models_fini(s);
     qn_workers_free(s->log);
     qn_metrics_free(s->metrics);
@@ -440,8 +479,7 @@ void qn_server_free(qn_server *s)
         event_base_free(s->base);
     if (s->wake_fd >= 0)
         (void)close(s->wake_fd);
-    SSL_CTX_free(s->tls);
     (void)pthread_mutex_destroy(&s->ready_lock);
-    qn_free(s->keys);
+    (void)pthread_mutex_destroy(&s->fresh_lock);
     qn_free(s);
 }

@@ -2,7 +2,7 @@
  * status.c - what probes, balancers and dashboards ask. All of it is answered by the I/O thread: also while every worker is busy.
  *
  *   /               for people: what runs here, and every path there is
- *   /livez, /ping   200: the process runs
+ *   /livez, /ping   200: the process runs; 503 sick: it wants a restart
  *   /health         200 ok; 503 starting, draining, sick
  *   /ready          200, or 503 with how far loading is; with models on demand 200 once the first was open */
 #include "server/core.h"
@@ -20,14 +20,17 @@ static void reply_status(qn_exchange *x, int status, const char *word)
 
 static void live(qn_exchange *x)
 {
-    reply_status(x, 200, "ok");
+    bool is_sick = qn_pulse_is_sick(x->server);
+    qn_pulse_ask(x->server);
+    reply_status(x, is_sick ? 503 : 200, is_sick ? "sick" : "ok");
 }
 
 static void health(qn_exchange *x)
 {
     double progress;
     qn_server *s = x->server;
-    const char *word = s->is_sick                           ? "sick"
+    qn_pulse_ask(s);
+    const char *word = qn_pulse_is_sick(s)                  ? "sick"
                        : s->phase != QN_SERVER_RUNNING      ? "draining"
                        : !qn_models_are_ready(s, &progress) ? "starting"
                                                             : "ok";
@@ -40,12 +43,13 @@ static void ready(qn_exchange *x)
     qn_server *s = x->server;
     bool is_ready = qn_models_are_ready(s, &progress);
     qn_str out = {0};
-    if (is_ready && s->phase == QN_SERVER_RUNNING && !s->is_sick) {
+    qn_pulse_ask(x->server);
+    if (is_ready && s->phase == QN_SERVER_RUNNING && !qn_pulse_is_sick(s)) {
         reply_status(x, 200, "ready");
         return;
     }
     qn_str_addf(&out, "{\"status\":\"%s\",\"progress\":%.2f,\"models\":[",
-                s->is_sick                      ? "sick"
+                qn_pulse_is_sick(s)             ? "sick"
                 : s->phase != QN_SERVER_RUNNING ? "draining"
                                                 : "loading",
                 progress);
@@ -158,7 +162,7 @@ static void home(qn_exchange *x)
 {
     qn_str s = {0};
     const qn_server *server = x->server;
-    bool has_keys = server->cfg->n_keys > 0;
+    bool has_keys = server->keys->n > 0;
     qn_slice host = x->http.host.n ? x->http.host : QN_SLICE("localhost");
     qn_str_adds(&s, "This is Quern " QN_VERSION ", an inference server for language models.\n\n");
     if (!has_keys || x->tenant)

@@ -13,9 +13,9 @@ from cli import QUERN
 class Server:
     """with Server("-m", MODEL) as s: s.post("/v1/completions", {...})"""
 
-    def __init__(self, *args, wait=True, env=None):
-        self.p = subprocess.Popen([QUERN, "serve", *map(str, args), "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                  text=True, errors="replace", env=env)
+    def __init__(self, *args, wait=True, before=(), **popen):
+        self.p = subprocess.Popen([*before, QUERN, "serve", *map(str, args), "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  text=True, errors="replace", **popen)
         self.lines, self.log, self.port = [], [], 0
         self.said = queue.Queue()
         self.threads = [threading.Thread(target=self._read, args=(self.p.stdout, self.lines, self.said), daemon=True),

@@ -330,7 +330,10 @@ def resident(s):
 
 
 def n_of(s, what):
-    return len(os.listdir(f"/proc/{s.p.pid}/{what}"))
+    try:
+        return len(os.listdir(f"/proc/{s.p.pid}/{what}"))
+    except PermissionError:  # the sandbox shows descriptors to root only
+        return int(next(line for line in s.get("/metrics")[2].splitlines() if line.startswith("process_open_fds ")).split()[1])
 
 
 def bad():

@@ -226,6 +226,7 @@ def waiting():
         check("a stream that runs is whole", b"[DONE]" in r.read())
         c.close()
         check("ends with 0", s.stop() == 0, s.log)
+        check("the end counts them", any("draining: 1 answer running, 1 refused that waited for a model, up to 30 s" in line for line in s.log), s.log)
 
 
 def ends_while_loading():

@@ -355,6 +355,7 @@ static void start(fixture *f, qn_server_config *cfg)
 {
     qn_err err = {0};
     cfg->routes = test_tables;
+    cfg->drain_s = cfg->drain_s ? cfg->drain_s : 30;
     if (qn_server_new(&f->server, cfg, &err) != QN_OK)
         fail_msg("%s", err.msg);
     assert_int_equal(pthread_create(&f->thread, NULL, run_server, f), 0);
@@ -730,7 +731,14 @@ static void test_stop(void **state)
     hear_until((say(b, GET("/endless") "\r\n", strlen(GET("/endless") "\r\n")), b), "\r\n\r\n");
     want(ask(&f, GET("/health") LAST), "200 OK");
     qn_server_stop(f.server);
-    assert_string_equal(hear(idle), "");
+    while (!strstr(ask(&f, GET("/health") LAST), "draining")) /* the signal has come */
+        ;
+    want((say(idle, GET("/rest/1") "\r\n", strlen(GET("/rest/1") "\r\n")), hear(idle)),
+         "503 Service Unavailable");
+    char *s = ask(&f, GET("/rest/1") "\r\n"); /* and closed */
+    want(s, "503 Service Unavailable");
+    want(s, "Retry-After: 5\r\n");
+    want(s, "Connection: close\r\n");
     (void)pthread_mutex_unlock(&gate);
     want(hear(a), "through");
     want(hear(b), "data: {\"error\":{\"message\":\"the server is shutting down\"");

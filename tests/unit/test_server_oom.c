@@ -305,6 +305,7 @@ static const char *pem_path; /* key and certificate; NULL: no TLS */
 static void begin(life *l)
 {
     static const qn_class class = {.name = "default", .share = 100};
+    static const qn_api_key key = {.key = "k", .tenant = "t", .class_name = "default"};
     *l = (life){.lock = PTHREAD_MUTEX_INITIALIZER, .came = PTHREAD_COND_INITIALIZER};
     l->model.name = "m";
     l->model.config = qn_config_default();
@@ -318,10 +319,13 @@ static void begin(life *l)
     l->model.config.n_classes = 1;
     l->cfg = (qn_server_config){.models = &l->model,
                                 .n_models = 1,
+                                .keys = &key,
+                                .n_keys = 1,
                                 .tls_cert = pem_path,
                                 .tls_key = pem_path,
                                 .n_workers = 1,
                                 .any_model = true,
+                                .drain_s = 30,
                                 .log = lose,
                                 .opened = on_opened,
                                 .ready = on_ready,
@@ -347,6 +351,7 @@ static void stop(life *l)
 {
     if (!l->server)
         return;
+    qn_server_reload(l->server); /* before the end, or overtaken by it */
     qn_server_stop(l->server);
     if (l->has_thread)
         (void)pthread_join(l->thread, NULL);
@@ -493,7 +498,7 @@ static reply request(const life *l, const ask *a)
         (void)SSL_set_fd(ssl, fd);
     }
     int n = snprintf(head, sizeof head,
-                     "%s %s HTTP/1.1\r\nHost: localhost\r\n%sContent-Type: "
+                     "%s %s HTTP/1.1\r\nHost: localhost\r\nx-api-key: k\r\n%sContent-Type: "
                      "application/json\r\nContent-Length: %zu\r\n\r\n",
                      a->method, a->path, a->is_kept ? "" : "Connection: close\r\n", n_body);
     if (fd >= 0 && (!ssl || SSL_connect(ssl) == 1) && send_all(ssl, fd, head, (size_t)n) &&
