@@ -173,6 +173,7 @@ qn_status qn_score_shared(qn_engine *e, const qn_scoring *o, qn_err *err)
         qn_engine_give_blocks(e, blocks, n_blocks);
         qn_classes_leave_guest(&e->scheduler.classes, s.slot);
         e->n_scoring--;
+        qn_serving_publish(e); /* the engine thread may have no step to do it after */
         (void)pthread_cond_broadcast(&e->stepped);
     }
     qn_step_unlock(e);
