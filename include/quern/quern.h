@@ -384,7 +384,7 @@ QN_API qn_status qn_score(qn_engine *e, const int32_t *ids, size_t n_ids, size_t
  * the others' gaps and targets want them. */
 typedef struct qn_scoring {
     const int32_t *ids;
-    size_t n_ids, chunk;
+    size_t n_ids, chunk, first;      /* positions before `first` are computed and not handed out */
     const char *class_name, *tenant; /* as in qn_params */
     qn_logits_fn on_logits;
     qn_hidden_fn on_hidden;

@@ -19,15 +19,17 @@ typedef struct scorer {
     const qn_scoring *of;
     uint16_t slot;
     size_t most, rows; /* of a chunk: at most, and of the next one */
-    size_t pos;        /* of the step's first row */
+    size_t pos, n;     /* the step's first row, and how many it has */
     bool go_on;        /* as the callbacks say */
 } scorer;
 
 static void on_tap(void *arg, int layer, const float *rows, size_t n, size_t width)
 {
     scorer *s = arg;
+    size_t pos = s->pos + s->n - n; /* a pruned plan has its last layer on the wanted rows only */
     for (size_t i = 0; i < n && s->go_on; i++)
-        s->go_on = s->of->on_hidden(s->of->arg, layer, s->pos + i, rows + i * width, width);
+        if (pos + i >= s->of->first)
+            s->go_on = s->of->on_hidden(s->of->arg, layer, pos + i, rows + i * width, width);
 }
 
 qn_status qn_engine_take_blocks(qn_engine *e, size_t n, int32_t **blocks, size_t *n_blocks,
@@ -117,14 +119,17 @@ static qn_status score_chunk(qn_engine *e, qn_run_seq *q, scorer *s, qn_err *err
     const qn_scoring *o = s->of;
     size_t n_vocab = e->model->config.n_vocab;
     s->pos = q->n_computed;
+    s->n = q->n_new;
+    size_t from = QN_MAX(s->pos, QN_MIN(o->first, s->pos + s->n));
+    q->n_logits = (uint32_t)(s->pos + s->n - from);
     QN_TRY(qn_runner_step(e->runner, q, 1, o->on_hidden ? &tap : NULL, err));
-    for (size_t i = 0; i < q->n_new && o->on_logits && s->go_on; i++) {
+    for (size_t i = 0; i < q->n_logits && o->on_logits && s->go_on; i++) {
         const float *row = e->runner->logits + i * n_vocab;
         qn_status st = qn_logits_check(row, n_vocab, err);
         if (st != QN_OK)
             return qn_wrap(err, st, "%s: position %zu", qn_base_name(e->model->files->path),
-                           s->pos + i);
-        s->go_on = o->on_logits(o->arg, s->pos + i, row, n_vocab);
+                           from + i);
+        s->go_on = o->on_logits(o->arg, from + i, row, n_vocab);
     }
     return QN_OK;
 }
@@ -139,8 +144,6 @@ static qn_status score_chunks(qn_engine *e, qn_run_seq *q, scorer *s, qn_err *er
         QN_TRY(await_turn(e, s, err));
         q->n_computed = (uint32_t)at;
         q->n_new = (uint32_t)QN_MIN(s->rows, s->of->n_ids - at);
-        q->n_logits = q->n_new; /* also for hidden states: a pruned plan has its last layer on these
-                                 * rows only */
         uint64_t t = qn_now_ns();
         QN_TRY(score_chunk(e, q, s, err));
         charge(e, s, q->n_new, qn_now_ns() - t);

@@ -8,14 +8,15 @@
 
 typedef struct pooling {
     int layer;
-    size_t last, n;
+    size_t n;
     float *out;
 } pooling;
 
 static bool on_hidden(void *arg, int layer, size_t pos, const float *hidden, size_t width)
 {
     const pooling *p = arg;
-    if (layer == p->layer && pos == p->last)
+    (void)pos;
+    if (layer == p->layer)
         memcpy(p->out, hidden, QN_MIN(width, p->n) * sizeof *hidden);
     return true;
 }
@@ -46,9 +47,13 @@ qn_status qn_embed(const qn_exchange *x, qn_engine *e, const int32_t *ids, size_
 {
     qn_engine_info info;
     qn_engine_get_info(e, &info);
-    pooling p = {info.n_layers + 1, n_ids - 1, n, out};
-    const qn_scoring s = {
-        .ids = ids, .n_ids = n_ids, .chunk = QN_EMBED_CHUNK, .on_hidden = on_hidden, .arg = &p};
+    pooling p = {info.n_layers + 1, n, out};
+    const qn_scoring s = {.ids = ids,
+                          .n_ids = n_ids,
+                          .chunk = QN_EMBED_CHUNK,
+                          .first = n_ids - 1,
+                          .on_hidden = on_hidden,
+                          .arg = &p};
     QN_TRY(qn_x_score(x, e, &s, err));
     return normalise(out, n, err);
 }

@@ -175,18 +175,16 @@ static qn_status encode(const ranking *r, const pair *p, int32_t **out, size_t *
 
 typedef struct judge {
     const ranking *r;
-    size_t last;
     double yes, no;
 } judge;
 
 static bool on_logits(void *arg, size_t pos, const float *logits, size_t n_vocab)
 {
     judge *j = arg;
+    (void)pos;
     (void)n_vocab;
-    if (pos == j->last) {
-        j->yes = (double)logits[j->r->yes];
-        j->no = (double)logits[j->r->no];
-    }
+    j->yes = (double)logits[j->r->yes];
+    j->no = (double)logits[j->r->no];
     return true;
 }
 
@@ -195,9 +193,13 @@ static qn_status score(ranking *r, pair *p, qn_err *err)
     int32_t *ids;
     size_t n;
     QN_TRY(encode(r, p, &ids, &n, err));
-    judge j = {.r = r, .last = n - 1};
-    const qn_scoring scoring = {
-        .ids = ids, .n_ids = n, .chunk = QN_EMBED_CHUNK, .on_logits = on_logits, .arg = &j};
+    judge j = {.r = r};
+    const qn_scoring scoring = {.ids = ids,
+                                .n_ids = n,
+                                .chunk = QN_EMBED_CHUNK,
+                                .first = n - 1,
+                                .on_logits = on_logits,
+                                .arg = &j};
     qn_status s = qn_embed_check("documents", r->n_tokens + n, err);
     if (s == QN_OK)
         s = qn_x_score(r->x, r->engine, &scoring, err);

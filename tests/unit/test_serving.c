@@ -396,13 +396,71 @@ static void test_shared_scores(void **state)
     }
 }
 
+typedef struct rows {
+    size_t n, width, at[64];
+    float of[64][600];
+} rows;
+
+static bool keep(rows *r, size_t pos, const float *row, size_t width)
+{
+    assert_true(r->n < 64 && width <= 600);
+    r->width = width;
+    r->at[r->n] = pos;
+    memcpy(r->of[r->n++], row, width * sizeof *row);
+    return true;
+}
+
+static bool keep_logits(void *arg, size_t pos, const float *logits, size_t n_vocab)
+{
+    return keep(arg, pos, logits, n_vocab);
+}
+
+static bool keep_final(void *arg, int layer, size_t pos, const float *hidden, size_t width)
+{
+    return layer != 4 ||
+           keep((rows *)arg + 1, pos, hidden, width); /* of 3 layers: the final norm */
+}
+
+/* What is asked for from a position on is what it is among all, in whatever chunks. */
+static void test_later_scores(void **state)
+{
+    (void)state;
+    static rows all[2], later[2];
+    qn_err err;
+    int32_t ids[48];
+    qn_config c = config_of();
+    c.exact = true;
+    qn_engine *e = open_engine(&c);
+    some_ids(ids, 48, 9);
+    qn_scoring s = {
+        .ids = ids, .n_ids = 48, .on_logits = keep_logits, .on_hidden = keep_final, .arg = all};
+    assert_int_equal(qn_score_shared(e, &s, &err), QN_OK);
+    assert_int_equal(all[0].n, 48);
+    assert_int_equal(all[1].n, 48);
+    s.arg = later;
+    for (s.chunk = 0; s.chunk < 48; s.chunk += 7)
+        for (s.first = 0; s.first < 48; s.first += 1 + s.first / 2) {
+            later[0].n = later[1].n = 0;
+            assert_int_equal(qn_score_shared(e, &s, &err), QN_OK);
+            for (int k = 0; k < 2; k++) {
+                assert_int_equal(later[k].n, 48 - s.first);
+                for (size_t i = 0; i < later[k].n; i++) {
+                    assert_int_equal(later[k].at[i], s.first + i);
+                    for (size_t j = 0; j < all[k].width; j++)
+                        assert_float_equal(later[k].of[i][j], all[k].of[s.first + i][j], 1e-4f);
+                }
+            }
+        }
+    qn_engine_free(e);
+}
+
 int main(void)
 {
     const struct CMUnitTest t[] = {
         cmocka_unit_test(test_two_engines),   cmocka_unit_test(test_same_answers),
         cmocka_unit_test(test_second_turn),   cmocka_unit_test(test_config),
         cmocka_unit_test(test_classes),       cmocka_unit_test(test_queue_shares),
-        cmocka_unit_test(test_shared_scores),
+        cmocka_unit_test(test_shared_scores), cmocka_unit_test(test_later_scores),
     };
     return cmocka_run_group_tests(t, NULL, NULL);
 }
