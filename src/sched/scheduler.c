@@ -12,8 +12,8 @@
 /* A pace is kept to 7/8: steps are not always what was predicted. */
 #define PACE_NUM 7u
 #define PACE_DEN 8u
-/* Targets are aimed at by 1/16 of them earlier: more would make steps short for nothing. */
-#define RESERVE 16u
+/* Targets are aimed at by 1/4 of them earlier: a machine with other guests is slower for seconds now and then. */
+#define RESERVE 4u
 /* A class is urgent until it had more than its share by so many of the shortest target; the second
  * by a quarter of that, the third by a ninth: bursts of the first are met, and nobody waits long
  * for all of them. */
