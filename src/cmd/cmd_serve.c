@@ -316,10 +316,10 @@ static void on_ready(void *arg)
 {
     serve *s = arg;
     atomic_store(&s->is_ready, true);
+    cmd_manager_tell(&s->manager, "READY=1"); /* before who reads the line below may stop us */
     print_classes(&s->o->config);
     print_ready(s);
     (void)fflush(stdout);
-    cmd_manager_tell(&s->manager, "READY=1");
 }
 
 /* ---- from options to a configuration ---- */
