@@ -106,7 +106,7 @@ typedef struct qn_class {
     /* from submit to the end of the answer, while the class keeps to its share; 0: none */
     uint32_t target_ms;
     /* a running answer waits no longer for its next token while prompts are read; 0: no limit;
-     * QN_GAP_AUTO: twice as long as without them, 50 ms or more; 250 where several wait */
+     * QN_GAP_AUTO: twice as long as without them, 50 ms or more; up to 6 times where many wait */
     uint32_t gap_ms;
     bool refuse_late; /* what will surely miss the target is refused at once (QN_E_TIMEOUT) */
 } qn_class;

@@ -21,7 +21,7 @@
 #define QN_MAX_TENANTS 128 /* slots; the first QN_MAX_CLASSES are the classes' own */
 
 /* A gap that is left to us (QN_GAP_AUTO): not shorter, nobody sees the difference and short steps are
- * dear; and not longer because many prompts wait. */
+ * dear; and, because many prompts wait, not longer, nor than six times the step without them. */
 #define QN_GAP_LEAST_NS ((uint64_t)50000000)
 #define QN_GAP_MOST_NS  ((uint64_t)250000000)
 

@@ -497,7 +497,8 @@ static turn begin(qn_scheduler *s, uint64_t now, bool by_age)
     }
     if (auto_gap) {
         uint64_t alone = qn_cost_model_ns(&s->cost, rows, context),
-                 gap = QN_MAX(2 * alone, QN_MIN((1 + n_prompts) * alone, QN_GAP_MOST_NS));
+                 gap = QN_MIN((1 + n_prompts) * alone, QN_MAX(6 * alone, QN_GAP_MOST_NS));
+        gap = QN_MAX(gap, 2 * alone);
         t.gap = QN_MIN(t.gap, QN_MAX(gap, QN_GAP_LEAST_NS) / PACE_DEN * PACE_NUM);
     }
     return t;
