@@ -33,6 +33,7 @@ typedef struct fact {
     uint32_t size, n_uses, rule; /* rule NONE: part of those that use it */
     uint8_t colour;
     bool is_productive, is_nullable, is_looping, has_rule; /* has_rule: a dfa of it has calls */
+    bool is_literal; /* bytes alone, or a choice of such */
 } fact;
 
 typedef struct task {
@@ -250,13 +251,23 @@ static bool is_rule(const maker *m, uint32_t node)
                m->dfas[node].n + m->dfas[node].n_edges > MAX_INLINE;
     case QN_FORM_REPEAT:
         return is_long(m, v) || (x->n_uses > 1 && x->size >= MIN_SHARED);
-    case QN_FORM_SEQ:
+    case QN_FORM_SEQ: /* texts of an enum are better read side by side */
+        return x->n_uses > 1 && x->size >= MIN_SHARED && !x->is_literal;
     case QN_FORM_ALT:
     case QN_FORM_RULE:
         return x->n_uses > 1 && x->size >= MIN_SHARED;
     default:
         return false;
     }
+}
+
+static bool is_literal(const maker *m, uint32_t node)
+{
+    uint32_t kind = m->f->nodes[node].kind;
+    bool is_all = kind == QN_FORM_BYTES || kind == QN_FORM_SEQ || kind == QN_FORM_ALT;
+    for (uint32_t i = 0, c; is_all && (c = child(m->f, node, i)) != 0; i++)
+        is_all = m->facts[c].is_literal;
+    return is_all;
 }
 
 /* Rules among the nodes, the root first. */
@@ -273,6 +284,7 @@ static qn_status choose(maker *m)
         if (!x->is_productive)
             continue;
         x->size = QN_MAX(size_of(m, node), 1u);
+        x->is_literal = is_literal(m, node);
         for (uint32_t k = 0, c; (c = child(m->f, node, k)) != 0; k++)
             x->has_rule |= m->facts[c].has_rule || m->facts[c].rule != NONE || !m->facts[c].size;
         if (!is_rule(m, node))

@@ -12,7 +12,7 @@
 #include <string.h>
 
 #define MAX_TAILS   (1u << 17) /* tokens with a tail, of a state */
-#define MAX_VISITS  60000000u  /* nodes of the trie that are walked beforehand */
+#define MAX_VISITS  20000000u  /* nodes of the trie that are walked beforehand */
 #define MIN_WIDE    32         /* first bytes of a state that is surveyed beforehand */
 #define MAX_FLIPS   512u /* tokens by which a set may differ from another to be kept as that */
 #define MAX_COMPARE 16u  /* sets that it is compared with */
@@ -46,6 +46,7 @@ typedef struct survey {
 
 typedef struct dense_set {
     struct dense_set *next;
+    uint64_t hash;
     uint64_t words[];
 } dense_set;
 
@@ -309,6 +310,10 @@ static size_t count_flips(const uint64_t *p, const uint64_t *q, size_t n, size_t
 static const uint64_t *find_dense(qn_masks *k, const uint64_t *words)
 {
     size_t n = k->v->n_words, n_seen = 0;
+    uint64_t hash = qn_hash(words, n * sizeof *words, 0);
+    for (const dense_set *d = k->sets; d; d = d->next)
+        if (d->hash == hash && memcmp(d->words, words, n * sizeof *words) == 0)
+            return d->words;
     for (const dense_set *d = k->sets; d && n_seen < MAX_COMPARE; d = d->next, n_seen++)
         if (count_flips(d->words, words, n, MAX_FLIPS) <= MAX_FLIPS)
             return d->words;
@@ -319,6 +324,7 @@ static const uint64_t *find_dense(qn_masks *k, const uint64_t *words)
     if (!d)
         return NULL;
     memcpy(d->words, words, n * sizeof *words);
+    d->hash = hash;
     d->next = k->sets;
     k->sets = d;
     k->n_bytes += bytes;
@@ -356,19 +362,36 @@ static int by_bounds(const void *x, const void *y)
     return a->lo != b->lo ? (a->lo > b->lo) - (a->lo < b->lo) : (a->hi > b->hi) - (a->hi < b->hi);
 }
 
+/* The tokens of conditions [from, to), which hold in the same counts. */
+static bool keep_group(qn_masks *k, room *r, survey *s, size_t *n_ids, size_t *ids_cap, size_t from,
+                       size_t to, token_set *out)
+{
+    if (to - from > MAX_FLIPS) {
+        memset(r->scratch, 0, k->v->n_words * sizeof *r->scratch);
+        for (size_t i = from; i < to; i++)
+            set_bit(r->scratch, r->conditions[i].token);
+        return keep_set(k, s, n_ids, ids_cap, r->scratch, out);
+    }
+    *out = (token_set){.at = (uint32_t)*n_ids, .n = (uint32_t)(to - from)};
+    if (!qn_grow(&s->ids, ids_cap, *n_ids + (to - from), sizeof *s->ids, QN_MEM_REQUEST))
+        return false;
+    for (size_t i = from; i < to; i++)
+        s->ids[(*n_ids)++] = r->conditions[i].token;
+    return true;
+}
+
 static bool keep_groups(qn_masks *k, room *r, survey *s, size_t *n_ids, size_t *ids_cap)
 {
     size_t cap = 0;
     qsort(r->conditions, r->n_conditions, sizeof *r->conditions, by_bounds);
     s->all_lo = 1;
-    for (size_t i = 0; i < r->n_conditions;) {
+    for (size_t i = 0, end; i < r->n_conditions; i = end) {
         condition c = r->conditions[i];
-        memset(r->scratch, 0, k->v->n_words * sizeof *r->scratch);
-        for (; i < r->n_conditions && by_bounds(&r->conditions[i], &c) == 0; i++)
-            set_bit(r->scratch, r->conditions[i].token);
+        for (end = i + 1; end < r->n_conditions && by_bounds(&r->conditions[end], &c) == 0;)
+            end++;
         group g = {.lo = c.lo, .hi = c.hi};
         if (!qn_grow(&s->groups, &cap, s->n_groups + 1u, sizeof g, QN_MEM_REQUEST) ||
-            !keep_set(k, s, n_ids, ids_cap, r->scratch, &g.set))
+            !keep_group(k, r, s, n_ids, ids_cap, i, end, &g.set))
             return false;
         s->groups[s->n_groups++] = g;
     }
@@ -588,28 +611,39 @@ bool qn_masks_add(qn_masks *k, qn_stacks *stacks, const qn_head *heads, size_t n
 
 /* ---- beforehand ---- */
 
-static size_t n_first(const qn_automaton *a, uint32_t state)
+/* How many bytes may come first; of these, how many leave the state as it is. */
+static void count_first(const qn_automaton *a, uint32_t state, size_t *n, size_t *n_loop)
 {
-    uint64_t set[4] = {0};
+    uint64_t set[4] = {0}, loop[4] = {0};
     const qn_state *s = &a->states[state];
-    for (uint32_t i = 0; i < s->n_edges; i++)
-        for (uint32_t b = a->edges[s->edges + i].first; b <= a->edges[s->edges + i].last; b++)
+    for (uint32_t i = 0; i < s->n_edges; i++) {
+        const qn_edge *e = &a->edges[s->edges + i];
+        for (uint32_t b = e->first; b <= e->last; b++) {
             set[b / 64] |= 1ull << b % 64;
+            loop[b / 64] |= (uint64_t)(e->to == state) << b % 64;
+        }
+    }
     for (uint32_t i = 0; i < s->n_calls; i++)
         for (int w = 0; w < 4; w++)
             set[w] |= a->rules[a->calls[s->calls + i].rule].first[w];
-    return count_bits(set, 4);
+    *n = count_bits(set, 4);
+    *n_loop = count_bits(loop, 4);
 }
 
+/* First those that a text stays in, for it will be in them often. */
 qn_status qn_masks_prepare(qn_masks *k, qn_err *err)
 {
     room *r = room_take(k);
     if (!r)
         return qn_fail_nomem(err, sizeof *r);
     r->n_visits = 0;
-    for (uint32_t i = 1; i < k->a->n_states && r->n_visits < MAX_VISITS; i++)
-        if (n_first(k->a, i) >= MIN_WIDE)
-            (void)survey_of(k, r, i);
+    for (int pass = 0; pass < 2; pass++)
+        for (uint32_t i = 1; i < k->a->n_states && r->n_visits < MAX_VISITS; i++) {
+            size_t n, n_loop;
+            count_first(k->a, i, &n, &n_loop);
+            if (n >= MIN_WIDE && (pass == 1 || n_loop >= MIN_WIDE / 2))
+                (void)survey_of(k, r, i);
+        }
     room_put(k, r);
     return QN_OK;
 }
