@@ -70,6 +70,7 @@ QN_API const char *qn_status_name(qn_status s); /* "bad argument"; static */
 /* ---- engine ---- */
 
 typedef struct qn_engine qn_engine;
+typedef struct qn_grammar qn_grammar; /* grammar.h */
 
 /* Which sequences use the scaled positions (YaRN) that a config names. */
 typedef enum qn_rope_scaling {
@@ -101,8 +102,7 @@ typedef enum qn_speculation {
 #define QN_GAP_AUTO    UINT32_MAX
 typedef struct qn_class {
     const char *name; /* 1 to 32 of [A-Za-z0-9_-] */
-    /* of the machine's time while others want it too; 1 to 10000. Unused share is lent */
-    uint32_t share;
+    uint32_t share;   /* of the time that others want too, 1 to 10000; unused share is lent */
     /* from submit to the end of the answer, while the class keeps to its share; 0: none */
     uint32_t target_ms;
     /* a running answer waits no longer for its next token while prompts are read; 0: no limit;
@@ -174,8 +174,7 @@ typedef struct qn_engine_info {
     uint64_t n_params;
     uint64_t weight_bytes;           /* in memory */
     uint64_t weight_bytes_per_token; /* read to decode a token of one sequence */
-    double
-        prompt_flops; /* of a prompt of prompt_tokens, logits of the last; multiply and add are two */
+    double prompt_flops; /* of prompt_tokens, logits of the last; multiply and add are two */
     int prompt_tokens;
     const char *kv_cache_dtype; /* "f16" */
     uint64_t kv_bytes, activation_bytes, vocab_bytes;
@@ -194,8 +193,8 @@ typedef struct qn_expert_info {
     uint64_t n_uses, n_hits; /* experts that tokens of a step went to; those there already */
     uint64_t read_bytes;     /* of the others, from the file */
 } qn_expert_info;
-QN_API bool qn_engine_get_experts(const qn_engine *e,
-                                  qn_expert_info *out); /* false: all stay in memory */
+/* False: all stay in memory. */
+QN_API bool qn_engine_get_experts(const qn_engine *e, qn_expert_info *out);
 
 /* ---- requests ---- */
 
@@ -243,6 +242,7 @@ typedef struct qn_params {
     size_t n_stop;           /* at most 16, of 1 to 256 bytes */
     const int32_t *stop_ids; /* stop tokens besides the model's own */
     size_t n_stop_ids;       /* at most 1024 */
+    qn_grammar *grammar;     /* of the answer (grammar.h); NULL: anything. No beam search */
     int n_logprobs;          /* -1: none; 0: of the chosen token; n: and of the n best (to 20) */
     int n;                   /* candidates, 1 to 16; with beam_width at most that */
     int beam_width;          /* 0: sample; to 16: beam search that gives the n best */
