@@ -16,24 +16,21 @@
 
 /* ---- digits ---- */
 
-void qn_decimal_of(qn_decimal *d, const json_t *v)
+void qn_decimal_parse(qn_decimal *d, const char *text, size_t n)
 {
-    char text[48], digits[48];
-    size_t n = 0, n_digits = 0;
-    int64_t point = 0, e = 0; /* digits before the point */
-    if (json_is_integer(v))
-        n = (size_t)snprintf(text, sizeof text, "%lld", (long long)json_integer_value(v));
-    else
-        n = qn_format_f64(text, json_real_value(v));
-    *d = (qn_decimal){.is_negative = text[0] == '-'};
+    char digits[48];
+    size_t n_digits = 0, at = 0;
+    int64_t point = 0, e = 0; /* point: digits before it */
     bool is_behind = false;
-    for (size_t i = d->is_negative; i < n; i++) {
+    *d = (qn_decimal){.is_negative = text[0] == '-'};
+    for (size_t i = d->is_negative; i < n && n_digits < sizeof digits; i++) {
+        if (text[i] == 'e') {
+            bool has_plus = text[i + 1] == '+';
+            (void)qn_parse_i64(text + i + 1 + has_plus, n - i - 1 - has_plus, &e);
+            break;
+        }
         if (text[i] == '.') {
             is_behind = true;
-        } else if (text[i] == 'e') {
-            (void)qn_parse_i64(text + i + 1 + (text[i + 1] == '+'),
-                               n - i - 1 - (text[i + 1] == '+'), &e);
-            break;
         } else if (n_digits || text[i] != '0') {
             digits[n_digits++] = text[i];
             point += !is_behind;
@@ -44,12 +41,21 @@ void qn_decimal_of(qn_decimal *d, const json_t *v)
     while (n_digits && digits[n_digits - 1] == '0')
         n_digits--;
     point = n_digits ? point + e : 0;
-    size_t at = 0;
     d->n_whole = (uint16_t)QN_MAX(point, 0);
     for (int64_t i = QN_MIN(point, 0); i < QN_MAX(point, (int64_t)n_digits); i++)
         d->digits[at++] = i >= 0 && i < (int64_t)n_digits ? digits[i] : '0';
     d->n_part = (uint16_t)(at - d->n_whole);
     d->is_negative = d->is_negative && n_digits;
+}
+
+void qn_decimal_of(qn_decimal *d, const json_t *v)
+{
+    char text[48];
+    if (json_is_integer(v))
+        qn_decimal_parse(
+            d, text, (size_t)snprintf(text, sizeof text, "%lld", (long long)json_integer_value(v)));
+    else
+        qn_decimal_parse(d, text, qn_format_f64(text, json_real_value(v)));
 }
 
 bool qn_decimal_is_zero(const qn_decimal *d)
@@ -252,6 +258,15 @@ static qn_form_id between(qn_form *f, const qn_number_range *r, const bound *lea
     return most->d ? qn_form_and(f, id, beside(f, most)) : id;
 }
 
+void qn_number_range_close(qn_number_range *r)
+{
+    if (r->is_whole || r->has_low || r->has_high)
+        return;
+    r->has_low = true;
+    r->low = (qn_decimal){.is_negative = true, .n_whole = MOST_DIGITS};
+    memset(r->low.digits, '9', MOST_DIGITS);
+}
+
 qn_form_id qn_number_form(qn_json_forms *j, const qn_number_range *r)
 {
     static const qn_decimal zero = {0};
@@ -382,12 +397,7 @@ qn_form_id qn_multiple_form(qn_json_forms *j, const qn_number_range *r, const qn
                           QN_MAX(r->has_low ? r->low.n_part : 0, r->has_high ? r->high.n_part : 0));
     if (!scaled(of, of->n_part, 0, &m))
         return 0;
-    /* without the exponents of any number */
-    if (!r->is_whole && !r->has_low && !r->has_high) {
-        bounded.has_low = true;
-        bounded.low = (qn_decimal){.is_negative = true, .n_whole = MOST_DIGITS};
-        memset(bounded.low.digits, '9', MOST_DIGITS);
-    }
+    qn_number_range_close(&bounded);
     qn_form_id all = qn_number_form(j, &bounded), tail;
     qn_form_id minus = qn_form_maybe(f, qn_form_bytes(f, "-", 1));
     if (of->n_part) {

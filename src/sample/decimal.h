@@ -17,7 +17,8 @@ typedef struct qn_decimal {
     char digits[700];
 } qn_decimal;
 
-/* Of a JSON number. */
+/* Of a JSON number, and of its text. */
+void qn_decimal_parse(qn_decimal *d, const char *text, size_t n);
 void qn_decimal_of(qn_decimal *d, const json_t *v);
 int qn_decimal_compare(const qn_decimal *a, const qn_decimal *b);
 bool qn_decimal_is_zero(const qn_decimal *d);
@@ -34,6 +35,7 @@ typedef struct qn_number_range {
 /* Whether surely no number is in it. */
 bool qn_number_range_is_empty(const qn_number_range *r);
 bool qn_number_range_has(const qn_number_range *r, const qn_decimal *d);
+void qn_number_range_close(qn_number_range *r); /* no exponents, also where no bound is */
 qn_form_id qn_number_form(qn_json_forms *j, const qn_number_range *r);
 /* Those in the range that are multiples of `of`, where few states or few numbers do; else 0. */
 qn_form_id qn_multiple_form(qn_json_forms *j, const qn_number_range *r, const qn_decimal *of);

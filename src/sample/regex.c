@@ -217,7 +217,7 @@ static qn_status add_node(parser *ps, node x, uint32_t *out)
 static qn_status add_part(parser *ps, node x)
 {
     group *g = &ps->groups[ps->n_groups - 1];
-    uint32_t id;
+    uint32_t id = 0;
     QN_TRY(add_node(ps, x, &id));
     if (g->n_parts++)
         ps->r->nodes[g->last_part].next = id;
@@ -254,7 +254,7 @@ static qn_status add_list(parser *ps, kind k, uint32_t first, uint32_t n, uint32
 static qn_status end_alternative(parser *ps)
 {
     group *g = &ps->groups[ps->n_groups - 1];
-    uint32_t id;
+    uint32_t id = 0;
     QN_TRY(add_list(ps, SEQ, g->parts, g->n_parts, &id));
     if (g->n_alternatives++)
         ps->r->nodes[g->last_alternative].next = id;
@@ -543,7 +543,7 @@ static qn_status read_bounds(parser *ps, bool *is_there, uint32_t *min, uint32_t
 static qn_status repeat_last(parser *ps, size_t at, uint32_t min, uint32_t max)
 {
     group *g = &ps->groups[ps->n_groups - 1];
-    uint32_t id, times = QN_MAX(1u, max == QN_FORM_ENDLESS ? min + 1 : max);
+    uint32_t id = 0, times = QN_MAX(1u, max == QN_FORM_ENDLESS ? min + 1 : max);
     if (!g->n_parts)
         return MALFORMED(ps, at, "a quantifier with nothing before it");
     node part = ps->r->nodes[g->last_part];
@@ -605,7 +605,7 @@ static qn_status open_group(parser *ps)
 static qn_status close_group(parser *ps, size_t at)
 {
     group *g = &ps->groups[ps->n_groups - 1];
-    uint32_t id;
+    uint32_t id = 0;
     if (ps->n_groups == 1)
         return MALFORMED(ps, at, "')' without '('");
     QN_TRY(end_alternative(ps));

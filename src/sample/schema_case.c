@@ -12,6 +12,7 @@
 
 #include "base/limits.h"
 #include "base/str.h"
+#include "sample/string_format.h"
 #include <math.h>
 #include <string.h>
 
@@ -82,7 +83,8 @@ void qn_json_normal(qn_str *out, const json_t *v)
 {
     normal w = {.out = out};
     if (json_dump_callback(v, add_normal, &w,
-                           JSON_ENCODE_ANY | JSON_SORT_KEYS | JSON_COMPACT | JSON_REAL_PRECISION(17)))
+                           JSON_ENCODE_ANY | JSON_SORT_KEYS | JSON_COMPACT |
+                               JSON_REAL_PRECISION(17)))
         out->failed = true;
 }
 
@@ -114,9 +116,9 @@ static unsigned types_named(const json_t *v)
     static const struct {
         const char *name;
         unsigned bits;
-    } names[] = {{"null", QN_TYPE_NULL},       {"boolean", QN_TYPE_TRUE | QN_TYPE_FALSE},
-                 {"integer", QN_TYPE_WHOLE},   {"number", QN_TYPE_NUMBER},
-                 {"string", QN_TYPE_STRING},   {"array", QN_TYPE_ARRAY},
+    } names[] = {{"null", QN_TYPE_NULL},     {"boolean", QN_TYPE_TRUE | QN_TYPE_FALSE},
+                 {"integer", QN_TYPE_WHOLE}, {"number", QN_TYPE_NUMBER},
+                 {"string", QN_TYPE_STRING}, {"array", QN_TYPE_ARRAY},
                  {"object", QN_TYPE_OBJECT}};
     unsigned bits = 0;
     for (size_t i = 0; i < (json_is_array(v) ? json_array_size(v) : 1); i++) {
@@ -224,8 +226,8 @@ static qn_status make_typed(expansion *x, const json_t *origin, const char *from
         return QN_OK;
     json_t *made = json_pack("{ss}", "type", type);
     if (made && key) {
-        json_t *value = by ? json_integer((json_int_t)json_number_value(v) + by)
-                           : json_incref((json_t *)v);
+        json_t *value =
+            by ? json_integer((json_int_t)json_number_value(v) + by) : json_incref((json_t *)v);
         if (json_object_set_new(made, key, value) != 0) {
             json_decref(made);
             made = NULL;
@@ -263,9 +265,16 @@ static qn_status make_member(expansion *x, const json_t *origin, const char *key
 
 /* ---- one step of a branch ---- */
 
-static const char *const combining[] = {"$ref", "allOf",  "anyOf", "oneOf",
-                                        "not",  "if",     "then",  "else",
-                                        "dependentRequired", "dependentSchemas"};
+static const char *const combining[] = {"$ref",
+                                        "allOf",
+                                        "anyOf",
+                                        "oneOf",
+                                        "not",
+                                        "if",
+                                        "then",
+                                        "else",
+                                        "dependentRequired",
+                                        "dependentSchemas"};
 
 static bool is_combining(const char *key)
 {
@@ -278,13 +287,33 @@ static bool is_combining(const char *key)
 /* Keywords of a plain term, which `demand` and its readers look at. */
 static bool is_plain(const char *key)
 {
-    static const char *const plain[] = {
-        "type",          "const",            "enum",          "minimum",           "maximum",
-        "multipleOf",    "exclusiveMinimum", "minLength",     "exclusiveMaximum",  "maxLength",
-        "pattern",       "format",           "minItems",      "maxItems",          "uniqueItems",
-        "prefixItems",   "items",            "contains",      "minContains",       "maxContains",
-        "properties",    "required",         "minProperties", "maxProperties",     "propertyNames",
-        "patternProperties", "additionalProperties"};
+    static const char *const plain[] = {"type",
+                                        "const",
+                                        "enum",
+                                        "minimum",
+                                        "maximum",
+                                        "multipleOf",
+                                        "exclusiveMinimum",
+                                        "minLength",
+                                        "exclusiveMaximum",
+                                        "maxLength",
+                                        "pattern",
+                                        "format",
+                                        "minItems",
+                                        "maxItems",
+                                        "uniqueItems",
+                                        "prefixItems",
+                                        "items",
+                                        "contains",
+                                        "minContains",
+                                        "maxContains",
+                                        "properties",
+                                        "required",
+                                        "minProperties",
+                                        "maxProperties",
+                                        "propertyNames",
+                                        "patternProperties",
+                                        "additionalProperties"};
     for (size_t i = 0; i < QN_COUNT(plain); i++)
         if (strcmp(key, plain[i]) == 0)
             return true;
@@ -294,8 +323,7 @@ static bool is_plain(const char *key)
 static qn_status add_each(expansion *x, chain *c, const todo *t, const json_t *list, todo_kind kind)
 {
     for (size_t i = 0; i < json_array_size(list); i++)
-        QN_TRY(add_todo(x, c,
-                        (todo){.from = t, .schema = json_array_get(list, i), .kind = kind}));
+        QN_TRY(add_todo(x, c, (todo){.from = t, .schema = json_array_get(list, i), .kind = kind}));
     return QN_OK;
 }
 
@@ -303,9 +331,8 @@ static qn_status add_members(expansion *x, chain *c, const todo *t, const char *
 {
     const char *name;
     json_t *v;
-    json_object_foreach(map, name, v)
-        QN_TRY(add_todo(x, c,
-                        (todo){.from = t, .schema = t->schema, .key = key, .part = name, .kind = DEPENDS}));
+    json_object_foreach(map, name, v) QN_TRY(add_todo(
+        x, c, (todo){.from = t, .schema = t->schema, .key = key, .part = name, .kind = DEPENDS}));
     return QN_OK;
 }
 
@@ -317,7 +344,8 @@ static qn_status take_apart(expansion *x, branch *b, const todo *t)
     const char *key;
     json_t *v;
     CHAIN(c);
-    json_object_foreach((json_t *)schema, key, v) {
+    json_object_foreach((json_t *)schema, key, v)
+    {
         todo found = {.from = t, .schema = v, .kind = MUST};
         if (strcmp(key, "$ref") == 0) {
             QN_TRY(qn_schema_resolve(x->d, schema, &found.schema, x->err));
@@ -329,7 +357,8 @@ static qn_status take_apart(expansion *x, branch *b, const todo *t)
             QN_TRY(add_todo(x, &c, found));
         } else if (strcmp(key, "dependentRequired") == 0 || strcmp(key, "dependentSchemas") == 0) {
             QN_TRY(add_members(x, &c, t, key, v));
-        } else if (strcmp(key, "anyOf") == 0 || strcmp(key, "oneOf") == 0 || strcmp(key, "if") == 0) {
+        } else if (strcmp(key, "anyOf") == 0 || strcmp(key, "oneOf") == 0 ||
+                   strcmp(key, "if") == 0) {
             found.schema = schema;
             found.kind = *key == 'a' ? ANY_OF : *key == 'o' ? ONE_OF : IF;
             QN_TRY(add_todo(x, &c, found));
@@ -423,8 +452,8 @@ static qn_status choose(expansion *x, const branch *b, const todo *t)
         return fork_to(x, b, first, (todo){.from = t, .schema = yes});
     default:
         own = json_object_get(json_object_get(s, t->key), t->part);
-        QN_TRY(make_member(x, s, t->key, t->part, PRESENT, json_is_array(own) ? (json_t *)own : NULL,
-                           &made));
+        QN_TRY(make_member(x, s, t->key, t->part, PRESENT,
+                           json_is_array(own) ? (json_t *)own : NULL, &made));
         QN_TRY(fork_to(x, b, (todo){.from = t, .schema = made, .kind = PLAIN},
                        (todo){.from = t, .schema = json_is_array(own) ? NULL : own}));
         QN_TRY(make_member(x, s, t->key, t->part, ABSENT, NULL, &made));
@@ -439,29 +468,42 @@ static const struct {
     const char *key, *type, *opposite;
     int by;
 } bounds[] = {
-    {"minimum", "number", "exclusiveMaximum", 0}, {"exclusiveMinimum", "number", "maximum", 0},
-    {"maximum", "number", "exclusiveMinimum", 0}, {"exclusiveMaximum", "number", "minimum", 0},
-    {"minLength", "string", "maxLength", -1},     {"maxLength", "string", "minLength", 1},
-    {"minItems", "array", "maxItems", -1},        {"maxItems", "array", "minItems", 1},
-    {"minProperties", "object", "maxProperties", -1}, {"maxProperties", "object", "minProperties", 1},
+    {"minimum", "number", "exclusiveMaximum", 0},
+    {"exclusiveMinimum", "number", "maximum", 0},
+    {"maximum", "number", "exclusiveMinimum", 0},
+    {"exclusiveMaximum", "number", "minimum", 0},
+    {"minLength", "string", "maxLength", -1},
+    {"maxLength", "string", "minLength", 1},
+    {"minItems", "array", "maxItems", -1},
+    {"maxItems", "array", "minItems", 1},
+    {"minProperties", "object", "maxProperties", -1},
+    {"maxProperties", "object", "minProperties", 1},
 };
 
 /* Keywords whose failing cannot be enforced, unless their value allows everything; and the type that they are about. */
 static const struct {
     const char *key, *type;
 } one_way[] = {
-    {"items", "array"},          {"prefixItems", "array"},        {"contains", "array"},
-    {"uniqueItems", "array"},    {"patternProperties", "object"}, {"additionalProperties", "object"},
-    {"propertyNames", "object"}, {"dependentRequired", "object"}, {"dependentSchemas", "object"},
+    {"items", "array"},
+    {"prefixItems", "array"},
+    {"contains", "array"},
+    {"uniqueItems", "array"},
+    {"patternProperties", "object"},
+    {"additionalProperties", "object"},
+    {"propertyNames", "object"},
+    {"dependentRequired", "object"},
+    {"dependentSchemas", "object"},
 };
 
-static qn_status deny_members(expansion *x, const branch *b, const todo *t, const char *key, json_t *v)
+static qn_status deny_members(expansion *x, const branch *b, const todo *t, const char *key,
+                              json_t *v)
 {
     const json_t *made;
     const char *name;
     json_t *own;
     todo none = {0};
-    json_object_foreach(v, name, own) {
+    json_object_foreach(v, name, own)
+    {
         if (json_is_true(own))
             continue;
         QN_TRY(make_member(x, t->schema, key, name, WRONG, own, &made));
@@ -478,7 +520,8 @@ static qn_status deny_members(expansion *x, const branch *b, const todo *t, cons
 }
 
 /* Branches in which the keyword fails. */
-static qn_status deny_plain(expansion *x, const branch *b, const todo *t, const char *key, json_t *v)
+static qn_status deny_plain(expansion *x, const branch *b, const todo *t, const char *key,
+                            json_t *v)
 {
     static const char *const alone[] = {"type", "const", "enum", "pattern", "multipleOf"};
     const json_t *made;
@@ -504,9 +547,543 @@ static qn_status deny_plain(expansion *x, const branch *b, const todo *t, const 
             type = one_way[i].type;
     bool is_nothing = json_is_true(v) || (json_is_false(v) && strcmp(key, "uniqueItems") == 0);
     if (!type || (is_nothing && strcmp(key, "uniqueItems") != 0) ||
-        (json_is_false(v) && is_nothing) || (json_is_object(v) && !json_object_size(v) && strcmp(key, "contains") != 0))
+        (json_is_false(v) && is_nothing) ||
+        (json_is_object(v) && !json_object_size(v) && strcmp(key, "contains") != 0))
         return QN_OK;
     QN_TRY(make_typed(x, t->schema, key, type, NULL, NULL, 0, &made));
     return fork_to(x, b, (todo){.from = t, .schema = made, .kind = PLAIN},
                    (todo){.from = t, .schema = t->schema, .key = key, .kind = OBSTACLE});
+}
+
+/* The branch goes on as one branch for each way in which the schema fails. */
+static qn_status must_not(expansion *x, const branch *b, const todo *t)
+{
+    const json_t *schema = t->schema, *to = NULL;
+    const json_t *yes = json_object_get(schema, "then"), *no = json_object_get(schema, "else");
+    const char *key;
+    json_t *v;
+    todo none = {0};
+    json_object_foreach((json_t *)schema, key, v)
+    {
+        todo first = {.from = t, .schema = v, .kind = MUST};
+        CHAIN(all);
+        if (strcmp(key, "$ref") == 0) {
+            QN_TRY(qn_schema_resolve(x->d, schema, &to, x->err));
+            QN_TRY(fork_to(x, b, (todo){.from = t, .schema = to, .kind = MUST_NOT}, none));
+        } else if (strcmp(key, "allOf") == 0) {
+            for (size_t i = 0; i < json_array_size(v); i++)
+                QN_TRY(fork_to(x, b,
+                               (todo){.from = t, .schema = json_array_get(v, i), .kind = MUST_NOT},
+                               none));
+        } else if (strcmp(key, "anyOf") == 0) {
+            QN_TRY(add_each(x, &all, t, v, MUST_NOT));
+            QN_TRY(fork_branch(x, b, &all));
+        } else if (strcmp(key, "oneOf") == 0) {
+            /* none of them holds; that two do is the other way to fail */
+            QN_TRY(add_each(x, &all, t, v, MUST_NOT));
+            QN_TRY(fork_branch(x, b, &all));
+            for (size_t i = 0; i < json_array_size(v); i++)
+                for (size_t k = 0; k < i; k++)
+                    QN_TRY(fork_to(x, b, (todo){.from = t, .schema = json_array_get(v, k)},
+                                   (todo){.from = t, .schema = json_array_get(v, i)}));
+        } else if (strcmp(key, "not") == 0) {
+            QN_TRY(fork_to(x, b, first, none));
+        } else if (strcmp(key, "if") == 0 && yes) {
+            QN_TRY(fork_to(x, b, first, (todo){.from = t, .schema = yes, .kind = MUST_NOT}));
+        } else if (!is_combining(key) || strncmp(key, "dep", 3) == 0) {
+            QN_TRY(deny_plain(x, b, t, key, v));
+        }
+        first.kind = MUST_NOT;
+        if (strcmp(key, "if") == 0 && no)
+            QN_TRY(fork_to(x, b, first, (todo){.from = t, .schema = no, .kind = MUST_NOT}));
+    }
+    return QN_OK;
+}
+
+static qn_status demand(expansion *x, const branch *b);
+
+/* Takes one branch to its end, or to where it forks. */
+static qn_status follow_branch(expansion *x, branch *b)
+{
+    while (b->todo && b->types) {
+        const todo *t = b->todo;
+        bool is_dead = false;
+        b->todo = t->next;
+        QN_TRY(qn_schema_spend(x->d, 1, t->schema, x->err));
+        switch (t->kind) {
+        case MUST:
+            QN_TRY(must(x, b, t, &is_dead));
+            break;
+        case MUST_NOT:
+            if (x->is_loose || json_is_false(t->schema))
+                break;
+            for (const todo *up = t->from; up; up = up->from)
+                if (up->schema == t->schema && up->kind == MUST_NOT)
+                    return qn_schema_fail(x->d, x->err, QN_E_ARG, t->schema, NULL,
+                                          "found a schema that is itself by references alone");
+            return json_is_true(t->schema) ? QN_OK : must_not(x, b, t);
+        case PLAIN:
+            b->types &= types_left(t->schema);
+            QN_TRY(add_link(x, &b->plain, (qn_term){t->schema, false}));
+            break;
+        case PLAIN_NOT:
+            QN_TRY(add_link(x, &b->plain, (qn_term){t->schema, true}));
+            break;
+        case OBSTACLE:
+            b->obstacle = b->obstacle ? b->obstacle : t;
+            break;
+        default:
+            return choose(x, b, t);
+        }
+        if (is_dead)
+            return QN_OK;
+    }
+    return b->types ? demand(x, b) : QN_OK;
+}
+
+static qn_status expand(qn_schema_doc *d, qn_terms all, bool is_loose, const qn_schema_case **out,
+                        size_t *n_out, qn_err *err)
+{
+    expansion x = {.d = d, .is_loose = is_loose, .err = err};
+    branch first = {.types = QN_TYPE_ALL};
+    qn_status s = QN_OK;
+    CHAIN(c);
+    *out = NULL;
+    *n_out = 0;
+    for (size_t i = 0; i < all.n; i++)
+        QN_TRY(add_todo(
+            &x, &c,
+            (todo){.schema = all.t[i].schema, .kind = all.t[i].is_negated ? MUST_NOT : MUST}));
+    QN_TRY(fork_branch(&x, &first, &c));
+    while (s == QN_OK && x.branches) {
+        branch *b = x.branches;
+        x.branches = b->next;
+        s = follow_branch(&x, b);
+    }
+    /* they move into the document's memory, where their lists are too */
+    qn_schema_case *kept = s == QN_OK ? qn_schema_alloc(d, x.n_cases, sizeof *kept) : NULL;
+    if (kept && x.n_cases)
+        memcpy(kept, x.cases, x.n_cases * sizeof *kept);
+    *out = kept;
+    *n_out = x.n_cases;
+    qn_free(x.cases);
+    return s == QN_OK && !kept ? qn_schema_no_memory(d, err) : s;
+}
+
+qn_status qn_schema_cases(qn_schema_doc *d, qn_terms all, const qn_schema_case **out, size_t *n_out,
+                          qn_err *err)
+{
+    return expand(d, all, false, out, n_out, err);
+}
+
+/* ---- what the plain terms of a case demand ---- */
+
+static const json_t *keyword(const qn_term *t, const char *key)
+{
+    return t->is_negated ? NULL : json_object_get(t->schema, key);
+}
+
+static void block(qn_schema_case *c, const json_t *at, const char *key, const char *why)
+{
+    if (c->obstacle)
+        return;
+    c->obstacle = why;
+    c->obstacle_at = at;
+    c->obstacle_key = key;
+}
+
+static void narrow_count(qn_count_range *r, const qn_term *t, const char *min, const char *max)
+{
+    const json_t *low = keyword(t, min), *high = keyword(t, max);
+    if (low)
+        r->min = QN_MAX(r->min, (uint64_t)json_number_value(low));
+    if (high)
+        r->max = QN_MIN(r->max, (uint64_t)json_number_value(high));
+}
+
+/* A bound joins the range if it is the closer one. */
+static void narrow_low(qn_number_range *r, const qn_decimal *d, bool is_open)
+{
+    int c = r->has_low ? qn_decimal_compare(d, &r->low) : 1;
+    if (c > 0)
+        r->low = *d;
+    r->is_above = c > 0 ? is_open : c == 0 ? r->is_above || is_open : r->is_above;
+    r->has_low = true;
+}
+
+static void narrow_high(qn_number_range *r, const qn_decimal *d, bool is_open)
+{
+    int c = r->has_high ? qn_decimal_compare(d, &r->high) : -1;
+    if (c < 0)
+        r->high = *d;
+    r->is_below = c < 0 ? is_open : c == 0 ? r->is_below || is_open : r->is_below;
+    r->has_high = true;
+}
+
+static bool narrow_numbers(qn_number_range *r, const qn_term *t)
+{
+    static const char *const keys[] = {"minimum", "exclusiveMinimum", "maximum",
+                                       "exclusiveMaximum"};
+    const char *format = json_string_value(keyword(t, "format")), *low = NULL, *high = NULL;
+    qn_decimal d;
+    bool is_any = false;
+    for (size_t i = 0; i < QN_COUNT(keys); i++) {
+        const json_t *v = keyword(t, keys[i]);
+        if (!v)
+            continue;
+        is_any = true;
+        qn_decimal_of(&d, v);
+        if (i < 2)
+            narrow_low(r, &d, i == 1);
+        else
+            narrow_high(r, &d, i == 3);
+    }
+    if (format && qn_number_format(format, &low, &high) && low) {
+        is_any = true;
+        qn_decimal_parse(&d, low, strlen(low));
+        narrow_low(r, &d, false);
+        qn_decimal_parse(&d, high, strlen(high));
+        narrow_high(r, &d, false);
+    }
+    return is_any;
+}
+
+static qn_status number_demand(expansion *x, qn_schema_case *c)
+{
+    qn_number_range r = {0};
+    bool is_any = false;
+    for (size_t i = 0; i < c->plain.n; i++)
+        is_any |= narrow_numbers(&r, &c->plain.t[i]);
+    if (!is_any)
+        return QN_OK;
+    qn_number_range *kept = qn_schema_alloc(x->d, 1, sizeof *kept);
+    if (!kept)
+        return qn_schema_no_memory(x->d, x->err);
+    for (int is_broken = 0; is_broken < 2; is_broken++) {
+        r.is_whole = !is_broken;
+        r.is_broken = is_broken;
+        if (qn_number_range_is_empty(&r))
+            c->types &= ~(unsigned)(is_broken ? QN_TYPE_BROKEN : QN_TYPE_WHOLE);
+    }
+    r.is_whole = r.is_broken = false;
+    *kept = r;
+    c->numbers = kept;
+    return QN_OK;
+}
+
+/* What a negated term of one keyword leaves. */
+static void deny(qn_schema_case *c, const json_t *schema)
+{
+    const json_t *type = json_object_get(schema, "type"), *list = json_object_get(schema, "enum");
+    const json_t *value = json_object_get(schema, "const");
+    const unsigned single = QN_TYPE_NULL | QN_TYPE_FALSE | QN_TYPE_TRUE;
+    if (type)
+        c->types &= ~types_named(type);
+    if (json_object_get(schema, "pattern"))
+        c->types &= QN_TYPE_STRING;
+    if (json_object_get(schema, "multipleOf"))
+        c->types &= QN_TYPE_NUMBER;
+    for (size_t i = 0; i < json_array_size(list); i++)
+        c->types &= ~(type_of(json_array_get(list, i)) & single);
+    if (value)
+        c->types &= ~(type_of(value) & single);
+}
+
+/* An array or object among listed values is only compared, so what else is said about such must be nothing. */
+static void block_listed(qn_schema_case *c, const json_t *v)
+{
+    static const char *const of_arrays[] = {"items",    "prefixItems", "contains",
+                                            "minItems", "maxItems",    "uniqueItems"};
+    static const char *const of_objects[] = {
+        "properties",    "required",      "additionalProperties", "patternProperties",
+        "propertyNames", "minProperties", "maxProperties"};
+    bool is_array = json_is_array(v);
+    const char *const *keys = is_array ? of_arrays : of_objects;
+    size_t n = is_array ? QN_COUNT(of_arrays) : QN_COUNT(of_objects);
+    for (size_t k = 0; k < n && (is_array || json_is_object(v)); k++)
+        for (size_t i = 0; i < c->plain.n; i++)
+            if (keyword(&c->plain.t[i], keys[k]))
+                block(c, c->plain.t[i].schema, keys[k],
+                      "found it beside arrays or objects of enum or const");
+}
+
+/* The values of an enum or const that are in `seen` (NULL: all), each once; `seen` becomes these. */
+static qn_status keep_values(expansion *x, qn_schema_case *c, const json_t *list, bool is_const,
+                             json_t **seen)
+{
+    json_t *now = json_object();
+    size_t n = is_const ? 1 : json_array_size(list), n_kept = 0;
+    const json_t **kept = qn_schema_alloc(x->d, n, sizeof *kept);
+    qn_str text = {0};
+    bool ok = now && kept;
+    for (size_t i = 0; i < n && ok; i++) {
+        const json_t *v = is_const ? list : json_array_get(list, i);
+        qn_str_clear(&text);
+        qn_json_normal(&text, v);
+        ok = !text.failed;
+        if (!ok || json_object_getn(now, text.p, text.n) ||
+            (*seen && !json_object_getn(*seen, text.p, text.n)))
+            continue;
+        ok = json_object_setn_new(now, text.p, text.n, json_true()) == 0;
+        kept[n_kept++] = v;
+    }
+    qn_str_fini(&text);
+    json_decref(*seen);
+    *seen = now;
+    c->values = kept;
+    c->n_values = n_kept;
+    c->is_listed = true;
+    return ok ? qn_schema_spend(x->d, n, list, x->err) : qn_schema_no_memory(x->d, x->err);
+}
+
+static qn_status list_values(expansion *x, qn_schema_case *c)
+{
+    json_t *seen = NULL;
+    qn_status s = QN_OK;
+    for (size_t i = 0; i < c->plain.n && s == QN_OK; i++) {
+        const json_t *list = keyword(&c->plain.t[i], "enum"),
+                     *value = keyword(&c->plain.t[i], "const");
+        if (list)
+            s = keep_values(x, c, list, false, &seen);
+        if (value && s == QN_OK)
+            s = keep_values(x, c, value, true, &seen);
+    }
+    json_decref(seen);
+    size_t n = 0;
+    unsigned left = 0;
+    for (size_t i = 0; i < c->n_values && s == QN_OK; i++) {
+        bool is_in;
+        s = qn_case_admits(x->d, c, c->values[i], &is_in, x->err);
+        if (!is_in)
+            continue;
+        block_listed(c, c->values[i]);
+        left |= type_of(c->values[i]);
+        c->values[n++] = c->values[i];
+    }
+    c->n_values = n;
+    if (c->is_listed)
+        c->types &= left;
+    return s;
+}
+
+/* Objects that lack a member which they must have. */
+static void check_required(qn_schema_case *c)
+{
+    size_t n_required = 0;
+    for (size_t i = 0; i < c->plain.n; i++) {
+        const json_t *names = keyword(&c->plain.t[i], "required");
+        n_required = QN_MAX(n_required, json_array_size(names));
+        for (size_t k = 0; k < json_array_size(names); k++)
+            for (size_t m = 0; m < c->plain.n; m++) {
+                const char *name = json_string_value(json_array_get(names, k));
+                const json_t *own = json_object_get(keyword(&c->plain.t[m], "properties"), name);
+                bool is_closed = json_is_false(keyword(&c->plain.t[m], "additionalProperties")) &&
+                                 !keyword(&c->plain.t[m], "patternProperties");
+                if (own ? json_is_false(own) : is_closed)
+                    c->types &= ~(unsigned)QN_TYPE_OBJECT;
+            }
+    }
+    /* the same name twice in one list is counted twice: only a list of one or none is sure */
+    if (c->members.min > c->members.max || (n_required && c->members.max == 0))
+        c->types &= ~(unsigned)QN_TYPE_OBJECT;
+}
+
+static qn_status demand(expansion *x, const branch *b)
+{
+    qn_schema_case c = {.types = b->types};
+    size_t n = b->plain ? b->plain->n : 0;
+    qn_term *plain = qn_schema_alloc(x->d, n, sizeof *plain);
+    if (!plain)
+        return qn_schema_no_memory(x->d, x->err);
+    for (const link *l = b->plain; l; l = l->next)
+        plain[l->n - 1] = l->term;
+    c.plain = (qn_terms){plain, n};
+    c.lengths.max = c.items.max = c.members.max = UINT64_MAX;
+    if (b->obstacle)
+        block(&c, b->obstacle->schema, b->obstacle->key,
+              "found it where it must not hold, which cannot be enforced");
+    for (size_t i = 0; i < n; i++) {
+        QN_TRY(qn_schema_spend(x->d, n, plain[i].schema, x->err));
+        if (plain[i].is_negated)
+            deny(&c, plain[i].schema);
+        narrow_count(&c.lengths, &plain[i], "minLength", "maxLength");
+        narrow_count(&c.items, &plain[i], "minItems", "maxItems");
+        narrow_count(&c.members, &plain[i], "minProperties", "maxProperties");
+    }
+    QN_TRY(number_demand(x, &c));
+    if (c.lengths.min > c.lengths.max)
+        c.types &= ~(unsigned)QN_TYPE_STRING;
+    if (c.items.min > c.items.max)
+        c.types &= ~(unsigned)QN_TYPE_ARRAY;
+    if (c.types & QN_TYPE_OBJECT)
+        check_required(&c);
+    if (c.types)
+        QN_TRY(list_values(x, &c));
+    if (!c.types)
+        return QN_OK;
+    if (!qn_grow(&x->cases, &x->cap, x->n_cases + 1, sizeof *x->cases, QN_MEM_REQUEST))
+        return qn_fail_nomem(x->err, (x->n_cases + 1) * sizeof *x->cases);
+    x->cases[x->n_cases++] = c;
+    return QN_OK;
+}
+
+/* ---- one value, one member ---- */
+
+static size_t n_chars(const json_t *v)
+{
+    const char *p = json_string_value(v);
+    size_t n = 0;
+    for (size_t i = 0; i < json_string_length(v); i++)
+        n += ((unsigned char)p[i] & 0xc0) != 0x80;
+    return n;
+}
+
+static qn_status admits_string(qn_schema_doc *d, const qn_term *t, const json_t *v, bool *out,
+                               qn_err *err)
+{
+    static const char *const keys[] = {"pattern", "format"};
+    for (int i = 0; i < 2 && *out; i++) {
+        const json_t *own = json_object_get(t->schema, keys[i]);
+        const qn_regex *re;
+        bool is_found = true;
+        if (!own)
+            continue;
+        QN_TRY(qn_schema_regex(d, t->schema, keys[i], json_string_value(own), i == 1, &re, err));
+        if (re) {
+            qn_err why = {0};
+            qn_status s = qn_regex_finds(re, json_string_value(v), json_string_length(v),
+                                         t->is_negated, &is_found, &why);
+            if (s != QN_OK)
+                return qn_schema_fail(d, err, s, t->schema, keys[i], "%s", why.msg);
+        }
+        *out = is_found != t->is_negated;
+    }
+    return QN_OK;
+}
+
+/* Whether the value is among those of a negated enum or const. */
+static bool is_denied(const json_t *v, const json_t *schema)
+{
+    const json_t *list = json_object_get(schema, "enum"), *one = json_object_get(schema, "const");
+    qn_str own = {0}, other = {0};
+    bool is_same = false;
+    qn_json_normal(&own, v);
+    for (size_t i = 0; i < json_array_size(list) + (one != NULL) && !is_same; i++) {
+        qn_str_clear(&other);
+        qn_json_normal(&other, one ? one : json_array_get(list, i));
+        /* out of memory counts as denied: what is left out is never wrong */
+        is_same =
+            own.failed || other.failed || (own.n == other.n && memcmp(own.p, other.p, own.n) == 0);
+    }
+    qn_str_fini(&own);
+    qn_str_fini(&other);
+    return is_same;
+}
+
+qn_status qn_case_admits(qn_schema_doc *d, const qn_schema_case *c, const json_t *v, bool *out,
+                         qn_err *err)
+{
+    unsigned type = type_of(v);
+    qn_decimal number, step;
+    *out = type & c->types;
+    if (type == QN_TYPE_STRING) {
+        size_t n = n_chars(v);
+        *out = *out && n >= c->lengths.min && n <= c->lengths.max;
+    }
+    if (type & QN_TYPE_NUMBER) {
+        qn_decimal_of(&number, v);
+        *out = *out && (!c->numbers || qn_number_range_has(c->numbers, &number));
+    }
+    for (size_t i = 0; i < c->plain.n && *out; i++) {
+        const qn_term *t = &c->plain.t[i];
+        const json_t *of = json_object_get(t->schema, "multipleOf");
+        QN_TRY(qn_schema_spend(d, 1, t->schema, err));
+        if (t->is_negated && is_denied(v, t->schema))
+            *out = false;
+        if (type == QN_TYPE_STRING && *out)
+            QN_TRY(admits_string(d, t, v, out, err));
+        if (of && type & QN_TYPE_NUMBER) {
+            qn_decimal_of(&step, of);
+            *out = *out && qn_decimal_is_multiple(&number, &step) != t->is_negated;
+        }
+    }
+    return QN_OK;
+}
+
+size_t qn_case_most_terms(const qn_schema_case *c)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < c->plain.n; i++)
+        n += 2 + json_object_size(keyword(&c->plain.t[i], "patternProperties"));
+    return n;
+}
+
+qn_status qn_case_member(qn_schema_doc *d, const qn_schema_case *c, const char *name,
+                         qn_term *terms, size_t *n, qn_err *err)
+{
+    for (size_t i = 0; i < c->plain.n; i++) {
+        const qn_term *t = &c->plain.t[i];
+        const json_t *own = json_object_get(keyword(t, "properties"), name);
+        const json_t *rest = keyword(t, "additionalProperties");
+        json_t *patterns = (json_t *)keyword(t, "patternProperties"), *v;
+        const char *pattern;
+        bool is_named = own != NULL;
+        QN_TRY(qn_schema_spend(d, 1, t->schema, err));
+        if (own)
+            terms[(*n)++] = (qn_term){own, false};
+        json_object_foreach(patterns, pattern, v)
+        {
+            const qn_regex *re;
+            bool is_found, is_maybe;
+            QN_TRY(qn_schema_regex(d, t->schema, "patternProperties", pattern, false, &re, err));
+            QN_TRY(qn_regex_finds(re, name, strlen(name), false, &is_found, err));
+            QN_TRY(qn_regex_finds(re, name, strlen(name), true, &is_maybe, err));
+            /* where the languages differ it must be right for both */
+            if (is_maybe)
+                terms[(*n)++] = (qn_term){v, false};
+            is_named |= is_found;
+        }
+        if (!is_named && rest)
+            terms[(*n)++] = (qn_term){rest, false};
+    }
+    return QN_OK;
+}
+
+/* ---- proofs that nothing fits ---- */
+
+/* Whether a member that the case requires can surely be nothing. Looks no deeper: that is where unions are told apart. */
+static qn_status is_impossible(qn_schema_doc *d, const qn_schema_case *c, bool *out, qn_err *err)
+{
+    *out = false;
+    if (c->types != QN_TYPE_OBJECT || c->is_listed)
+        return QN_OK;
+    for (size_t i = 0; i < c->plain.n; i++) {
+        const json_t *names = keyword(&c->plain.t[i], "required");
+        for (size_t k = 0; k < json_array_size(names) && !*out; k++) {
+            qn_term *terms = qn_schema_alloc(d, qn_case_most_terms(c), sizeof *terms);
+            const qn_schema_case *cases;
+            size_t n = 0, n_cases;
+            if (!terms)
+                return qn_schema_no_memory(d, err);
+            QN_TRY(
+                qn_case_member(d, c, json_string_value(json_array_get(names, k)), terms, &n, err));
+            QN_TRY(expand(d, (qn_terms){terms, n}, true, &cases, &n_cases, err));
+            *out = n_cases == 0;
+        }
+    }
+    return QN_OK;
+}
+
+/* expand calls this and this expand, once: a loose expansion asks for no proof. */
+static qn_status are_disjoint(qn_schema_doc *d, const json_t *a, const json_t *b, bool *out,
+                              qn_err *err)
+{
+    qn_term both[] = {{a, false}, {b, false}};
+    const qn_schema_case *cases;
+    size_t n;
+    QN_TRY(expand(d, (qn_terms){both, 2}, true, &cases, &n, err));
+    *out = true;
+    for (size_t i = 0; i < n && *out; i++)
+        QN_TRY(is_impossible(d, &cases[i], out, err));
+    return QN_OK;
 }

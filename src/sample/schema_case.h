@@ -47,8 +47,8 @@ typedef struct qn_count_range {
 typedef struct qn_schema_case {
     qn_terms plain;
     /* what they demand together */
-    unsigned types;         /* bits of qn_json_types; 0: nothing can be of this case */
-    bool is_listed;         /* one of values, and nothing else */
+    unsigned types; /* bits of qn_json_types; 0: nothing can be of this case */
+    bool is_listed; /* one of values, and nothing else */
     const json_t **values;
     size_t n_values;
     const qn_number_range *numbers; /* NULL: any */

@@ -562,7 +562,8 @@ qn_status qn_schema_regex(qn_schema_doc *d, const json_t *schema, const char *ke
     }
     qn_status s = QN_OK;
     if (!is_known)
-        s = qn_fail(&why, QN_E_UNSUPPORTED, "found the format '%.60s', which cannot be enforced", text);
+        s = qn_fail(&why, QN_E_UNSUPPORTED, "found the format '%.60s', which cannot be enforced",
+                    text);
     else if (re.failed)
         s = qn_fail_nomem(&why, strlen(text));
     else if (!is_any)

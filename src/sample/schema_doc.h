@@ -16,11 +16,11 @@
 
 typedef struct qn_schema_place {
     const json_t *schema;
-    uint32_t parent;    /* itself: the root */
-    uint32_t base;      /* nearest schema with $id, or the root */
-    const char *key;    /* keyword in the parent, or NULL */
-    const char *member; /* of the keyword's object, or NULL */
-    uint32_t index;     /* of the keyword's array; UINT32_MAX: none */
+    uint32_t parent;             /* itself: the root */
+    uint32_t base;               /* nearest schema with $id, or the root */
+    const char *key;             /* keyword in the parent, or NULL */
+    const char *member;          /* of the keyword's object, or NULL */
+    uint32_t index;              /* of the keyword's array; UINT32_MAX: none */
     struct qn_schema_made *made; /* of it */
 } qn_schema_place;
 
