@@ -8,11 +8,40 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Nodes for the bytes that the text before does not share. */
+bool qn_trie_add(qn_trie *t, const uint8_t *text, size_t n, int32_t token, int tag)
+{
+    size_t same = 0;
+    while (same < t->n_path && same < n && t->nodes[t->path[same]].byte == text[same])
+        same++;
+    if (same == n) /* the same text again */
+        same--;
+    for (size_t i = same; i < t->n_path; i++)
+        t->nodes[t->path[i]].skip = (uint32_t)t->n;
+    t->n_path = same;
+    if (!qn_grow(&t->nodes, &t->cap, t->n + n - same, sizeof *t->nodes, (qn_mem_tag)tag) ||
+        !qn_grow(&t->path, &t->path_cap, n, sizeof *t->path, (qn_mem_tag)tag))
+        return false;
+    for (size_t i = same; i < n; i++) {
+        t->path[t->n_path++] = (uint32_t)t->n;
+        t->nodes[t->n++] = (qn_trie_node){.token = -1, .depth = (uint16_t)(i + 1), .byte = text[i]};
+    }
+    t->nodes[t->path[n - 1]].token = token;
+    return true;
+}
+
+void qn_trie_end(qn_trie *t)
+{
+    while (t->n_path)
+        t->nodes[t->path[--t->n_path]].skip = (uint32_t)t->n;
+}
+
 void qn_vocabulary_free(qn_vocabulary *v)
 {
     if (!v)
         return;
-    qn_free(v->nodes);
+    qn_free(v->trie.nodes);
+    qn_free(v->trie.path);
     qn_free(v->text_at);
     qn_free(v->bytes);
     qn_free(v->ends);
@@ -21,8 +50,9 @@ void qn_vocabulary_free(qn_vocabulary *v)
 
 size_t qn_vocabulary_n_bytes(const qn_vocabulary *v)
 {
-    return sizeof *v + v->nodes_cap * sizeof *v->nodes + (v->n_tokens + 1) * sizeof *v->text_at +
-           v->text_at[v->n_tokens] + v->n_ends * sizeof *v->ends;
+    return sizeof *v + v->trie.cap * sizeof *v->trie.nodes +
+           (v->n_tokens + 1) * sizeof *v->text_at + v->text_at[v->n_tokens] +
+           v->n_ends * sizeof *v->ends;
 }
 
 bool qn_vocabulary_is_end(const qn_vocabulary *v, int32_t id)
@@ -74,49 +104,32 @@ static qn_status copy_texts(qn_vocabulary *v, qn_vocab_fn fn, void *arg, qn_err 
     return QN_OK;
 }
 
-/* Nodes for the bytes of the token that the one before in the order does not share. `open` holds the node of each of
- * the bytes of that one. */
-static bool add_token(qn_vocabulary *v, uint32_t *open, size_t *n_open, int32_t id)
-{
-    size_t n, same = 0;
-    const uint8_t *text = qn_vocabulary_text(v, id, &n);
-    while (same < *n_open && same < n && v->nodes[open[same]].byte == text[same])
-        same++;
-    if (same == n) /* the same text again */
-        same--;
-    for (size_t i = same; i < *n_open; i++)
-        v->nodes[open[i]].skip = (uint32_t)v->n_nodes;
-    if (!qn_grow(&v->nodes, &v->nodes_cap, v->n_nodes + n - same, sizeof *v->nodes, QN_MEM_VOCAB))
-        return false;
-    for (size_t i = same; i < n; i++) {
-        open[i] = (uint32_t)v->n_nodes;
-        v->nodes[v->n_nodes++] =
-            (qn_trie_node){.token = -1, .depth = (uint16_t)(i + 1), .byte = text[i]};
-    }
-    v->nodes[open[n - 1]].token = id;
-    *n_open = n;
-    v->max_depth = QN_MAX(v->max_depth, (uint32_t)n);
-    return true;
-}
-
 static qn_status build_trie(qn_vocabulary *v, qn_err *err)
 {
     int32_t *order = qn_alloc_array(v->n_tokens + 1, sizeof *order, QN_MEM_VOCAB);
-    uint32_t *path = qn_alloc_array(QN_LIMIT_GRAMMAR_TOKEN, sizeof *path, QN_MEM_VOCAB);
-    size_t n = 0, n_path = 0;
-    bool done = order && path;
+    size_t n = 0, n_text;
+    bool done = order;
     for (size_t id = 0; done && id < v->n_tokens; id++)
         if (v->text_at[id + 1] > v->text_at[id])
             order[n++] = (int32_t)id;
     if (done)
         qsort_r(order, n, sizeof *order, by_text, v);
-    for (size_t i = 0; done && i < n; i++)
-        done = add_token(v, path, &n_path, order[i]);
-    for (size_t i = 0; done && i < n_path; i++)
-        v->nodes[path[i]].skip = (uint32_t)v->n_nodes;
+    for (size_t i = 0; done && i < n; i++) {
+        const uint8_t *text = qn_vocabulary_text(v, order[i], &n_text);
+        done = qn_trie_add(&v->trie, text, n_text, order[i], QN_MEM_VOCAB);
+        v->max_depth = QN_MAX(v->max_depth, (uint32_t)n_text);
+    }
     qn_free(order);
-    qn_free(path);
-    return done ? QN_OK : qn_fail_nomem(err, v->n_nodes * sizeof *v->nodes);
+    if (!done)
+        return qn_fail_nomem(err, v->trie.n * sizeof *v->trie.nodes);
+    qn_trie_end(&v->trie);
+    uint32_t at = 0;
+    for (uint32_t b = 0; b <= 256; b++) {
+        while (at < v->trie.n && v->trie.nodes[at].byte < b)
+            at = v->trie.nodes[at].skip;
+        v->first[b] = b < 256 ? at : (uint32_t)v->trie.n;
+    }
+    return QN_OK;
 }
 
 qn_status qn_vocabulary_new(qn_vocabulary **out, size_t n_tokens, qn_vocab_fn fn, void *arg,

@@ -22,12 +22,23 @@ typedef struct qn_trie_node {
     uint8_t byte;
 } qn_trie_node;
 
-struct qn_vocabulary {
+/* Texts are added in order. */
+typedef struct qn_trie {
     qn_trie_node *nodes;
+    uint32_t *path; /* the nodes of the text added last */
+    size_t n, cap, n_path, path_cap;
+} qn_trie;
+QN_MUST_USE bool qn_trie_add(qn_trie *t, const uint8_t *text, size_t n, int32_t token, int tag);
+void qn_trie_end(qn_trie *t); /* no more is added */
+
+struct qn_vocabulary {
+    qn_trie trie;
+    uint32_t first
+        [257]; /* nodes of depth 1 with byte b: [first[b], first[b + 1]), with all below them */
     uint32_t *text_at; /* of token id: bytes[text_at[id]] to bytes[text_at[id + 1]] */
     uint8_t *bytes;    /* of the tokens that are text */
     int32_t *ends;     /* tokens that end an answer */
-    size_t n_nodes, n_tokens, n_words, n_ends, nodes_cap;
+    size_t n_tokens, n_words, n_ends;
     uint32_t max_depth;
 };
 
