@@ -25,7 +25,8 @@ struct qn_matcher {
     qn_stacks stacks;
     qn_walker w; /* heads [0, n): the place; behind them what is tried */
     size_t n;
-    size_t n_swept; /* frames that were left */
+    size_t n_swept;        /* frames that were left */
+    bool is_end_forbidden; /* unless nothing else can come */
 };
 
 /* ---- grammar ---- */
@@ -68,6 +69,16 @@ void qn_grammar_let(qn_grammar *g)
 {
     if (g && atomic_fetch_sub_explicit(&g->n_users, 1, memory_order_acq_rel) == 1)
         grammar_free(g);
+}
+
+bool qn_grammar_is_shared(const qn_grammar *g)
+{
+    return atomic_load_explicit(&g->n_users, memory_order_relaxed) > 1;
+}
+
+const qn_vocabulary *qn_grammar_vocabulary(const qn_grammar *g)
+{
+    return g->v;
 }
 
 size_t qn_grammar_n_bytes(const qn_grammar *g)
@@ -132,6 +143,7 @@ qn_status qn_matcher_fork(qn_matcher **out, const qn_matcher *m, qn_err *err)
     if (good) {
         c->n = m->n;
         c->n_swept = m->n_swept;
+        c->is_end_forbidden = m->is_end_forbidden;
         return QN_OK;
     }
     qn_matcher_free(c);
@@ -167,14 +179,45 @@ bool qn_matcher_is_whole(const qn_matcher *m)
     return false;
 }
 
+/* A byte can follow the head, in its count. */
+static bool goes_on(const qn_walker *w, qn_head h)
+{
+    const qn_state *s = &w->a->states[h.state];
+    for (uint32_t k = 0; k < s->n_edges; k++) {
+        qn_head to = h;
+        if (qn_walker_move(w, &to, w->a->edges[s->edges + k].to, w->a->edges[s->edges + k].ticks))
+            return true;
+    }
+    for (uint32_t k = 0; k < s->n_calls; k++) {
+        qn_head to = h;
+        if (qn_walker_move(w, &to, w->a->calls[s->calls + k].to, w->a->calls[s->calls + k].ticks))
+            return true;
+    }
+    return false;
+}
+
+/* Nothing can follow the place [begin, end). */
+static bool is_over(const qn_matcher *m, size_t begin, size_t end)
+{
+    for (size_t i = begin; i < end; i++)
+        if (goes_on(&m->w, m->w.heads.p[i]))
+            return false;
+    return true;
+}
+
 bool qn_matcher_is_over(const qn_matcher *m)
 {
-    for (size_t i = 0; i < m->n; i++) {
-        const qn_state *s = &m->g->a.states[m->w.heads.p[i].state];
-        if (s->n_edges || s->n_calls)
-            return false;
-    }
-    return true;
+    return is_over(m, 0, m->n);
+}
+
+void qn_matcher_forbid_end(qn_matcher *m)
+{
+    m->is_end_forbidden = true;
+}
+
+static bool may_end(const qn_matcher *m)
+{
+    return m->is_end_forbidden ? qn_matcher_is_over(m) : qn_matcher_is_whole(m);
 }
 
 /* What is tried stands behind the place, and its frames behind those of the place. */
@@ -195,7 +238,7 @@ bool qn_matcher_allows(const qn_matcher *m, int32_t id)
     if (id < 0 || (size_t)id >= m->g->v->n_tokens)
         return false;
     if (qn_vocabulary_is_end(m->g->v, id))
-        return qn_matcher_is_whole(m);
+        return may_end(m);
     bool may = allows(own, id, &begin);
     qn_stacks_cut(&own->stacks, n_frames);
     return may;
@@ -225,7 +268,7 @@ bool qn_matcher_accept(qn_matcher *m, int32_t id)
     if (id < 0 || (size_t)id >= m->g->v->n_tokens)
         return false;
     if (qn_vocabulary_is_end(m->g->v, id)) {
-        if (!qn_matcher_is_whole(m))
+        if (!may_end(m))
             return false;
         w->heads.p[0] = (qn_head){QN_NO_STATE, 0, 0, 0, UINT32_MAX, 0};
         m->n = 1;
@@ -253,8 +296,8 @@ const uint64_t *qn_matcher_mask(qn_matcher *m)
     memset(m->mask, 0, v->n_words * sizeof *m->mask);
     if (!qn_masks_add(m->g->masks, &m->stacks, m->w.heads.p, m->n, m->mask))
         return NULL;
-    bool is_whole = qn_matcher_is_whole(m);
-    for (size_t i = 0; is_whole && i < v->n_ends; i++)
+    bool ends = may_end(m);
+    for (size_t i = 0; ends && i < v->n_ends; i++)
         m->mask[v->ends[i] / 64] |= 1ull << v->ends[i] % 64;
     return m->mask;
 }
@@ -280,7 +323,7 @@ static int only_byte(const qn_walker *w, size_t begin, size_t end)
     return only;
 }
 
-size_t qn_matcher_forced(qn_matcher *m, char *out, size_t most)
+size_t qn_matcher_forced(qn_matcher *m, char *out, size_t most, bool *is_end)
 {
     qn_walker *w = &m->w;
     size_t n = 0, n_frames = m->stacks.n, begin;
@@ -299,6 +342,7 @@ size_t qn_matcher_forced(qn_matcher *m, char *out, size_t most)
         w->heads.n -= end - m->n;
         begin = m->n;
     }
+    *is_end = !w->failed && is_over(m, begin, w->heads.n);
     qn_stacks_cut(&m->stacks, n_frames);
     return n;
 }

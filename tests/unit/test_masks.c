@@ -185,7 +185,8 @@ static void check_step(qn_matcher *m, plain_text *t, const words *w, uint64_t se
 static void check_forced(qn_matcher *m, plain_text *t, uint64_t seed)
 {
     char out[16];
-    size_t n = qn_matcher_forced(m, out, sizeof out);
+    bool is_end;
+    size_t n = qn_matcher_forced(m, out, sizeof out, &is_end);
     uint32_t n_next = 0;
     if (n && !plain_text_follow(t, out, n, false))
         fail_msg("seed %llu: forced bytes may not follow", (unsigned long long)seed);
@@ -196,6 +197,9 @@ static void check_forced(qn_matcher *m, plain_text *t, uint64_t seed)
         if (n && may && c != out[0])
             fail_msg("seed %llu: forced bytes, and others", (unsigned long long)seed);
     }
+    if (n == 0 && is_end != (n_next == 0))
+        fail_msg("seed %llu: %u bytes may follow what is %sover", (unsigned long long)seed, n_next,
+                 is_end ? "" : "not ");
     if (n == 0 && n_next == 1 && !t->is_end)
         fail_msg("seed %llu: no forced bytes", (unsigned long long)seed);
 }
