@@ -155,22 +155,36 @@ qn_status qn_demand_read_forms(qn_demand *d, const json_t *o, const char **param
 
 /* ---- tools ---- */
 
-qn_status qn_demand_tool(qn_demand *d, const char *where, const char *name,
-                         const json_t *parameters, const json_t *strict, qn_err *err)
+/* A name that stands in every way to write a call without being quoted. */
+static qn_status check_name(const char *where, const json_t *v, qn_err *err)
 {
-    size_t n = strlen(name);
-    if (is_given(strict) && !json_is_boolean(strict))
-        return qn_fail(err, QN_E_ARG, "%s: strict: found %s, want true or false", where,
-                       qn_json_type_name(strict));
+    const char *name = json_string_value(v);
+    size_t n = json_string_length(v);
+    if (!name)
+        return qn_fail(err, QN_E_ARG, "%s: found %s as the tool's name, want a string", where,
+                       qn_json_type_name(v));
     if (n < 1 || n > QN_LIMIT_TOOL_NAME)
         return qn_fail(err, QN_E_ARG, "%s: found a name of %zu bytes, want 1 to %d", where, n,
                        QN_LIMIT_TOOL_NAME);
     for (size_t i = 0; i < n; i++)
         if ((unsigned char)name[i] <= ' ' || strchr("<>\"\\", name[i]))
             return qn_fail(err, QN_E_ARG,
-                           "%s: found a name with a byte 0x%02x, want none of blanks, <, >, \" "
-                           "and backslash",
+                           "%s: found a name with the byte 0x%02x, want none of blanks, <, >, "
+                           "quotes and backslashes",
                            where, (unsigned char)name[i]);
+    return QN_OK;
+}
+
+qn_status qn_demand_tool(qn_demand *d, const char *where, const json_t *name,
+                         const json_t *parameters, const json_t *strict, qn_err *err)
+{
+    QN_TRY(check_name(where, name, err));
+    if (is_given(strict) && !json_is_boolean(strict))
+        return qn_fail(err, QN_E_ARG, "%s: strict: found %s, want true or false", where,
+                       qn_json_type_name(strict));
+    if (is_given(parameters) && !json_is_object(parameters))
+        return qn_fail(err, QN_E_ARG, "%s: found %s, want an object", where,
+                       qn_json_type_name(parameters));
     if (d->n_tools == d->tools_cap) { /* the old list stays the arena's */
         size_t cap = 2 * d->tools_cap + 4;
         qn_tool *more = qn_arena_alloc(d->arena, cap * sizeof *more);
@@ -185,7 +199,7 @@ qn_status qn_demand_tool(qn_demand *d, const char *where, const char *name,
     if (!copy)
         return qn_fail_nomem(err, strlen(where));
     d->tools[d->n_tools++] = (qn_tool){.where = copy,
-                                       .name = name,
+                                       .name = json_string_value(name),
                                        .parameters = is_given(parameters) ? parameters : NULL,
                                        .is_strict = json_is_true(strict),
                                        .is_lax = json_is_false(strict),
@@ -292,31 +306,34 @@ qn_status qn_demand_read_choice(qn_demand *d, const json_t *v, qn_err *err)
 
 typedef struct thinking {
     int budget, vllm_budget;
-    bool include;
+    bool include, enable;
+    const char *effort;
     const json_t *kwargs;
 } thinking;
 
 static const qn_field thinking_fields[] = {
     {"thinking_budget", QN_FIELD_INT, offsetof(thinking, budget), 0, QN_LIMIT_CONTEXT},
     {"thinking_token_budget", QN_FIELD_INT, offsetof(thinking, vllm_budget), 0, QN_LIMIT_CONTEXT},
+    {"enable_thinking", QN_FIELD_BOOL, offsetof(thinking, enable), 0, 0},
+    {"reasoning_effort", QN_FIELD_STR, offsetof(thinking, effort), 0, 0},
     {"include_reasoning", QN_FIELD_BOOL, offsetof(thinking, include), 0, 0},
     {"chat_template_kwargs", QN_FIELD_OBJECT, offsetof(thinking, kwargs), 0, 0},
 };
 
 qn_status qn_demand_read_thinking(qn_demand *d, const json_t *o, const char **param, qn_err *err)
 {
-    thinking t = {-1, -1, true, NULL};
+    thinking t = {.budget = -1, .vllm_budget = -1, .include = true, .enable = true};
     QN_TRY(qn_fields_read(o, thinking_fields, QN_COUNT(thinking_fields), &t, param, err));
-    if (t.budget < 0)
-        t.budget = t.vllm_budget;
-    if (t.budget < 0 && t.kwargs) {
-        qn_status s = qn_fields_read(t.kwargs, thinking_fields, 1, &t, param, err);
+    if (t.kwargs) {
+        qn_status s = qn_fields_read(t.kwargs, thinking_fields, 4, &t, param, err);
         if (s != QN_OK) {
             *param = "chat_template_kwargs";
             return qn_wrap(err, s, "chat_template_kwargs");
         }
     }
-    d->budget = t.budget;
+    d->budget = t.budget >= 0 ? t.budget : t.vllm_budget;
+    if (!t.enable || (t.effort && strcmp(t.effort, "none") == 0))
+        d->budget = 0;
     d->is_silent = !t.include;
     return QN_OK;
 }

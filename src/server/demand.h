@@ -66,8 +66,8 @@ QN_MUST_USE qn_status qn_demand_read_format(qn_demand *d, const char *param, con
 
 /* ---- tools ---- */
 
-/* where: copied. strict: a JSON bool, or NULL. */
-QN_MUST_USE qn_status qn_demand_tool(qn_demand *d, const char *where, const char *name,
+/* where: of its parameters; copied. strict: a JSON bool, or NULL. */
+QN_MUST_USE qn_status qn_demand_tool(qn_demand *d, const char *where, const json_t *name,
                                      const json_t *parameters, const json_t *strict, qn_err *err);
 /* "auto", "none", "required"; {"type": "function", "function": {"name"}} or with the name beside the type; {"type":
  * "allowed_tools", ...}. After the tools. */

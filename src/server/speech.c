@@ -12,6 +12,7 @@ qn_speech qn_speech_of(const char *chat_template)
     const char *t = chat_template ? chat_template : "";
     qn_speech s = {.thinks = strstr(t, "<think>") || strstr(t, "</think>")};
     s.is_switched = s.thinks && strstr(t, "enable_thinking");
+    s.has_tools = strstr(t, "tools");
     s.is_xml = strstr(t, "<function=");
     return s;
 }

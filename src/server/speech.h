@@ -10,6 +10,7 @@
 typedef struct qn_speech {
     bool thinks;      /* knows <think> */
     bool is_switched; /* ... and can be told not to, by enable_thinking */
+    bool has_tools;   /* tells the model of tools */
     bool is_xml; /* calls are <function=name>, else JSON: also where the template knows no calls */
 } qn_speech;
 
