@@ -367,12 +367,12 @@ static qn_status explain(const qn_demand *d, qn_engine *e, qn_status s, const ch
         QN_TRY(open_grammar(e, d->form, d->text.p, d->text.n, d->form_param, &g, err));
         qn_grammar_close(g);
     }
-    *param = d->n_tools ? "tools" : d->form_param;
     for (size_t i = 0; i < d->n_tools; i++) {
         const qn_tool *t = &d->tools[i];
         qn_str text = {0};
         if (!t->parameters || !t->is_allowed)
             continue;
+        *param = t->where;
         qn_json_write(&text, t->parameters);
         qn_status part =
             text.failed ? qn_fail_nomem(err, text.n)
@@ -413,6 +413,15 @@ qn_status qn_demand_settle_raw(qn_demand *d, qn_engine *e, qn_grammar **grammar,
                        : QN_OK;
 }
 
+static bool knows_tool(void *arg, qn_slice tool)
+{
+    const qn_demand *d = arg;
+    for (size_t i = 0; i < d->n_tools; i++)
+        if (qn_slice_is(tool, d->tools[i].name))
+            return true;
+    return false;
+}
+
 qn_status qn_demand_settle(qn_demand *d, qn_engine *e, const int32_t *ids, size_t n_ids,
                            qn_grammar **grammar, const char **param, qn_err *err)
 {
@@ -422,13 +431,17 @@ qn_status qn_demand_settle(qn_demand *d, qn_engine *e, const int32_t *ids, size_
     d->style = (qn_reply_style){.has_calls = has_calls,
                                 .is_bare = has_calls && d->speech.is_xml,
                                 .types = qn_demand_types,
-                                .types_arg = d};
+                                .knows = has_calls && !d->speech.is_xml ? knows_tool : NULL,
+                                .arg = d};
     QN_TRY(qn_speech_begin(&d->speech, e, ids, n_ids, &d->style.begin, err));
     if (!has_calls && d->has_form && d->style.begin == QN_REPLY_ANSWERS)
         return qn_demand_settle_raw(d, e, grammar, param, err);
     QN_TRY(open_whole(d, e, grammar, param, err));
     d->style.is_enforced = *grammar && (d->has_form || qn_demand_holds_calls(d));
-    d->style.is_bare &= !d->style.is_enforced;
+    if (d->style.is_enforced) { /* then what has no tag is text */
+        d->style.is_bare = false;
+        d->style.knows = NULL;
+    }
     *param = NULL;
     return QN_OK;
 }

@@ -203,7 +203,7 @@ static void begin_call(qn_reply *r, qn_reply_state state)
 {
     r->n_name = r->n_parameters = r->depth = 0;
     r->pattern = r->pattern_at = 0;
-    r->in_string = r->is_escaped = r->is_told = r->may_recall = false;
+    r->in_string = r->is_escaped = r->is_told = r->is_naked = r->may_recall = false;
     go(r, state);
 }
 
@@ -245,6 +245,13 @@ static bool step_text(qn_reply *r, char c)
     }
     if (c == '}' && r->is_after) { /* one too many */
         qn_str_clear(&r->held);
+        return true;
+    }
+    if (c == '{' && !r->has_text && r->style.knows) {
+        begin_call(r, QN_REPLY_AT_HEAD);
+        r->is_naked = true;
+        r->depth = 1;
+        hold(r, c);
         return true;
     }
     hold(r, c);
@@ -417,7 +424,9 @@ static bool take_object(qn_reply *r)
 static void follow(qn_reply *r, char c)
 {
     if (r->pattern == PATTERN_NAME) {
-        if (c == '"' && r->n_name) {
+        qn_slice name = {r->name, r->n_name};
+        bool is_known = !r->is_naked || r->style.knows(r->style.arg, name);
+        if (c == '"' && r->n_name && is_known) {
             r->pattern = PATTERN_SECOND;
             r->pattern_at = 0;
         } else if (c == '"' || c == '\\' || r->n_name == sizeof r->name)
@@ -454,13 +463,15 @@ static bool step_object(qn_reply *r, char c)
         return false;
     }
     hold(r, c);
-    if (s == SCAN_CLOSED && take_object(r)) {
+    if (s == SCAN_CLOSED && !r->is_naked && take_object(r)) {
         qn_str_clear(&r->held);
         go(r, QN_REPLY_AT_TEXT);
     } else if (s == SCAN_CLOSED)
         not_a_call(r);
     else if (r->pattern != PATTERN_OTHER)
         follow(r, c);
+    if (r->is_naked && r->pattern == PATTERN_OTHER && r->state == QN_REPLY_AT_HEAD)
+        not_a_call(r);
     return true;
 }
 
@@ -590,7 +601,7 @@ static bool step_key(qn_reply *r, char c)
         return true;
     }
     qn_slice tool = {r->name, r->n_name}, key = {r->key, r->n_key};
-    r->types = r->style.types ? r->style.types(r->style.types_arg, tool, key) : 0;
+    r->types = r->style.types ? r->style.types(r->style.arg, tool, key) : 0;
     r->is_text = !(r->types & ~(unsigned)QN_REPLY_STRING);
     const char *before = r->n_parameters++ ? ", " : "{";
     say(r, QN_REPLY_ARGUMENTS, before, strlen(before));

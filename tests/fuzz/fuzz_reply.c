@@ -41,6 +41,12 @@ static unsigned types(void *arg, qn_slice tool, qn_slice key)
     return key.n ? (unsigned char)key.p[0] & 127u : 0;
 }
 
+static bool knows(void *arg, qn_slice tool)
+{
+    (void)arg;
+    return tool.n == 1;
+}
+
 static void read_in(told *t, const qn_reply_style *style, const char *p, size_t n, size_t step)
 {
     qn_reply r;
@@ -65,7 +71,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
                                   .has_calls = !(c & 32),
                                   .is_enforced = c & 64,
                                   .is_bare = c & 128,
-                                  .types = types};
+                                  .types = types,
+                                  .knows = c & 16 ? knows : NULL};
     told whole, cut;
     n--;
     read_in(&whole, &style, p, n, n ? n : 1);

@@ -94,6 +94,15 @@ static const qn_reply_style enforced = {
 static const qn_reply_style bare = {
     .begin = QN_REPLY_ANSWERS, .has_calls = true, .is_bare = true, .types = types};
 
+static bool knows(void *arg, qn_slice tool)
+{
+    (void)arg;
+    return qn_slice_is(tool, "f");
+}
+
+static const qn_reply_style naked = {
+    .begin = QN_REPLY_MAY_THINK, .has_calls = true, .types = types, .knows = knows};
+
 static void check(const qn_reply_style *style, const char *text, const char *want)
 {
     check_n(style, text, strlen(text), want);
@@ -197,7 +206,8 @@ static void test_no_calls(void **state)
     check(&tools, "```\n```\n" CALL, "C:```\n```|>f {\"a\": 1}.");
     check(&enforced, "```\n" CALL, "C:```|>f {\"a\": 1}.");
     check(&tools, "<tool_call><tool_call>{\"name\":\"f\"}", "C:<tool_call>|>f {}.");
-    check(&tools, "<tool_call>\n<function=f>\n" CALL, "C:<tool_call>\n<function=f>\n|>f {\"a\": 1}.");
+    check(&tools, "<tool_call>\n<function=f>\n" CALL,
+          "C:<tool_call>\n<function=f>\n|>f {\"a\": 1}.");
     check(&tools, "", "");
 }
 
@@ -247,6 +257,31 @@ static void test_xml_calls(void **state)
           "</function>\n</tool_call>",
           ">f {\"s\": \"1\"}.");
     check(&tools, "<tool_call>\n<function=f>\n<parameter=s>\nab\n</para", ">f {\"s\": \"ab");
+}
+
+static void test_naked_calls(void **state)
+{
+    (void)state;
+    check(&naked, "{\"name\": \"f\", \"arguments\": {\"a\": {}}}", ">f {\"a\": {}}.");
+    check(&naked, "<think>\nx\n</think>\n\n {\"name\":\"f\",\"arguments\":{}}\n", "R:x|>f {}.");
+    check(&naked, "{\"name\": \"f\", \"arguments\": {}}\n{\"name\": \"f\", \"arguments\": {}}\nso",
+          ">f {}.|>f {}.|C:so");
+    static const char *const texts[] = {
+        "{\"name\": \"g\", \"arguments\": {}}",
+        "{\"name\": \"f\", \"x\": 1, \"arguments\": {}}",
+        "{\"name\": \"f\"}",
+        "{\"arguments\": {}, \"name\": \"f\"}",
+        "so {\"name\": \"f\", \"arguments\": {}}",
+        "{\n  \"name\": \"f\",\n  \"arguments\": ",
+        "{}",
+        "{",
+        "{{\"name\": \"f\", \"arguments\": {}}",
+    };
+    for (size_t i = 0; i < QN_COUNT(texts); i++) {
+        char want[128];
+        snprintf(want, sizeof want, "C:%s", texts[i]);
+        check(&naked, texts[i], want);
+    }
 }
 
 static void test_bounds(void **state)
@@ -310,7 +345,8 @@ static void test_mixed(void **state)
                                        "\xc3",
                                        "\xa9",
                                        "\n\n"};
-    static const qn_reply_style *const styles[] = {&plain, &tools, &may, &thinks, &enforced, &bare};
+    static const qn_reply_style *const styles[] = {&plain,    &tools, &may,  &thinks,
+                                                   &enforced, &bare,  &naked};
     uint32_t seed = 7;
     for (int round = 0; round < 1500; round++) {
         char text[256];
@@ -359,10 +395,10 @@ static void test_thinking(void **state)
 int main(void)
 {
     const struct CMUnitTest all[] = {
-        cmocka_unit_test(test_thoughts), cmocka_unit_test(test_json_calls),
-        cmocka_unit_test(test_no_calls), cmocka_unit_test(test_xml_calls),
-        cmocka_unit_test(test_bounds),   cmocka_unit_test(test_mixed),
-        cmocka_unit_test(test_thinking),
+        cmocka_unit_test(test_thoughts),    cmocka_unit_test(test_json_calls),
+        cmocka_unit_test(test_no_calls),    cmocka_unit_test(test_xml_calls),
+        cmocka_unit_test(test_naked_calls), cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_mixed),       cmocka_unit_test(test_thinking),
     };
     return cmocka_run_group_tests(all, NULL, NULL);
 }
