@@ -13,7 +13,8 @@
 #define AGAIN  (BLANKS + 16)
 
 static const char tags[][16] = {"<tool_call>", "</tool_call>", "<function=", "</think>",
-                                "<parameter=", "</function>",  "<think>",    "</parameter>"};
+                                "<parameter=", "</function>",  "<think>",    "</parameter>",
+                                "```json\n",   "```"};
 enum {
     TAG_CALL = 1,
     TAG_CALL_END = 2,
@@ -22,7 +23,9 @@ enum {
     TAG_PARAMETER = 16,
     TAG_FUNCTION_END = 32,
     TAG_THINK = 64,
-    TAG_PARAMETER_END = 128
+    TAG_PARAMETER_END = 128,
+    TAG_FENCE = 256,
+    TAG_FENCE_END = 512
 };
 
 /* How a call usually begins: the object up to its name, then up to its arguments. A blank: any number of them. */
@@ -133,7 +136,7 @@ static int match(qn_reply *r, char c)
 static bool begin_tag(qn_reply *r, char c, unsigned mask)
 {
     r->tags = mask;
-    return c == '<' && mask && match(r, c) == 0;
+    return mask && match(r, c) == 0;
 }
 
 /* ---- text ---- */
@@ -196,6 +199,8 @@ static unsigned text_tags(const qn_reply *r)
         return mask;
     if (!in_code)
         mask |= (unsigned)TAG_CALL | (r->style.is_bare ? TAG_FUNCTION : 0);
+    if (r->style.knows && !r->has_text)
+        mask |= r->is_fenced ? TAG_FENCE_END : TAG_FENCE;
     return mask | (r->is_after ? TAG_CALL_END : 0);
 }
 
@@ -213,9 +218,13 @@ static void act_in_text(qn_reply *r, int tag)
         begin_call(r, QN_REPLY_AT_HEAD);
     } else if (tag == TAG_FUNCTION) {
         begin_call(r, QN_REPLY_AT_FUNCTION);
-    } else if (tag == TAG_CALL_END) {
+    } else if (tag == TAG_FENCE) {
+        begin_call(r, QN_REPLY_AT_HEAD);
+        r->is_naked = r->is_fenced = true;
+    } else if (tag == TAG_CALL_END || tag == TAG_FENCE_END) {
         qn_str_clear(&r->held);
         r->at = 0;
+        r->is_fenced = false;
     } else {
         qn_str_clear(&r->held);
         mark(r, QN_REPLY_RECALL, "", 0);

@@ -59,7 +59,8 @@ typedef struct qn_reply_style {
     bool is_enforced;     /* every <tool_call> of the answer itself is a call */
     bool is_bare;         /* <function= is one without <tool_call>, too */
     qn_reply_types types; /* NULL: all unknown */
-    /* Some models forget the tags: an answer that is the object of a call to a tool it knows is that call. NULL: not. */
+    /* Some models forget the tags, or write a fence in their place: an answer that begins with the object of a call to a known tool
+     * is that call. NULL: not. */
     bool (*knows)(void *arg, qn_slice tool);
     void *arg; /* of both */
 } qn_reply_style;
@@ -101,8 +102,8 @@ typedef struct qn_reply {
     unsigned pattern, pattern_at; /* which part of its usual beginning, and where there */
     size_t depth;
     bool in_string, is_escaped;
-    bool is_naked; /* without tags */
-    bool is_told;  /* CALL was */
+    bool is_naked, is_fenced; /* without tags; but between fences */
+    bool is_told;             /* CALL was */
     size_t n_parameters;
     unsigned types;
     bool is_text; /* the value is a string, told as it comes */

@@ -266,7 +266,14 @@ static void test_naked_calls(void **state)
     check(&naked, "<think>\nx\n</think>\n\n {\"name\":\"f\",\"arguments\":{}}\n", "R:x|>f {}.");
     check(&naked, "{\"name\": \"f\", \"arguments\": {}}\n{\"name\": \"f\", \"arguments\": {}}\nso",
           ">f {}.|>f {}.|C:so");
+    check(&naked, "```json\n{\n  \"name\": \"f\",\n  \"arguments\": {\n  }\n}\n```\n",
+          ">f {\n  }.");
+    check(&naked, "```json\n{\"name\": \"f\", \"arguments\": {}}\n```\nso", ">f {}.|C:so");
     static const char *const texts[] = {
+        "```json\n{\"name\": \"g\", \"arguments\": {}}\n```",
+        "```json\n[]\n```\n```json\n{\"name\": \"f\", \"arguments\": {}}\n```",
+        "```python\n{\"name\": \"f\", \"arguments\": {}}\n```",
+        "```",
         "{\"name\": \"g\", \"arguments\": {}}",
         "{\"name\": \"f\", \"x\": 1, \"arguments\": {}}",
         "{\"name\": \"f\"}",
