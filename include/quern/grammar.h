@@ -9,7 +9,11 @@
  *   qn_grammar_close(g);
  *
  * What cannot be enforced is refused when the grammar is opened; nothing is let through unchecked. An answer ends in a
- * whole text of the form, or with QN_FINISH_LENGTH. */
+ * whole text of the form, or with QN_FINISH_LENGTH. It ends by itself where nothing more may come, also before min_tokens;
+ * with ignore_eos only there. Stop strings and stop tokens end it wherever they stand: that is what was asked for. If the
+ * model has no token that may follow (a stop token before min_tokens is none) the request fails with QN_E_UNSUPPORTED.
+ * Where there is no choice, tokens are appended as the tokenizer cuts the text, without being drawn. Asked for, their
+ * log-probabilities are the model's, as those of all others; whether they are asked for changes no token. */
 #ifndef QUERN_GRAMMAR_H
 #define QUERN_GRAMMAR_H
 

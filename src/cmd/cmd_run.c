@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include <quern/grammar.h>
 
 static const qn_opt params_opts[] = {
     {"temperature", 0, QN_OPT_FLOAT, offsetof(qn_params, temperature), "T", 0, 100, "the model's",
@@ -80,6 +81,20 @@ static const qn_opt run_opts[] = {
 };
 static const qn_opt_group run_group = {"Prompt and output", run_opts, QN_COUNT(run_opts)};
 
+static const qn_opt form_opts[] = {
+    {"json-object", 0, QN_OPT_FLAG, offsetof(run_options, json_object), .help = "any JSON object"},
+    {"json-schema", 0, QN_OPT_STR, offsetof(run_options, schema), "FILE|TEXT",
+     .help = "JSON of a schema; text begins with '{'"},
+    {"regex", 0, QN_OPT_STR, offsetof(run_options, regex), "RE",
+     .help = "text that a regular expression matches whole"},
+    {"choice", 0, QN_OPT_LIST, offsetof(run_options, choices), "TEXT",
+     .help = "this text, or another one so given; may be repeated"},
+    {"grammar", 0, QN_OPT_STR, offsetof(run_options, grammar), "FILE",
+     .help = "text of a GBNF grammar"},
+};
+static const qn_opt_group form_group = {"Form of the answer (one of these)", form_opts,
+                                        QN_COUNT(form_opts)};
+
 #define PARAMS_GROUP 1 /* its index below */
 
 const qn_opts cmd_run_opts = {
@@ -92,6 +107,7 @@ const qn_opts cmd_run_opts = {
     .max_args = 1,
     .groups = {{&cmd_config_group, offsetof(run_options, cfg)},
                {&params_group, offsetof(run_options, params)},
+               {&form_group, 0},
                {&run_group, 0}},
 };
 
@@ -499,6 +515,15 @@ static int check_lists(run_options *o, run_lists *l)
             return cmd_usage(&cmd_run_opts,
                              "--var: found '%s', wanted NAME=VALUE (other than messages)", s);
     }
+    int n_forms = o->json_object + (o->schema != NULL) + (o->regex != NULL) + (o->grammar != NULL) +
+                  (o->choices.n > 0);
+    if (n_forms > 1)
+        return cmd_usage(&cmd_run_opts,
+                         "found %d of --json-object, --json-schema, --regex, --choice and "
+                         "--grammar, wanted one",
+                         n_forms);
+    if (n_forms && p->beam_width)
+        return cmd_usage(&cmd_run_opts, "--beam: takes no form of the answer");
     if (p->beam_width && p->n > p->beam_width)
         return cmd_usage(&cmd_run_opts, "--n: found %d, wanted at most the %d of --beam", p->n,
                          p->beam_width);
@@ -527,6 +552,48 @@ static qn_params merge_params(const run_options *o, qn_engine *e, uint64_t given
     return p;
 }
 
+/* The form's text, as the engine takes it. */
+static qn_status read_form(const run_options *o, qn_grammar_kind *kind, qn_str *text, qn_err *err)
+{
+    *kind = QN_GRAMMAR_JSON;
+    if (o->schema) {
+        *kind = QN_GRAMMAR_SCHEMA;
+        if (o->schema[strspn(o->schema, " \t\r\n")] == '{')
+            qn_str_adds(text, o->schema);
+        else
+            QN_TRY(cmd_read(text, o->schema, err));
+    } else if (o->grammar) {
+        *kind = QN_GRAMMAR_GBNF;
+        QN_TRY(cmd_read(text, o->grammar, err));
+    } else if (o->regex) {
+        *kind = QN_GRAMMAR_REGEX;
+        qn_str_adds(text, o->regex);
+    } else if (o->choices.n) {
+        *kind = QN_GRAMMAR_CHOICE;
+        for (size_t i = 0; i < o->choices.n; i++) {
+            qn_str_adds(text, i ? ", " : "[");
+            qn_str_add_json(text, o->choices.items[i], strlen(o->choices.items[i]));
+        }
+        qn_str_addc(text, ']');
+    }
+    return text->failed ? qn_fail_nomem(err, text->n) : QN_OK;
+}
+
+/* *out NULL: none is asked for. */
+static qn_status open_form(const run_options *o, qn_engine *e, qn_grammar **out, qn_err *err)
+{
+    qn_grammar_kind kind;
+    qn_str text = {0};
+    *out = NULL;
+    if (!o->json_object && !o->schema && !o->regex && !o->grammar && !o->choices.n)
+        return QN_OK;
+    qn_status s = read_form(o, &kind, &text, err);
+    if (s == QN_OK)
+        s = qn_grammar_open(out, e, kind, text.p ? text.p : "", text.n, err);
+    qn_str_fini(&text);
+    return s;
+}
+
 /* The prompt of a single answer: the operand, else standard input. */
 static qn_status read_prompt(qn_str *out, const qn_opts_found *found, qn_err *err)
 {
@@ -550,6 +617,7 @@ static int run(run_options *o, const qn_opts_found *found)
     cmd_progress progress = {0};
     qn_str path = {0}, draft = {0}, text = {0};
     qn_engine *e = NULL;
+    qn_grammar *grammar = NULL;
     qn_engine_info info;
     qn_err err;
     int rc;
@@ -571,10 +639,13 @@ static int run(run_options *o, const qn_opts_found *found)
         s = qn_engine_open(&e, &o->cfg, &err);
         cmd_progress_end(&progress);
     }
+    if (s == QN_OK)
+        s = open_form(o, e, &grammar, &err);
     if (s != QN_OK)
         rc = cmd_fail(&err);
     else {
         qn_params params = merge_params(o, e, found->given[PARAMS_GROUP]);
+        params.grammar = grammar;
         qn_engine_get_info(e, &info);
         bool raw = o->raw || !info.has_chat_template;
         if (raw && !o->raw && !o->quiet)
@@ -583,6 +654,7 @@ static int run(run_options *o, const qn_opts_found *found)
                     o->cfg.model);
         rc = is_chat ? run_chat(o, e, &params, raw) : answer_once(o, e, &params, &text, raw);
     }
+    qn_grammar_close(grammar);
     qn_engine_free(e);
     qn_str_fini(&path);
     qn_str_fini(&draft);
@@ -609,6 +681,7 @@ int cmd_run(int argc, char **argv)
     qn_opt_list_fini(&o.stop_ids);
     qn_opt_list_fini(&o.logit_bias);
     qn_opt_list_fini(&o.vars);
+    qn_opt_list_fini(&o.choices);
     qn_opts_found_fini(&found);
     return rc;
 }

@@ -13,6 +13,10 @@ typedef struct run_options {
     qn_opt_list stop, stop_ids, logit_bias, vars;
     const char *system;
     bool raw, special, json, quiet;
+    /* the form of the answer: at most one of them */
+    bool json_object;
+    const char *schema, *regex, *grammar;
+    qn_opt_list choices;
 } run_options;
 
 typedef struct run_answer {

@@ -159,11 +159,6 @@ void qn_draft_prepare(qn_engine *e, size_t n)
     lay_all(e, n, from, room);
 }
 
-int32_t qn_draft_at(const qn_seq *q, uint32_t i)
-{
-    return i < q->n_draft ? q->tokens[q->sched.n_tokens] : -1;
-}
-
 /* A guess of that kind came true, or not. */
 static void learn(qn_engine *e, qn_seq *q, uint32_t match, bool is_hit)
 {
@@ -171,22 +166,23 @@ static void learn(qn_engine *e, qn_seq *q, uint32_t match, bool is_hit)
     qn_accept_add(&e->accept, match, is_hit);
 }
 
-bool qn_draft_verify(qn_engine *e, qn_seq *q, uint32_t i, int32_t draft)
+uint32_t qn_draft_verify(qn_engine *e, qn_seq *q, const int32_t *drafts, uint32_t at, uint32_t row)
 {
-    int32_t id = q->tokens[q->sched.n_tokens - 1];
-    if (i == 0 && q->match) /* drafted or not */
-        learn(e, q, q->match, q->guess == id);
-    if (i >= q->n_draft)
-        return false;
-    if (q->by_model)
-        learn(e, q, QN_SPEC_MODEL, draft == id);
-    else if (i)
-        learn(e, q, QN_MIN(q->match + i, QN_NGRAM_MAX), draft == id);
-    if (draft != id)
-        return false;
-    q->sched.n_computed++;
-    q->request->n_accepted++;
-    return !q->done;
+    uint32_t end = q->sched.n_tokens - at;
+    if (row == 0 && q->match) /* drafted or not */
+        learn(e, q, q->match, q->guess == q->tokens[at]);
+    for (; row < end && row < q->n_draft; row++) {
+        bool is_hit = drafts[row] == q->tokens[at + row];
+        if (q->by_model)
+            learn(e, q, QN_SPEC_MODEL, is_hit);
+        else if (row)
+            learn(e, q, QN_MIN(q->match + row, QN_NGRAM_MAX), is_hit);
+        if (!is_hit)
+            return 0;
+        q->sched.n_computed++;
+        q->request->n_accepted++;
+    }
+    return row == end && !q->done ? row : 0;
 }
 
 void qn_draft_measure(qn_engine *e, size_t n, uint64_t ns)

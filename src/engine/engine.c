@@ -4,6 +4,7 @@
 
 #include "base/cpu.h"
 #include <limits.h>
+#include <math.h>
 #include <string.h>
 #include <sys/random.h>
 
@@ -159,6 +160,17 @@ static qn_status fork_candidates(qn_engine *e, qn_request *r, qn_err *err)
     return QN_OK;
 }
 
+/* best[0] comes next. */
+static qn_status take(qn_seq *q, const qn_candidate *best, size_t n_best, qn_err *err)
+{
+    bool is_over;
+    qn_sampler_accept(q->sampler, best[0].id, true);
+    q->sum_logprob += (double)best[0].logprob;
+    QN_TRY(qn_constrain_accept(q, best[0].id, &is_over, err));
+    return qn_request_emit(q->request, q, best, n_best, is_over, err);
+}
+
+/* The token of a row, and those that must follow it. */
 static qn_status sample_one(qn_engine *e, qn_seq *q, const float *logits, qn_err *err)
 {
     qn_request *r = q->request;
@@ -166,12 +178,18 @@ static qn_status sample_one(qn_engine *e, qn_seq *q, const float *logits, qn_err
         q->has_top = true;
         return qn_sampler_top(q->sampler, logits, q->top, 2 * (size_t)r->params.beam_width, err);
     }
-    size_t n_best = (size_t)QN_MAX(r->params.n_logprobs, 0);
     bool scored = r->params.n_logprobs >= 0 || r->params.n > 1;
-    QN_TRY(qn_sampler_sample(q->sampler, logits, e->best, scored ? n_best : QN_ID_ONLY, err));
-    qn_sampler_accept(q->sampler, e->best[0].id, true);
-    q->sum_logprob += (double)e->best[0].logprob;
-    return qn_request_emit(r, q, e->best, 1 + n_best, err);
+    size_t n_best = (size_t)QN_MAX(r->params.n_logprobs, 0), want = scored ? n_best : QN_ID_ONLY;
+    int32_t id = qn_constrain_next(q);
+    QN_TRY(id >= 0 ? qn_sampler_score(q->sampler, logits, id, e->best, want, err)
+                   : qn_sampler_sample(q->sampler, logits, q->matcher, e->best, want, err));
+    QN_TRY(take(q, e->best, 1 + n_best, err));
+    for (int i = 0; i < QN_LIMIT_FORCED_TOKENS && !scored && !q->done; i++) {
+        if ((id = qn_constrain_next(q)) < 0)
+            break;
+        QN_TRY(take(q, &(qn_candidate){id, NAN}, 1, err));
+    }
+    return QN_OK;
 }
 
 static qn_status after_row(qn_engine *e, qn_seq *q, const float *logits, qn_err *err)
@@ -195,12 +213,14 @@ static qn_status after_row(qn_engine *e, qn_seq *q, const float *logits, qn_err 
  * draft before it came true. */
 static qn_status after_step(qn_engine *e, qn_seq *q, const float *logits, qn_err *err)
 {
-    for (uint32_t i = 0;; i++) {
-        int32_t draft = qn_draft_at(q, i); /* the token chosen is going to take its place */
-        QN_TRY(after_row(e, q, logits + (size_t)i * e->model->config.n_vocab, err));
-        if (!qn_draft_verify(e, q, i, draft))
-            return QN_OK;
-    }
+    int32_t drafts[QN_SPEC_ROWS];
+    uint32_t at = q->sched.n_tokens, row = 0;
+    memcpy(drafts, q->tokens + at, q->n_draft * sizeof *drafts); /* the tokens take their place */
+    do {
+        QN_TRY(after_row(e, q, logits + (size_t)row * e->model->config.n_vocab, err));
+        row = qn_draft_verify(e, q, drafts, at, row);
+    } while (row);
+    return QN_OK;
 }
 
 static void end_sequences(qn_engine *e, qn_request *r)
@@ -671,6 +691,7 @@ static qn_status open_steps(qn_engine *e, qn_err *err)
                        c->model, qn_tokenizer_n_tokens(e->tokenizer), e->model->config.n_vocab);
     QN_TRY(open_chat(e, err));
     find_eos(e);
+    QN_TRY(qn_grammar_cache_new(&e->grammars, e->tokenizer, e->eos_ids, e->n_eos, err));
     QN_TRY(read_generation_config(e, err));
     qn_dtype kv_dtype = kv_dtypes[c->kv_cache_dtype].dtype;
     QN_TRY(size_cache(e, kv_dtype, &n_blocks, err));
@@ -751,6 +772,7 @@ void qn_engine_free(qn_engine *e)
     qn_free(e->active);
     qn_free(e->tenants);
     qn_chat_template_free(e->chat);
+    qn_grammar_cache_free(e->grammars);
     qn_tokenizer_free(e->tokenizer);
     qn_draft_model_free(e->draft_model);
     qn_runner_free(e->runner);

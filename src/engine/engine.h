@@ -19,6 +19,7 @@
 
 #include "base/limits.h"
 #include "engine/draft_model.h"
+#include "engine/grammar_cache.h"
 #include "sample/ngram.h"
 #include "sample/sampler.h"
 #include "sample/speculate.h"
@@ -51,6 +52,10 @@ typedef struct qn_seq {
     int32_t guess; /* what followed the match; -1: none */
     bool by_model; /* the drafts are the draft model's */
     qn_draft_seq draft;
+    /* an answer of a form: see constrain.c */
+    qn_matcher *matcher; /* NULL: anything */
+    qn_ids run;          /* tokens that must follow */
+    size_t n_run_taken;
     /* beam search: the best continuations after the last token */
     qn_candidate *top;
     bool has_top;
@@ -151,6 +156,7 @@ struct qn_engine {
     qn_accept accept;      /* of all texts so far */
     qn_step_cost cost;
     qn_draft_model *draft_model; /* or NULL */
+    qn_grammar_cache *grammars;
 
     pthread_t thread;
     bool has_thread;
@@ -191,9 +197,9 @@ qn_seq *qn_seq_new(qn_request *r, int index, qn_err *err); /* not scheduled yet 
 void qn_seq_free(qn_engine *e, qn_seq *q);
 qn_status qn_seq_append(qn_seq *q, int32_t id, qn_err *err);
 /* Puts token `best[0]` out: detokenises, looks for stop strings, pushes the event; marks the
- * sequence done when it ends. */
+ * sequence done when it ends. is_over: nothing may follow. */
 qn_status qn_request_emit(qn_request *r, qn_seq *q, const qn_candidate *best, size_t n_best,
-                          qn_err *err);
+                          bool is_over, qn_err *err);
 void qn_request_fail(qn_request *r, qn_status s, const qn_err *err);
 void qn_request_finish(qn_request *r); /* pushes DONE and detaches */
 /* Adds an event; text and logprobs are copied. */
@@ -235,13 +241,20 @@ void qn_serving_publish(qn_engine *e);
  * their n_draft, and lays the drafts behind their tokens. Without a draft model it costs next to
  * nothing. */
 void qn_draft_prepare(qn_engine *e, size_t n);
-/* The draft that row i of q's step is going to prove or not, or -1. */
-int32_t qn_draft_at(const qn_seq *q, uint32_t i);
-/* Row i's token was chosen and appended. True: it is the draft that row i + 1 was computed for, so
- * there is one more. */
-bool qn_draft_verify(qn_engine *e, qn_seq *q, uint32_t i, int32_t draft);
+/* Tokens were appended to q since its row `row` of the step, behind the `at` that it had before the step. Returns the next row
+ * that was computed for all of them, or 0: none was. drafts: as they were laid, which the tokens have taken the place of. */
+uint32_t qn_draft_verify(qn_engine *e, qn_seq *q, const int32_t *drafts, uint32_t at, uint32_t row);
 /* The step of n sequences took ns. */
 void qn_draft_measure(qn_engine *e, size_t n, uint64_t ns);
+
+/* ---- constrain.c ---- */
+/* Before the first token of q, which is freed by qn_seq_free all the same if this fails. */
+qn_status qn_constrain_begin(qn_seq *q, qn_err *err);
+void qn_constrain_end(qn_seq *q);
+/* The token that must come next; -1: one is to be chosen. */
+int32_t qn_constrain_next(qn_seq *q);
+/* The token comes next. *is_over: nothing may follow it. */
+qn_status qn_constrain_accept(qn_seq *q, int32_t id, bool *is_over, qn_err *err);
 
 /* ---- score.c ---- */
 /* Blocks for n tokens, with step_lock held. *blocks is NULL on failure, and may be when given back. */

@@ -92,7 +92,7 @@ static qn_status sample(measure *m, qn_err *err)
     for (uint32_t i = 0; i < m->e->runner->n_logit_rows; i++)
         QN_TRY(qn_sampler_sample(m->sampler,
                                  m->e->runner->logits + (size_t)i * m->e->model->config.n_vocab,
-                                 &best, QN_ID_ONLY, err));
+                                 NULL, &best, QN_ID_ONLY, err));
     return QN_OK;
 }
 

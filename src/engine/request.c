@@ -31,6 +31,8 @@ static qn_status copy_params(qn_request *r, const qn_params *p, qn_err *err)
 {
     qn_params *to = &r->params;
     *to = *p;
+    if (p->grammar)
+        qn_grammar_keep(p->grammar);
     size_t n_bias = p->n_logit_bias * sizeof *p->logit_bias;
     qn_logit_bias *bias = qn_arena_alloc(&r->arena, n_bias + 1);
     const char **stop = qn_arena_alloc(&r->arena, (p->n_stop + 1) * sizeof *stop);
@@ -343,6 +345,8 @@ qn_status qn_request_submit(qn_request **out, qn_engine *e, const qn_prompt *pro
 {
     *out = NULL;
     QN_TRY(qn_params_check(params, e->model->config.n_vocab, err));
+    if (params->grammar && !qn_grammar_cache_owns(e->grammars, params->grammar))
+        return qn_fail(err, QN_E_ARG, "grammar: found another engine's, want one of this engine");
     qn_request *r = qn_calloc(1, sizeof *r, QN_MEM_REQUEST);
     if (!r)
         return qn_fail_nomem(err, sizeof *r);
@@ -390,6 +394,7 @@ static void destroy(qn_request *r)
         qn_free(r->finished[i].ids);
     qn_free(r->finished);
     qn_free(r->seqs);
+    qn_grammar_let(r->params.grammar);
     qn_free(r->prompt);
     qn_free(r->events);
     qn_free(r->logprobs);
@@ -629,7 +634,8 @@ qn_seq *qn_seq_new(qn_request *r, int index, qn_err *err)
     uint32_t reach = c->dynamic_ntk ? q->n_prompt : r->max_tokens;
     qn_seq_rope_init(&q->rope, &e->model->rope, e->config.rope_scaling, reach);
     r->seqs[r->n_seqs++] = q;
-    return q;
+    return qn_constrain_begin(q, err) == QN_OK ? q
+                                               : NULL; /* it is the request's, and ends with it */
 }
 
 void qn_seq_free(qn_engine *e, qn_seq *q)
@@ -637,6 +643,7 @@ void qn_seq_free(qn_engine *e, qn_seq *q)
     if (q->sched.state != QN_SEQ_FINISHED)
         qn_scheduler_remove(&e->scheduler, &q->sched);
     qn_sampler_free(q->sampler);
+    qn_constrain_end(q);
     qn_ngram_fini(&q->ngram);
     qn_draft_seq_fini(e->draft_model, &q->draft);
     qn_str_fini(&q->pending);
@@ -691,7 +698,7 @@ static size_t held_back(const qn_request *r, const qn_str *text)
 }
 
 qn_status qn_request_emit(qn_request *r, qn_seq *q, const qn_candidate *best, size_t n_best,
-                          qn_err *err)
+                          bool is_over, qn_err *err)
 {
     int32_t id = best[0].id;
     QN_TRY(qn_seq_append(q, id, err));
@@ -702,6 +709,8 @@ qn_status qn_request_emit(qn_request *r, qn_seq *q, const qn_candidate *best, si
     else
         qn_detok_next(&q->detok, id, &q->pending);
     int n_out = (int)(q->sched.n_tokens - q->n_prompt);
+    if (is_over)
+        finish = QN_FINISH_STOP;
     if (finish == QN_FINISH_NONE && n_out >= r->params.max_tokens)
         finish = QN_FINISH_LENGTH;
     if (finish != QN_FINISH_NONE)

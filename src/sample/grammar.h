@@ -34,9 +34,11 @@ size_t qn_vocabulary_n_bytes(const qn_vocabulary *v);
 /* Within QN_LIMIT_GRAMMAR_*. A form that no text has, or that goes nowhere, is QN_E_ARG. */
 QN_MUST_USE qn_status qn_grammar_compile(qn_grammar **out, const qn_vocabulary *v, const qn_form *f,
                                          qn_err *err);
-void qn_grammar_keep(qn_grammar *g); /* one more holds it */
-void qn_grammar_let(qn_grammar *g);  /* one less; NULL allowed */
+void qn_grammar_keep(qn_grammar *g);            /* one more holds it */
+void qn_grammar_let(qn_grammar *g);             /* one less; NULL allowed */
+bool qn_grammar_is_shared(const qn_grammar *g); /* by more than one */
 size_t qn_grammar_n_bytes(const qn_grammar *g);
+const qn_vocabulary *qn_grammar_vocabulary(const qn_grammar *g);
 
 QN_MUST_USE qn_status qn_matcher_new(qn_matcher **out, qn_grammar *g, qn_err *err); /* keeps g */
 QN_MUST_USE qn_status qn_matcher_fork(qn_matcher **out, const qn_matcher *m, qn_err *err);
@@ -49,7 +51,10 @@ bool qn_matcher_allows(const qn_matcher *m, int32_t id);
 bool qn_matcher_accept(qn_matcher *m, int32_t id);
 bool qn_matcher_is_whole(const qn_matcher *m); /* the text may end here */
 bool qn_matcher_is_over(const qn_matcher *m);  /* and nothing else can come */
-/* The bytes that must come next, at most `most` of them; 0: there is a choice, or the end. */
-size_t qn_matcher_forced(qn_matcher *m, char *out, size_t most);
+/* The bytes that must come next, at most `most` of them; 0: there is a choice, or the end. *is_end: the text is over behind
+ * them. */
+size_t qn_matcher_forced(qn_matcher *m, char *out, size_t most, bool *is_end);
+/* From now on end tokens follow only where nothing else can. */
+void qn_matcher_forbid_end(qn_matcher *m);
 
 #endif

@@ -39,6 +39,7 @@ typedef struct item {
 
 struct qn_sampler {
     qn_params p; /* its pointers are NULL */
+    bool constrained;
     size_t n_vocab, n_tokens;
     size_t n_output; /* tokens accepted as output */
     uint64_t rng;
@@ -134,6 +135,8 @@ qn_status qn_params_check(const qn_params *p, size_t n_vocab, qn_err *err)
     if (p->beam_width > 0 && p->n > p->beam_width)
         return qn_fail(err, QN_E_ARG, "n: %d, want at most beam_width, which is %d", p->n,
                        p->beam_width);
+    if (p->beam_width > 0 && p->grammar)
+        return qn_fail(err, QN_E_UNSUPPORTED, "beam search takes no grammar");
     return check_lists(p, n_vocab, err);
 }
 
@@ -149,7 +152,7 @@ static qn_status take_memory(qn_sampler *s, qn_err *err)
         if (!s->counts || !s->seen)
             return qn_fail_nomem(err, s->n_tokens * sizeof(*s->counts));
     }
-    if (s->penalised || p->n_logit_bias || p->min_tokens > 0) {
+    if (s->penalised || p->n_logit_bias || p->min_tokens > 0 || (s->constrained && !s->n_top)) {
         s->row = qn_alloc_array(s->n_tokens, sizeof(*s->row), QN_MEM_REQUEST);
         if (!s->row)
             return qn_fail_nomem(err, s->n_tokens * sizeof(*s->row));
@@ -207,6 +210,8 @@ qn_status qn_sampler_new(qn_sampler **out, const qn_params *params, uint64_t see
     s->p.logit_bias = NULL;
     s->p.stop = NULL;
     s->p.stop_ids = NULL;
+    s->p.grammar = NULL;
+    s->constrained = params->grammar != NULL;
     s->n_vocab = n_vocab;
     s->n_tokens = n_tokens;
     s->n_eos = n_eos;
@@ -430,9 +435,14 @@ double qn_logprob_of(const float *logits, size_t n_vocab, int32_t id)
     return (double)logits[id] - (double)max - log(sum_exp(logits, n_vocab, max, 1.0));
 }
 
-/* The k largest of x[n] into out, largest first, the lower id of equals first; -infinity is left
- * out. Returns their number. out is a heap with its worst on top meanwhile; logprob holds the
- * logit. */
+static bool is_allowed(const uint64_t *mask, size_t i)
+{
+    return !mask || (mask[i / 64] >> i % 64 & 1);
+}
+
+/* The k largest of x[n] that the mask (NULL: all) allows into out, largest first, the lower id of
+ * equals first; -infinity is left out. Returns their number. out is a heap with its worst on top
+ * meanwhile; logprob holds the logit. */
 static bool is_worse(qn_candidate a, qn_candidate b)
 {
     return a.logprob < b.logprob || (a.logprob == b.logprob && a.id > b.id);
@@ -451,17 +461,18 @@ static void sift_down(qn_candidate *heap, size_t n, size_t i)
     heap[i] = moved;
 }
 
-static size_t top_select(const float *x, size_t n, qn_candidate *out, size_t k)
+static size_t top_select(const float *x, size_t n, const uint64_t *mask, qn_candidate *out,
+                         size_t k)
 {
     size_t n_heap = 0, i = 0;
     for (; i < n && n_heap < k; i++)
-        if (x[i] > -INFINITY)
+        if (x[i] > -INFINITY && is_allowed(mask, i))
             out[n_heap++] = (qn_candidate){(int32_t)i, x[i]};
     for (size_t j = n_heap / 2; j-- > 0;)
         sift_down(out, n_heap, j);
     /* Ids come in ascending order, so an equal logit never displaces one that is in. */
     for (; i < n && n_heap; i++)
-        if (x[i] > out[0].logprob) {
+        if (x[i] > out[0].logprob && is_allowed(mask, i)) {
             out[0] = (qn_candidate){(int32_t)i, x[i]};
             sift_down(out, n_heap, 0);
         }
@@ -578,13 +589,14 @@ static void typical_keys(item *c, size_t n, double total)
 
 /* Fills s->items with the tokens of x that a filter may keep and *total with the weight of all that
  * top-k leaves. */
-static size_t gather(qn_sampler *s, const float *x, float max, double *total)
+static size_t gather(qn_sampler *s, const float *x, const uint64_t *mask, float max, double *total)
 {
     const qn_params *p = &s->p;
     double scale = 1.0 / (double)p->temperature;
     size_t n = 0;
     if (s->n_top) {
-        n = top_select(x, s->n_tokens, s->top, s->n_top);
+        n = top_select(x, s->n_tokens, mask, s->top, s->n_top);
+        max = n ? s->top[0].logprob : max;
         for (size_t i = 0; i < n; i++) {
             float v = s->top[i].logprob;
             s->items[i] = (item){exp_negative(((double)v - (double)max) * scale), -v, s->top[i].id};
@@ -607,12 +619,15 @@ static size_t gather(qn_sampler *s, const float *x, float max, double *total)
     return n;
 }
 
-static int32_t draw(qn_sampler *s, const float *x, float max)
+/* -1: the mask, which only top-k looks at, allows none. */
+static int32_t draw(qn_sampler *s, const float *x, const uint64_t *mask, float max)
 {
     const qn_params *p = &s->p;
     item *c = s->items;
     double total;
-    size_t n = gather(s, x, max, &total);
+    size_t n = gather(s, x, mask, max, &total);
+    if (!n)
+        return -1;
     if (p->top_p < 1)
         n = keep_mass(c, n, (double)p->top_p * total);
     if (p->min_p > 0) {
@@ -637,31 +652,87 @@ static int32_t draw(qn_sampler *s, const float *x, float max)
 
 /* ---- choosing ---- */
 
-qn_status qn_sampler_sample(qn_sampler *s, const float *logits, qn_candidate *best, size_t n_best,
-                            qn_err *err)
+/* In s->row: x, which may be that row, without the tokens that may not follow. */
+static void forbid(qn_sampler *s, const float *x, const uint64_t *mask)
+{
+    float *row = s->row;
+    for (size_t i = 0; i < s->n_tokens; i += 64) {
+        size_t n = QN_MIN(s->n_tokens - i, (size_t)64);
+        uint64_t bits = mask[i / 64];
+        if (bits == UINT64_MAX)
+            memmove(row + i, x + i, n * sizeof *row);
+        for (size_t j = 0; bits != UINT64_MAX && j < n; j++)
+            row[i + j] = bits >> j & 1 ? x[i + j] : -INFINITY;
+    }
+}
+
+/* The choice among what the mask allows; -1: there is none. */
+static int32_t choose_allowed(qn_sampler *s, const float *row, const uint64_t *mask)
+{
+    int32_t id;
+    float max = 0;
+    if (s->n_top) /* which looks at few bits: of what is likelier than the k found so far */
+        return draw(s, row, mask, max);
+    forbid(s, row, mask);
+    if (scan_row(s->row, s->n_tokens, &id, &max, NULL) !=
+        QN_OK) /* all are -infinity: it was good before */
+        return -1;
+    return s->n_items ? draw(s, s->row, NULL, max) : id;
+}
+
+/* Log-probabilities of best[0].id and of the n_best most likely; raw_max: the largest logit. */
+static void report(const qn_sampler *s, const float *logits, float raw_max, qn_candidate *best,
+                   size_t n_best)
+{
+    if (n_best == QN_ID_ONLY)
+        return;
+    double norm = (double)raw_max + log(sum_exp(logits, s->n_vocab, raw_max, 1.0));
+    best[0].logprob = (float)((double)logits[best[0].id] - norm);
+    if (n_best == 0)
+        return;
+    size_t n = top_select(logits, s->n_tokens, NULL, best + 1, n_best);
+    for (size_t i = 0; i < n_best; i++)
+        best[1 + i] =
+            i < n ? (qn_candidate){best[1 + i].id, (float)((double)best[1 + i].logprob - norm)}
+                  : (qn_candidate){-1, -INFINITY};
+}
+
+qn_status qn_sampler_sample(qn_sampler *s, const float *logits, qn_matcher *m, qn_candidate *best,
+                            size_t n_best, qn_err *err)
 {
     int32_t id, raw_id;
     float max, raw_max;
+    QN_ASSERT(s->constrained == (m != NULL));
     QN_TRY(scan_row(logits, s->n_vocab, &raw_id, &raw_max, err));
     id = raw_id;
     max = raw_max;
     const float *row = modify(s, logits);
     if (row != logits || (size_t)id >= s->n_tokens)
         QN_TRY(scan_row(row, s->n_tokens, &id, &max, err));
-    if (s->n_items)
-        id = draw(s, row, max);
+    if (m && (s->n_items || !qn_matcher_allows(m, id))) { /* greedy: the best of all may do */
+        const uint64_t *mask = qn_matcher_mask(m);
+        if (!mask)
+            return qn_fail_nomem(err, s->n_tokens / 8);
+        id = choose_allowed(s, row, mask);
+        if (id < 0)
+            return qn_fail(err, QN_E_UNSUPPORTED,
+                           "grammar: found no token of the model that may follow, want one");
+    } else if (s->n_items) {
+        id = draw(s, row, NULL, max);
+    }
     best[0] = (qn_candidate){id, NAN};
-    if (n_best == QN_ID_ONLY)
-        return QN_OK;
-    double norm = (double)raw_max + log(sum_exp(logits, s->n_vocab, raw_max, 1.0));
-    best[0].logprob = (float)((double)logits[id] - norm);
-    if (n_best == 0)
-        return QN_OK;
-    size_t n = top_select(logits, s->n_tokens, best + 1, n_best);
-    for (size_t i = 0; i < n_best; i++)
-        best[1 + i] =
-            i < n ? (qn_candidate){best[1 + i].id, (float)((double)best[1 + i].logprob - norm)}
-                  : (qn_candidate){-1, -INFINITY};
+    report(s, logits, raw_max, best, n_best);
+    return QN_OK;
+}
+
+qn_status qn_sampler_score(const qn_sampler *s, const float *logits, int32_t id, qn_candidate *best,
+                           size_t n_best, qn_err *err)
+{
+    int32_t raw_id;
+    float raw_max;
+    QN_TRY(scan_row(logits, s->n_vocab, &raw_id, &raw_max, err));
+    best[0] = (qn_candidate){id, NAN};
+    report(s, logits, raw_max, best, n_best);
     return QN_OK;
 }
 
@@ -674,7 +745,7 @@ qn_status qn_sampler_top(qn_sampler *s, const float *logits, qn_candidate *out, 
     const float *row = modify(s, logits);
     QN_TRY(scan_row(row, s->n_tokens, &id, &max, err));
     double norm = (double)max + log(sum_exp(row, s->n_tokens, max, 1.0));
-    size_t n = top_select(row, s->n_tokens, out, k);
+    size_t n = top_select(row, s->n_tokens, NULL, out, k);
     for (size_t i = 0; i < k; i++)
         out[i] = i < n ? (qn_candidate){out[i].id, (float)((double)out[i].logprob - norm)}
                        : (qn_candidate){-1, -INFINITY};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * sampler.h - from a row of logits to a token.
  *
- * Order, as Hugging Face's processors then vLLM: logit bias, repetition / presence / frequency
+ * Order, as Hugging Face's processors then vLLM: what a grammar forbids, logit bias, repetition / presence / frequency
  * penalties, min tokens, greedy if temperature is 0; else temperature, top-k, top-p, min-p,
  * typical; then one uniform draw (PCG, seeded). Each filter sees the distribution that the one
  * before it left, renormalised. log-probabilities reported are those of the unmodified logits. Ties
@@ -12,7 +12,7 @@
 #ifndef QN_SAMPLE_SAMPLER_H
 #define QN_SAMPLE_SAMPLER_H
 
-#include "base/base.h"
+#include "sample/grammar.h"
 
 typedef struct qn_sampler qn_sampler;
 
@@ -37,11 +37,15 @@ typedef struct qn_candidate {
 } qn_candidate;
 
 #define QN_ID_ONLY SIZE_MAX
-/* Chooses a token from logits[n_vocab] (left unchanged). best[0] is the chosen one, best[1..n_best]
- * the n_best most likely of the unmodified logits. QN_ID_ONLY: best[0] without its log-probability
- * (NaN), whose norm costs as much as all the rest. */
-QN_MUST_USE qn_status qn_sampler_sample(qn_sampler *s, const float *logits, qn_candidate *best,
-                                        size_t n_best, qn_err *err);
+/* Chooses a token from logits[n_vocab] (left unchanged), of those that m lets follow; m NULL: of all, and only where the
+ * parameters have no grammar. best[0] is the chosen one, best[1..n_best] the n_best most likely of the unmodified logits,
+ * allowed or not. QN_ID_ONLY: best[0] without its log-probability (NaN), whose norm costs as much as all the rest. No token
+ * is left: QN_E_UNSUPPORTED. */
+QN_MUST_USE qn_status qn_sampler_sample(qn_sampler *s, const float *logits, qn_matcher *m,
+                                        qn_candidate *best, size_t n_best, qn_err *err);
+/* The same for a token that is chosen already. */
+QN_MUST_USE qn_status qn_sampler_score(const qn_sampler *s, const float *logits, int32_t id,
+                                       qn_candidate *best, size_t n_best, qn_err *err);
 /* The k most likely tokens after penalties and bias, with log-probabilities of the modified logits:
  * beam search. */
 QN_MUST_USE qn_status qn_sampler_top(qn_sampler *s, const float *logits, qn_candidate *out,

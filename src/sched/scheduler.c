@@ -2,6 +2,7 @@
  * scheduler.c - see scheduler.h. */
 #include "sched/scheduler.h"
 
+#include "base/limits.h"
 #include "base/mem.h"
 #include <string.h>
 
@@ -25,6 +26,8 @@
 #define NO_LIMIT    UINT64_MAX
 #define LATE        NO_LIMIT /* as a pace: in turn, and steps may be as long as others want */
 #define MAX_STRETCH ((uint64_t)1 << 20)
+/* A longer piece of an answer is one that is computed again. */
+#define MAX_RUN (QN_LIMIT_FORCED_TOKENS + 1u)
 
 void qn_scheduler_init(qn_scheduler *s, qn_block_pool *pool, const qn_sched_options *o)
 {
@@ -53,6 +56,14 @@ void qn_scheduler_fini(qn_scheduler *s)
 static uint32_t missing(const qn_sched_seq *q)
 {
     return q->n_tokens - q->n_computed;
+}
+
+/* In the midst of its answer: one token is missing, or a run of them that had no choice. */
+static bool decodes(const qn_sched_seq *q)
+{
+    uint32_t n = missing(q);
+    return q->state == QN_SEQ_RUNNING &&
+           (n == 1 || (n && n <= MAX_RUN && q->n_computed >= q->n_prompt));
 }
 
 static qn_sched_class *class_of(qn_scheduler *s, const qn_sched_seq *q)
@@ -479,7 +490,7 @@ static turn begin(qn_scheduler *s, uint64_t now, bool by_age)
         q->n_scheduled = 0;
         q->pace_ns = 0;
         drop_spare(s, q);
-        n_prompts += missing(q) > 1;
+        n_prompts += missing(q) > 1 && !decodes(q);
         if (q->state != QN_SEQ_RUNNING || !missing(q))
             continue;
         take_seat(s, q, &t);
@@ -527,11 +538,6 @@ static bool has_turn(const qn_scheduler *s, const qn_sched_seq *q, const turn *t
 {
     return missing(q) && !q->n_scheduled && t->budget &&
            (t->n_chosen < s->options.max_seqs || q->state == QN_SEQ_WAITING);
-}
-
-static bool decodes(const qn_sched_seq *q)
-{
-    return q->state == QN_SEQ_RUNNING && missing(q) == 1;
 }
 
 /* A prompt, of a running sequence or of one that waits: `least` rows of it even in a step that is
@@ -598,21 +604,29 @@ static void give_urgent(qn_scheduler *s, turn *t)
     }
 }
 
-/* False: with all that decode the step would be too long for the urgent ones; none was given. */
+/* False: with all that decode the step would be too long for the urgent ones; none was given. Runs come last, and keep the
+ * gaps of those that decode one token: their own tokens are told already. */
 static bool give_decoding(qn_scheduler *s, turn *t)
 {
     uint32_t rows = t->rows;
-    uint64_t context = t->context;
-    for (size_t i = 0; i < s->n_seqs; i++)
-        if (decodes(s->seqs[i]) && !s->seqs[i]->n_scheduled) {
-            rows++;
-            context += s->seqs[i]->n_tokens;
-        }
+    uint64_t context = t->context, limit = NO_LIMIT;
+    for (size_t i = 0; i < s->n_seqs; i++) {
+        const qn_sched_seq *q = s->seqs[i];
+        if (!decodes(q) || q->n_scheduled)
+            continue;
+        rows += missing(q);
+        context += qn_context_of(q->n_computed, missing(q));
+        if (missing(q) == 1)
+            limit = t->gap;
+    }
     if (qn_cost_model_ns(&s->cost, rows, context) > t->pace)
         return false;
-    for (size_t i = 0; i < s->n_seqs; i++)
-        if (has_turn(s, s->order[i], t) && decodes(s->order[i]))
-            (void)give(s, s->order[i], t, NO_LIMIT, 1);
+    for (int runs = 0; runs < 2; runs++)
+        for (size_t i = 0; i < s->n_seqs; i++) {
+            qn_sched_seq *q = s->order[i];
+            if (has_turn(s, q, t) && decodes(q) && (missing(q) > 1) == runs)
+                (void)give(s, q, t, runs ? limit : NO_LIMIT, runs ? MIN_CHUNK : 1);
+        }
     return true;
 }
 

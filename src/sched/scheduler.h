@@ -7,7 +7,8 @@
  *
  *   1. urgent       of classes with a target, in the classes' order: first those that decode, then
  *                   prompts; behind them those of the same class that are too late for it
- *   2. decoding     running, one token missing
+ *   2. decoding     running, one token missing; then those with a short run of an answer's tokens missing, which followed
+ *                   without a choice: in what the gaps of the others leave
  *   3. the rest     prompts that run, then waiting ones, which start while a seat, blocks for all
  *                   of their tokens and time are left
  *

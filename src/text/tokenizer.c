@@ -218,6 +218,32 @@ bool qn_added_scan_next(qn_added_scan *s, size_t *begin, size_t *end, int32_t *i
     }
 }
 
+static bool is_blank(qn_slice s)
+{
+    uint32_t cp;
+    for (size_t k; s.n; s.p += k, s.n -= k)
+        if ((k = qn_utf8_decode(s.p, s.n, &cp)) == 0 || !qn_is_space(cp))
+            return false;
+    return true;
+}
+
+size_t qn_tokenizer_n_settled(const qn_tokenizer *t, const char *text, size_t n)
+{
+    qn_added_scan scan = qn_tokenizer_scan(t, text, n);
+    size_t begin, at = 0, settled = 0;
+    int32_t id;
+    while (qn_added_scan_next(&scan, &begin, &at, &id))
+        settled = at;
+    qn_pretok_iter it = {.rule = &t->pretok, .p = text + at, .n = n - at};
+    qn_slice w;
+    for (bool is_open = false; qn_pretok_next(&it, &w); at += w.n) {
+        if (!is_open) /* white space and a newline behind it may become one piece */
+            settled = at;
+        is_open = is_blank(w);
+    }
+    return settled;
+}
+
 void qn_detok_init(qn_detok *d, const qn_tokenizer *t, bool skip_special)
 {
     *d = (qn_detok){.t = t, .skip_special = skip_special};

@@ -68,6 +68,9 @@ typedef struct qn_added_scan {
 } qn_added_scan;
 qn_added_scan qn_tokenizer_scan(const qn_tokenizer *t, const char *text, size_t n);
 bool qn_added_scan_next(qn_added_scan *s, size_t *begin, size_t *end, int32_t *id);
+/* How many of a text's first bytes get the same tokens whatever follows the text: those before the piece that it ends in,
+ * which more text may make longer. */
+size_t qn_tokenizer_n_settled(const qn_tokenizer *t, const char *text, size_t n);
 
 /* Appends the whole text of ids; broken UTF-8 becomes U+FFFD. Ids out of range: QN_E_ARG. */
 QN_MUST_USE qn_status qn_tokenizer_decode(const qn_tokenizer *t, const int32_t *ids, size_t n,

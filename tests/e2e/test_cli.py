@@ -2,6 +2,7 @@
 """The program's front door: help, usage errors, tokenize, template, limits, completion, run."""
 import json
 import os
+import re
 import subprocess
 import tempfile
 
@@ -65,6 +66,8 @@ def test_usage():
         (["run", "-m", "x", "--logit-bias", "5", "hi"], "wanted ID=BIAS"),
         (["run", "-m", "x", "--var", "messages=1", "hi"], "--var"),
         (["run", "-m", "x", "--json=1", "hi"], "wanted no value"),
+        (["run", "-m", "x", "--json-object", "--regex", "a", "--choice", "b", "hi"], "found 3 of --json-object"),
+        (["run", "-m", "x", "--json-object", "--beam", "2", "hi"], "--beam"),
         (["run", "-m", "x", "one", "two"], "'two'"),
         (["tokenize"], "--model"),
         (["tokenize", "-m", "x", "--jsonl", "text"], "operand"),
@@ -286,7 +289,38 @@ def test_run():
     check("a prompt over the context", rc == 1 and out == "" and one_line(err), (rc, out, err))
 
 
+def test_form():
+    """The form of the answer: from a model that says nonsense, whatever the seed."""
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}, "n": {"type": "integer", "minimum": 0, "maximum": 9}},
+              "required": ["ok", "n"], "additionalProperties": False}
+    args = ["run", "-m", SMALL, "-q", "--raw", "--temperature", "1", "-n", "200"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "form")
+        for i, text in enumerate((json.dumps(schema), 'root ::= "(" root? ")"\n')):
+            with open(f"{path}{i}", "w", encoding="utf-8") as f:
+                f.write(text)
+        for seed in range(1, 4):
+            def ask(*form):
+                rc, out, err = run(*args, "--seed", seed, *form, "Once upon a time")
+                check(f"run {form[0]}", rc == 0 and err == "", (rc, out, err))
+                return out[:-1]
+            answers = [ask("--json-schema", json.dumps(schema)), ask("--json-schema", f"{path}0")]
+            v = json.loads(answers[0])
+            check("run --json-schema", list(v) == ["ok", "n"] and v["ok"] in (True, False) and 0 <= v["n"] <= 9, answers)
+            check("a schema in a file is the same", answers[0] == answers[1], answers)
+            out = ask("--choice", 'the "one"', "--choice", "the other")
+            check("run --choice", out in ('the "one"', "the other"), out)
+            out = ask("--regex", "[0-9]{4}-[0-9]{2}")
+            check("run --regex", re.fullmatch("[0-9]{4}-[0-9]{2}", out), out)
+            out = ask("--grammar", f"{path}1")
+            check("run --grammar", re.fullmatch(r"\(*\)*", out) and (len(out) >= 190 or out.count("(") == out.count(")")), out)
+    rc, out, err = run(*args, "--regex", "(a", "hi")
+    check("a form that is none", rc == 1 and out == "" and one_line(err), (rc, out, err))
+    rc, out, err = run(*args, "--grammar", "no/such/file", "hi")
+    check("a form's file that is none", rc == 1 and out == "" and one_line(err) and "no/such/file" in err, (rc, out, err))
+
+
 for test in (test_help, test_man_pages, test_usage, test_missing_model, test_limits, test_completion, test_tokenize_goldens,
-             test_tokenize, test_template, test_template_of_demo_model, test_run):
+             test_tokenize, test_template, test_template_of_demo_model, test_run, test_form):
     test()
 finish()

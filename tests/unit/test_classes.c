@@ -33,6 +33,7 @@ typedef struct job {
     qn_sched_seq sched; /* first */
     int32_t *tokens;
     uint32_t n_answer; /* ends with so many tokens more than its prompt */
+    uint32_t run;      /* each token is followed by so many without a choice */
     uint64_t end_ns;
     uint64_t token_ns, max_gap_ns; /* of its last token; the longest between two */
     bool done;
@@ -120,7 +121,9 @@ static void add_token(machine *m, job *j)
         j->max_gap_ns = QN_MAX(j->max_gap_ns, m->now - j->token_ns);
     j->token_ns = m->now;
     if (j->sched.n_tokens + 1 < j->sched.n_prompt + j->n_answer) {
-        j->tokens[j->sched.n_tokens++] = (int32_t)(next_random(&m->rng) % 1000u);
+        uint32_t left = j->sched.n_prompt + j->n_answer - 1 - j->sched.n_tokens;
+        for (uint32_t i = 0; i < QN_MIN(left, 1 + j->run); i++)
+            j->tokens[j->sched.n_tokens++] = (int32_t)(next_random(&m->rng) % 1000u);
         return;
     }
     j->end_ns = m->now;
@@ -518,6 +521,42 @@ static void test_gap(void **state)
     assert_in_range(longest[2], 40, QN_MAX(2 * alone, 50));
 }
 
+/* Runs are computed in one step where nobody waits; beside others they keep their gaps, and are not held up by a prompt. */
+static void test_runs(void **state)
+{
+    (void)state;
+    enum { N = 4, RUN = 30, GAP_MS = 50 };
+    qn_class c = {.name = "c", .share = 1, .gap_ms = GAP_MS};
+    qn_sched_options o = {.classes = &c, .n_classes = 1};
+    machine *m = new_machine(&o, 4000);
+    warm_up(m);
+    job *run = submit(m, 0, 0, 4, 10 * (RUN + 1));
+    run->run = RUN;
+    uint64_t steps = m->n_steps;
+    run_all(m);
+    assert_in_range(m->n_steps - steps, 10, 11);
+    job *j[N];
+    for (int i = 0; i < N; i++)
+        j[i] = submit(m, 0, 0, 4, 4000);
+    for (int i = 0; i < 20; i++)
+        (void)step(m);
+    for (int i = 0; i < N; i++)
+        j[i]->max_gap_ns = 0;
+    run = submit(m, 0, 0, 4, 20 * (RUN + 1));
+    run->run = RUN;
+    const job *prompt = submit(m, 0, 0, 16384, 4);
+    uint64_t longest = 0;
+    steps = m->n_steps;
+    while (!run->done)
+        (void)step(m);
+    assert_false(prompt->token_ns);
+    assert_true(m->n_steps - steps <= 20 * (RUN / 4 + 2)); /* 4 a step or more */
+    for (int i = 0; i < N; i++)
+        longest = QN_MAX(longest, j[i]->max_gap_ns / MS);
+    assert_true(longest <= GAP_MS + GAP_MS / 10);
+    free_machine(m);
+}
+
 /* A limit that nothing can keep: the prompt is read all the same. */
 static void test_progress(void **state)
 {
@@ -774,6 +813,7 @@ int main(void)
         cmocka_unit_test(test_tenants),
         cmocka_unit_test(test_preemption_between_classes),
         cmocka_unit_test(test_gap),
+        cmocka_unit_test(test_runs),
         cmocka_unit_test(test_progress),
         cmocka_unit_test(test_buckets),
         cmocka_unit_test(test_adaptive),

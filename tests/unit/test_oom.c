@@ -5,6 +5,7 @@
 #include "golden.h"
 
 #include "engine/engine.h"
+#include <quern/grammar.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -143,6 +144,7 @@ static void test_load_with_draft_model(void **state)
 static void check_requests(qn_engine *e, const qn_params *sp, const char *what)
 {
     long at = 1;
+    size_t before = qn_mem_live(QN_MEM_REQUEST); /* of grammars */
     for (;; at++) {
         qn_err err = {0};
         atomic_store(&n_calls, 0);
@@ -152,7 +154,7 @@ static void check_requests(qn_engine *e, const qn_params *sp, const char *what)
         atomic_store(&fail_at, 0);
         if (s != QN_OK)
             check_error(what, at, s, &err);
-        assert_int_equal(qn_mem_live(QN_MEM_REQUEST), 0);
+        assert_int_equal(qn_mem_live(QN_MEM_REQUEST), before);
         assert_int_equal(qn_block_pool_n_free(e->pool), qn_block_pool_n_blocks(e->pool));
         if (!hit)
             break;
@@ -193,6 +195,55 @@ static void test_requests(void **state)
     qn_engine_free(e);
 }
 
+/* The first time with the vocabulary, then a schema that is new each time. */
+static void open_grammars(qn_engine *e)
+{
+    long at = 1;
+    for (;; at++) {
+        char text[160];
+        qn_err err = {0};
+        qn_grammar *g;
+        int n = snprintf(text, sizeof text,
+                         "{\"type\": \"object\", \"properties\": {\"a%ld\": {\"type\": "
+                         "\"string\"}, \"b\": {\"type\": \"number\"}}, "
+                         "\"required\": [\"a%ld\"]}",
+                         at, at);
+        atomic_store(&n_calls, 0);
+        atomic_store(&fail_at, at);
+        qn_status s = qn_grammar_open(&g, e, QN_GRAMMAR_SCHEMA, text, (size_t)n, &err);
+        bool hit = atomic_load(&n_calls) >= at;
+        atomic_store(&fail_at, 0);
+        if (s != QN_OK)
+            check_error("a grammar", at, s, &err);
+        qn_grammar_close(g);
+        if (!hit)
+            break;
+    }
+    print_message("%ld allocations of grammars failed once each\n", at - 1);
+}
+
+static void test_grammars(void **state)
+{
+    (void)state;
+    static const char text[] = "[\"one of two texts\", \"one of two, and the other one\"]";
+    qn_err err;
+    qn_params sp = greedy(30);
+    size_t before = live();
+    qn_config c = config_of(QN_SOURCE_DIR "/tests/golden/models/qwen3-tied-bf16");
+    qn_engine *e = open_engine(&c);
+    open_grammars(e);
+    assert_int_equal(qn_grammar_open(&sp.grammar, e, QN_GRAMMAR_CHOICE, text, strlen(text), &err),
+                     QN_OK);
+    assert_int_equal(answer_once(e, &sp, &err), QN_OK); /* warm */
+    check_requests(e, &sp, "an answer of a form");
+    sp.temperature = 1;
+    sp.n = 3;
+    check_requests(e, &sp, "three of them");
+    qn_grammar_close(sp.grammar);
+    qn_engine_free(e);
+    assert_int_equal(live(), before);
+}
+
 static void test_warm_step(void **state)
 {
     (void)state;
@@ -221,8 +272,9 @@ static void test_warm_step(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest t[] = {
-        cmocka_unit_test(test_load), cmocka_unit_test(test_load_with_draft_model),
-        cmocka_unit_test(test_requests), cmocka_unit_test(test_warm_step)};
+    const struct CMUnitTest t[] = {cmocka_unit_test(test_load),
+                                   cmocka_unit_test(test_load_with_draft_model),
+                                   cmocka_unit_test(test_requests), cmocka_unit_test(test_grammars),
+                                   cmocka_unit_test(test_warm_step)};
     return cmocka_run_group_tests(t, NULL, NULL);
 }

@@ -200,7 +200,7 @@ static int32_t sample_one(qn_sampler *s, const float *logits)
 {
     qn_err err = {0};
     qn_candidate c;
-    if (qn_sampler_sample(s, logits, &c, 0, &err) != QN_OK)
+    if (qn_sampler_sample(s, logits, NULL, &c, 0, &err) != QN_OK)
         fail_msg("%s", err.msg);
     return c.id;
 }
@@ -406,7 +406,7 @@ static void test_greedy_and_ties(void **state)
     const float y[6] = {1, 3, -INFINITY, 3, 2, 3};
     qn_candidate c[7];
     qn_sampler *s = new_sampler(&p, 1, 6, 6, &no_history);
-    assert_int_equal(qn_sampler_sample(s, y, c, 6, NULL), QN_OK);
+    assert_int_equal(qn_sampler_sample(s, y, NULL, c, 6, NULL), QN_OK);
     const int32_t order[7] = {1, 1, 3, 5, 4, 0, -1};
     for (size_t i = 0; i < 7; i++)
         assert_int_equal(c[i].id, order[i]);
@@ -422,7 +422,7 @@ static void test_padding_is_never_chosen(void **state)
     qn_params p = plain_params();
     qn_candidate c[9];
     qn_sampler *s = new_sampler(&p, 1, 64, 40, &no_history);
-    assert_int_equal(qn_sampler_sample(s, x, c, 8, NULL), QN_OK);
+    assert_int_equal(qn_sampler_sample(s, x, NULL, c, 8, NULL), QN_OK);
     for (int i = 0; i < 9; i++)
         assert_in_range(c[i].id, 0, 39);
     assert_true(fabs((double)c[0].logprob - ref_logprob(x, 64, 0)) < 1e-5);
@@ -475,7 +475,7 @@ static void test_logprobs(void **state)
         for (int32_t i = 0; (size_t)i < n; i += 3)
             qn_sampler_accept(s, i, i % 2);
         qn_candidate c[21];
-        assert_int_equal(qn_sampler_sample(s, x, c, 20, NULL), QN_OK);
+        assert_int_equal(qn_sampler_sample(s, x, NULL, c, 20, NULL), QN_OK);
         for (size_t i = 0; i < 21 && c[i].id >= 0; i++)
             assert_true(fabs((double)c[i].logprob - ref_logprob(x, n, (size_t)c[i].id)) <
                         1e-6 * (1 - want) + 1e-5);
@@ -564,7 +564,7 @@ static void expect_row_error(const float *x, size_t n, const qn_params *p, const
     qn_candidate c[3];
     qn_err err = {0};
     qn_sampler *s = new_sampler(p, 1, n, n, &no_history);
-    assert_int_equal(qn_sampler_sample(s, x, c, 2, &err), QN_E_INTERNAL);
+    assert_int_equal(qn_sampler_sample(s, x, NULL, c, 2, &err), QN_E_INTERNAL);
     assert_non_null(strstr(err.msg, want));
     memset(&err, 0, sizeof(err));
     assert_int_equal(qn_sampler_top(s, x, c, 2, &err), QN_E_INTERNAL);
@@ -710,6 +710,118 @@ static void test_params(void **state)
     assert_int_equal(qn_sampler_new(&s, &p, 1, 0, 0, NULL, 0, NULL), QN_E_ARG);
 }
 
+/* ---- under a grammar ---- */
+
+#define N_WORDS 200
+
+/* Words of one to three letters from "abcd", of some ids the same; the last are special and end tokens. */
+static qn_vocab_kind word(void *arg, int32_t id, const char **text, size_t *n_text)
+{
+    static char words[N_WORDS][4];
+    char *w = words[id];
+    (void)arg;
+    *n_text = 1 + (size_t)id % 3;
+    for (size_t i = 0, k = (size_t)id * 7; i < *n_text; i++, k /= 4)
+        w[i] = "abcd"[k % 4];
+    *text = w;
+    return id >= N_WORDS - 2 ? QN_VOCAB_END : id >= N_WORDS - 5 ? QN_VOCAB_SPECIAL : QN_VOCAB_TEXT;
+}
+
+/* (ab|c[a-d]){2,} and a "d" at the end, maybe. */
+static qn_grammar *some_grammar(const qn_vocabulary *v)
+{
+    qn_err err = {0};
+    qn_form *f;
+    qn_grammar *g;
+    assert_int_equal(qn_form_new(&f, &err), QN_OK);
+    qn_form_id any[] = {qn_form_bytes(f, "c", 1),
+                        qn_form_chars(f, &(qn_char_range){'a', 'd'}, 1, false)};
+    qn_form_id either[] = {qn_form_bytes(f, "ab", 2), qn_form_seq(f, any, 2)};
+    qn_form_id all[] = {qn_form_repeat(f, qn_form_alt(f, either, 2), 2, QN_FORM_ENDLESS),
+                        qn_form_repeat(f, qn_form_bytes(f, "d", 1), 0, 1)};
+    qn_form_set_root(f, qn_form_seq(f, all, 2));
+    if (qn_grammar_compile(&g, v, f, &err) != QN_OK)
+        fail_msg("%s", err.msg);
+    qn_form_free(f);
+    return g;
+}
+
+/* The same token as from logits without what may not follow; log-probabilities of all logits. */
+static void check_masked(qn_sampler *s, qn_sampler *plain, qn_matcher *m, const float *x, size_t n)
+{
+    float y[N_WORDS + 20];
+    qn_candidate got[4], want[4], raw[4];
+    for (size_t i = 0; i < n; i++)
+        y[i] = i < N_WORDS && qn_matcher_allows(m, (int32_t)i) ? x[i] : -INFINITY;
+    assert_int_equal(qn_sampler_sample(s, x, m, got, 3, NULL), QN_OK);
+    assert_int_equal(qn_sampler_sample(plain, y, NULL, want, 3, NULL), QN_OK);
+    assert_int_equal(got[0].id, want[0].id);
+    assert_int_equal(qn_sampler_score(s, x, got[0].id, raw, 3, NULL), QN_OK);
+    assert_memory_equal(raw, got, sizeof raw);
+    assert_true(fabs((double)got[0].logprob - qn_logprob_of(x, n, got[0].id)) < 1e-5);
+}
+
+static void test_grammar(void **state)
+{
+    (void)state;
+    qn_vocabulary *v;
+    qn_matcher *m;
+    float x[N_WORDS + 20];
+    int32_t eos[] = {N_WORDS - 2, N_WORDS - 1};
+    rng_state = 5;
+    assert_int_equal(qn_vocabulary_new(&v, N_WORDS, word, NULL, NULL), QN_OK);
+    qn_grammar *g = some_grammar(v);
+    for (uint64_t seed = 0; seed < 200; seed++) {
+        qn_params p = plain_params();
+        p.temperature = seed % 4 ? random_float(0.2f, 2) : 0;
+        p.top_k = seed % 3 ? 0 : 1 + (int)(next_random() % 30);
+        p.top_p = seed % 5 ? 1 : random_float(0.3f, 1);
+        p.min_p = seed % 7 ? 0 : 0.1f;
+        p.typical_p = seed % 11 ? 1 : 0.8f;
+        p.repetition_penalty = seed % 2 ? 1 : 1.2f;
+        p.min_tokens = (int)(seed % 6);
+        history h = {.eos = eos, .n_eos = 2};
+        qn_sampler *plain = new_sampler(&p, seed, N_WORDS + 20, N_WORDS, &h);
+        p.grammar = g;
+        qn_sampler *s = new_sampler(&p, seed, N_WORDS + 20, N_WORDS, &h);
+        assert_int_equal(qn_matcher_new(&m, g, NULL), QN_OK);
+        for (int i = 0; i < 12; i++) {
+            random_logits(x, QN_COUNT(x), 3);
+            check_masked(s, plain, m, x, QN_COUNT(x));
+            qn_candidate c;
+            assert_int_equal(qn_sampler_sample(s, x, m, &c, QN_ID_ONLY, NULL), QN_OK);
+            assert_int_equal(
+                qn_sampler_sample(plain, x, NULL, &(qn_candidate){0}, QN_ID_ONLY, NULL),
+                QN_OK); /* draws as often */
+            assert_true(qn_matcher_accept(m, c.id));
+            qn_sampler_accept(s, c.id, true);
+            qn_sampler_accept(plain, c.id, true);
+            if (c.id >= N_WORDS - 2 || qn_matcher_is_over(m))
+                break;
+        }
+        qn_matcher_free(m);
+        qn_sampler_free(s);
+        qn_sampler_free(plain);
+    }
+    /* nothing is left to say: an error, whatever the logits */
+    qn_params p = plain_params();
+    p.grammar = g;
+    qn_err err;
+    qn_candidate c;
+    qn_sampler *s = new_sampler(&p, 1, N_WORDS + 20, N_WORDS, &no_history);
+    assert_int_equal(qn_matcher_new(&m, g, NULL), QN_OK);
+    for (size_t i = 0; i < QN_COUNT(x); i++)
+        x[i] = i < N_WORDS && qn_matcher_allows(m, (int32_t)i) ? -INFINITY : 1;
+    assert_int_equal(qn_sampler_sample(s, x, m, &c, QN_ID_ONLY, &err), QN_E_UNSUPPORTED);
+    assert_non_null(strstr(err.msg, "may follow"));
+    qn_sampler_free(s);
+    p.beam_width = 2;
+    assert_int_equal(qn_params_check(&p, 100, &err), QN_E_UNSUPPORTED);
+    qn_matcher_free(m);
+    qn_grammar_let(g);
+    qn_vocabulary_free(v);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -725,6 +837,7 @@ int main(void)
         cmocka_unit_test(test_fork),
         cmocka_unit_test(test_rows_that_are_not_finite),
         cmocka_unit_test(test_params),
+        cmocka_unit_test(test_grammar),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -326,11 +326,13 @@ static void check_fair(const sim *m, size_t n_out)
         assert_true(m->f.out[i]->n_scheduled > 0);
         assert_true(i == 0 || m->f.out[i - 1]->arrival <= m->f.out[i]->arrival);
     }
-    uint32_t decoding = 0;
+    uint32_t decoding = 0, n_run_rows = 0;
     for (size_t i = 0; i < s->n_seqs; i++) {
         const qn_sched_seq *q = s->seqs[i];
-        bool due =
-            ((const sim_seq *)q)->was_running && q->n_tokens - q->n_computed == 1 && q->n_computed;
+        bool was_running = ((const sim_seq *)q)->was_running;
+        bool due = was_running && q->n_tokens - q->n_computed == 1 && q->n_computed;
+        if (was_running && !due && q->n_computed >= q->n_prompt)
+            n_run_rows += q->n_scheduled;
         if (due && q->state == QN_SEQ_RUNNING && !q->n_scheduled) {
             bool no_block = q->n_computed % BLOCK == 0 && qn_block_pool_n_free(m->f.pool) == 0;
             assert_true(decoding >= QN_MIN(m->budget, m->max_seqs) || no_block);
@@ -338,7 +340,7 @@ static void check_fair(const sim *m, size_t n_out)
         decoding += due && q->n_scheduled;
     }
     if (s->n_seqs && s->seqs[0]->state == QN_SEQ_RUNNING &&
-        decoding < QN_MIN(m->budget, m->max_seqs))
+        decoding + n_run_rows < QN_MIN(m->budget, m->max_seqs))
         assert_true(s->seqs[0]->n_scheduled > 0);
     /* nobody starts before an older one that waits */
     for (size_t i = 0, n_waiting = 0; i < s->n_seqs; i++) {
@@ -399,6 +401,9 @@ static void sim_step(sim *m)
         if (m->n_live < 60 && next_random(&m->rng) % 16 == 0)
             fork_one(m, q);
         q->sched.n_tokens++;
+        /* tokens that follow without a choice */
+        if (next_random(&m->rng) % 8 == 0 && q->sched.n_tokens < q->target)
+            q->sched.n_tokens = QN_MIN(q->sched.n_tokens + next_random(&m->rng) % 9, q->target);
     }
     for (size_t i = m->n_live; i-- > 0;) {
         sim_seq *q = m->live[i];
