@@ -12,23 +12,49 @@ qn_status qn_answer_init(qn_answer *a, size_t n_prompts, const qn_params *params
 {
     size_t n_parts;
     bool fits = qn_mul_size(n_prompts, (size_t)params->n, &n_parts);
-    *a = (qn_answer){.stop = params->stop, .n_stop = params->n_stop, .n = params->n};
+    *a = (qn_answer){.style = a->style,
+                     .call_prefix = a->call_prefix,
+                     .is_stream = a->is_stream,
+                     .stop = params->stop,
+                     .n_stop = params->n_stop,
+                     .n = params->n};
     if (fits)
         a->parts = qn_calloc(n_parts, sizeof *a->parts, QN_MEM_REQUEST);
     a->usage = qn_calloc(n_prompts, sizeof *a->usage, QN_MEM_REQUEST);
     if (!a->parts || !a->usage)
         return qn_fail_nomem(err, n_prompts * sizeof *a->usage);
     a->n_prompts = n_prompts;
+    for (size_t i = 0; a->style && i < n_parts; i++) {
+        qn_reply *r = a->parts[i].reply = qn_alloc(sizeof *r, QN_MEM_REQUEST);
+        if (!r)
+            return qn_fail_nomem(err, sizeof *r);
+        qn_reply_init(r, a->style);
+    }
     return QN_OK;
+}
+
+static void fini_part(qn_answer_part *p)
+{
+    for (size_t i = 0; i < p->n_calls; i++) {
+        qn_str_fini(&p->calls[i].name);
+        qn_str_fini(&p->calls[i].arguments);
+    }
+    if (p->reply)
+        qn_reply_fini(p->reply);
+    qn_free(p->reply);
+    qn_free(p->calls);
+    qn_free(p->items);
+    qn_str_fini(&p->text);
+    qn_str_fini(&p->reasoning);
+    qn_free(p->ids);
+    qn_free(p->tokens);
 }
 
 void qn_answer_fini(qn_answer *a)
 {
-    for (size_t i = 0; i < a->n_prompts * (size_t)a->n; i++) {
-        qn_str_fini(&a->parts[i].text);
-        qn_free(a->parts[i].ids);
-        qn_free(a->parts[i].tokens);
-    }
+    for (size_t i = 0; i < a->n_prompts * (size_t)a->n; i++)
+        fini_part(&a->parts[i]);
+    qn_free(a->deltas);
     qn_free(a->parts);
     qn_free(a->usage);
     qn_str_fini(&a->out);
@@ -44,20 +70,134 @@ static const char *find_stop(const qn_answer *a, const char *stop)
     return NULL;
 }
 
+/* ---- taken apart ---- */
+
+/* The text was thoughts: the model forgot to say so. */
+static void recall(qn_answer_part *p)
+{
+    qn_str text = p->text;
+    while (text.n && text.p[text.n - 1] == '\n')
+        text.p[--text.n] = 0;
+    p->text = p->reasoning;
+    p->reasoning = text;
+    p->n_reasoning = (int)p->n_ids + 1;
+    for (size_t i = 0; i < p->n_items; i++) {
+        p->items[i].kind = QN_REPLY_REASONING;
+        p->items[i].end = QN_MIN(p->items[i].end, text.n);
+    }
+}
+
+/* The item that goes on, or a new one. */
+static qn_answer_item *open_item(qn_answer_part *p, qn_reply_kind kind)
+{
+    qn_answer_item *last = p->n_items ? &p->items[p->n_items - 1] : NULL;
+    bool is_text = kind == QN_REPLY_CONTENT || kind == QN_REPLY_REASONING;
+    if (last && (kind == QN_REPLY_ARGUMENTS || kind == QN_REPLY_CALL_END ||
+                 (is_text && last->kind == kind)))
+        return last;
+    if (!qn_grow(&p->items, &p->items_cap, p->n_items + 1, sizeof *p->items, QN_MEM_REQUEST))
+        return NULL;
+    size_t at = kind == QN_REPLY_REASONING ? p->reasoning.n : p->text.n;
+    p->items[p->n_items] = (qn_answer_item){kind, at, at, p->n_calls};
+    return &p->items[p->n_items++];
+}
+
+static qn_answer_call *add_call(qn_answer *a, qn_answer_part *p)
+{
+    if (!qn_grow(&p->calls, &p->calls_cap, p->n_calls + 1, sizeof *p->calls, QN_MEM_REQUEST))
+        return NULL;
+    qn_answer_call *c = &p->calls[p->n_calls++];
+    *c = (qn_answer_call){0};
+    qn_answer_make_id(c->id, a->call_prefix ? a->call_prefix : "call_");
+    return c;
+}
+
+static void on_reply(void *arg, qn_reply_kind kind, const char *text, size_t n)
+{
+    qn_answer *a = arg;
+    qn_answer_part *p = a->at;
+    if (kind == QN_REPLY_RECALL) {
+        if (!a->is_stream)
+            recall(p);
+        return;
+    }
+    qn_answer_item *item = open_item(p, kind);
+    qn_answer_call *c = !item                         ? NULL
+                        : kind == QN_REPLY_CALL       ? add_call(a, p)
+                        : item->kind == QN_REPLY_CALL ? &p->calls[item->call]
+                                                      : NULL;
+    if (!item || (item->kind == QN_REPLY_CALL && !c) ||
+        !qn_grow(&a->deltas, &a->deltas_cap, a->n_deltas + 1, sizeof *a->deltas, QN_MEM_REQUEST)) {
+        a->failed = true;
+        return;
+    }
+    qn_str *to = kind == QN_REPLY_CONTENT     ? &p->text
+                 : kind == QN_REPLY_REASONING ? &p->reasoning
+                 : kind == QN_REPLY_CALL      ? &c->name
+                                              : &c->arguments;
+    a->deltas[a->n_deltas++] = (qn_answer_delta){kind, (size_t)(item - p->items), to->n, n};
+    qn_str_add(to, text, n);
+    a->failed |= to->failed;
+    if (!c)
+        item->end = to->n;
+    else if (kind == QN_REPLY_CALL_END)
+        c->is_whole = true;
+}
+
+/* A token is one of thoughts if it begins or ends among them: their tags are, too. */
+static void take_apart(qn_answer *a, qn_answer_part *p, const qn_event *ev)
+{
+    bool was_thinking = qn_reply_is_thinking(p->reply);
+    a->at = p;
+    a->n_deltas = 0;
+    qn_reply_feed(p->reply, ev->text, ev->n_text, on_reply, a);
+    p->n_reasoning += was_thinking || qn_reply_is_thinking(p->reply);
+    if (ev->finish != QN_FINISH_NONE)
+        qn_reply_end(p->reply, on_reply, a);
+    a->failed |= qn_reply_has_failed(p->reply);
+}
+
+qn_slice qn_answer_delta_text(const qn_answer_part *p, const qn_answer_delta *d)
+{
+    const qn_answer_call *c =
+        p->items[d->item].kind == QN_REPLY_CALL ? &p->calls[p->items[d->item].call] : NULL;
+    const qn_str *s = d->kind == QN_REPLY_CONTENT     ? &p->text
+                      : d->kind == QN_REPLY_REASONING ? &p->reasoning
+                      : d->kind == QN_REPLY_CALL      ? &c->name
+                                                      : &c->arguments;
+    return (qn_slice){s->p ? s->p + d->begin : "", d->n};
+}
+
+bool qn_answer_call_is_sound(const qn_answer_call *c)
+{
+    json_t *v = NULL;
+    bool is_sound = c->is_whole &&
+                    qn_json_parse(&v, c->arguments.p, c->arguments.n, QN_LIMIT_HTTP_JSON_DEPTH,
+                                  "arguments", NULL) == QN_OK &&
+                    json_is_object(v);
+    json_decref(v);
+    return is_sound;
+}
+
+/* ---- events ---- */
+
 qn_answer_part *qn_answer_add(qn_answer *a, size_t i, const qn_event *ev)
 {
     if (ev->kind == QN_EVENT_DONE) {
-        a->usage[i] = (qn_answer_usage){ev->n_prompt_tokens,
-                                        ev->n_cached_tokens,
-                                        ev->n_output_tokens,
-                                        ev->queue_ms,
-                                        ev->prefill_ms,
-                                        ev->decode_ms,
-                                        ev->miss};
+        a->usage[i] = (qn_answer_usage){.n_prompt = ev->n_prompt_tokens,
+                                        .n_cached = ev->n_cached_tokens,
+                                        .n_output = ev->n_output_tokens,
+                                        .queue_ms = ev->queue_ms,
+                                        .prefill_ms = ev->prefill_ms,
+                                        .decode_ms = ev->decode_ms,
+                                        .miss = ev->miss};
         return NULL;
     }
     qn_answer_part *p = &a->parts[i * (size_t)a->n + (size_t)ev->index];
-    qn_str_add(&p->text, ev->text, ev->n_text);
+    if (p->reply)
+        take_apart(a, p, ev);
+    else
+        qn_str_add(&p->text, ev->text, ev->n_text);
     if (p->text.failed ||
         !qn_grow(&p->ids, &p->ids_cap, p->n_ids + 1, sizeof *p->ids, QN_MEM_REQUEST) ||
         !qn_grow(&p->tokens, &p->tokens_cap, p->n_ids + 1, sizeof *p->tokens, QN_MEM_REQUEST))
@@ -108,6 +248,8 @@ qn_answer_usage qn_answer_sum(const qn_answer *a)
         sum.queue_ms = QN_MAX(sum.queue_ms, a->usage[i].queue_ms);
         sum.prefill_ms = QN_MAX(sum.prefill_ms, a->usage[i].prefill_ms);
         sum.decode_ms = QN_MAX(sum.decode_ms, a->usage[i].decode_ms);
+        for (int k = 0; k < a->n; k++)
+            sum.n_reasoning += a->parts[i * (size_t)a->n + (size_t)k].n_reasoning;
     }
     return sum;
 }
@@ -143,7 +285,12 @@ void qn_answer_add_usage(qn_str *out, const qn_answer_usage *u)
                 u->n_prompt, u->n_output, u->n_prompt + u->n_output, u->n_cached);
     if (misses[u->miss])
         qn_str_addf(out, ",\"cache_miss\":\"%s\"", misses[u->miss]);
-    qn_str_adds(out, "},\"completion_tokens_details\":{\"reasoning_tokens\":0}}");
+    qn_str_addf(out, "},\"completion_tokens_details\":{\"reasoning_tokens\":%d}}", u->n_reasoning);
+}
+
+void qn_answer_add_text(qn_str *out, const qn_str *text)
+{
+    qn_str_add_json(out, text->p ? text->p : "", text->n);
 }
 
 void qn_answer_make_id(char out[QN_ANSWER_ID], const char *prefix)

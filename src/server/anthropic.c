@@ -3,15 +3,17 @@
  *
  *   system, messages, tools -> turns -> template -> tokens -> answer:
  *   {"type": "message", "content": [{"type": "text", "text": ...}], "stop_reason": ..., "usage": ...}
- *   or, streamed: message_start, content_block_start, ping, content_block_delta ..., content_block_stop, message_delta,
+ *   or, streamed: message_start, ping, for each block content_block_start, content_block_delta ..., content_block_stop; message_delta,
  *   message_stop
  *
- * Tools and their results are told to the model as its template says; its answer is text. What cannot be kept (tool_choice any,
- * a thinking budget, images, a schema) is refused by name. Input tokens that the prefix cache gave are counted apart, as
+ * Blocks are the answer's items: thinking, text, tool_use. A whole answer has no tool_use that was cut off, since nobody should run it;
+ * in a stream its input is then no JSON. What is thought has no signature here: nobody else could have made it up.
+ * What can not be done (images, servers of tools) is refused by name. Input tokens that the prefix cache gave are counted apart, as
  * cache_read_input_tokens. A last message of the assistant is the beginning of the answer.
  * Threads: handlers on a worker, the rest on the I/O thread. Source: Anthropic's API reference, the anthropic client's types. */
 #include "base/limits.h"
 #include "server/answer.h"
+#include "server/demand.h"
 #include "server/exchange.h"
 #include "server/sampling.h"
 #include "server/turns.h"
@@ -43,10 +45,12 @@ static const qn_field body_fields[] = {
 
 typedef struct message {
     qn_answer answer; /* first: qn_answer_event */
+    qn_demand demand;
     const char *model;
     char id[QN_ANSWER_ID];
     int n_prompt;
     bool is_begun;
+    size_t open; /* the block that is being sent; SIZE_MAX: none */
 } message;
 
 /* ---- the request ---- */
@@ -175,7 +179,8 @@ static qn_status read_message(qn_turns *t, const json_t *m, qn_where *where, qn_
     return QN_OK;
 }
 
-static qn_status read_tool(qn_turns *t, const json_t *tool, qn_where *where, qn_err *err)
+static qn_status read_tool(qn_turns *t, qn_demand *d, const json_t *tool, qn_where *where,
+                           qn_err *err)
 {
     const char *name, *type = qn_turns_string(json_object_get(tool, "type"));
     if (type && strcmp(type, "custom") != 0) {
@@ -185,58 +190,104 @@ static qn_status read_tool(qn_turns *t, const json_t *tool, qn_where *where, qn_
     }
     QN_TRY(want_string(tool, "name", where, &name, err));
     const json_t *schema = json_object_get(tool, "input_schema");
-    if (!json_is_object(schema)) {
-        *where = qn_where_at(where, "input_schema");
+    *where = qn_where_at(where, "input_schema");
+    if (!json_is_object(schema))
         return qn_fail(err, QN_E_ARG, "%s: found %s, want an object", where->path,
                        qn_json_type_name(schema));
-    }
-    qn_turns_tool(t, name, qn_turns_string(json_object_get(tool, "description")), schema);
+    QN_TRY(qn_demand_tool(d, where->path, json_object_get(tool, "name"), schema,
+                          json_object_get(tool, "strict"), err));
+    if (d->choice != QN_TOOLS_NONE)
+        qn_turns_tool(t, name, qn_turns_string(json_object_get(tool, "description")), schema);
     return QN_OK;
 }
 
-static qn_status read_tools(qn_turns *t, const message_body *b, qn_where *where, qn_err *err)
+/* {"type": "auto" | "any" | "tool" | "none", "name", "disable_parallel_tool_use"} */
+static qn_status read_choice(qn_demand *d, const json_t *choice, qn_where *where, qn_err *err)
 {
-    const char *choice = "auto";
-    if (b->tool_choice) {
-        *where = qn_where_at(NULL, "tool_choice");
-        QN_TRY(want_string(b->tool_choice, "type", where, &choice, err));
-        if (strcmp(choice, "auto") != 0 && strcmp(choice, "none") != 0)
-            return qn_fail(err, QN_E_UNSUPPORTED,
-                           "tool_choice: found %s, want auto or none: a call can not be enforced",
-                           choice);
-        if (json_is_true(json_object_get(b->tool_choice, "disable_parallel_tool_use")))
-            return qn_fail(err, QN_E_UNSUPPORTED,
-                           "tool_choice.disable_parallel_tool_use: found true, want false: the "
-                           "number of calls can not be enforced");
-    }
-    if (strcmp(choice, "none") == 0)
+    const char *type, *name;
+    *where = qn_where_at(NULL, "tool_choice");
+    if (!choice)
         return QN_OK;
+    QN_TRY(want_string(choice, "type", where, &type, err));
+    d->is_single = json_is_true(json_object_get(choice, "disable_parallel_tool_use"));
+    if (strcmp(type, "auto") == 0 || strcmp(type, "none") == 0)
+        return QN_OK;
+    if (strcmp(type, "tool") == 0) {
+        QN_TRY(want_string(choice, "name", where, &name, err));
+        return qn_demand_name(d, "tool_choice", name, err);
+    }
+    if (strcmp(type, "any") != 0)
+        return qn_fail(err, QN_E_ARG, "tool_choice: found %s, want auto, any, tool or none", type);
+    d->choice = QN_TOOLS_REQUIRED;
+    return d->n_tools ? QN_OK : qn_fail(err, QN_E_ARG, "tool_choice: found any without tools");
+}
+
+static qn_status read_tools(qn_turns *t, qn_demand *d, const message_body *b, qn_where *where,
+                            qn_err *err)
+{
+    const char *choice = json_string_value(json_object_get(b->tool_choice, "type"));
+    if (choice && strcmp(choice, "none") == 0)
+        d->choice = QN_TOOLS_NONE;
     *where = qn_where_at(NULL, "tools");
     QN_TRY(qn_turns_limit("tools", b->tools, QN_LIMIT_TOOLS, err));
     for (size_t i = 0; i < json_array_size(b->tools); i++) {
         qn_where at = qn_where_index(where, i);
-        qn_status s = read_tool(t, json_array_get(b->tools, i), &at, err);
+        qn_status s = read_tool(t, d, json_array_get(b->tools, i), &at, err);
         if (s != QN_OK) {
             *where = at;
             return s;
         }
     }
-    return QN_OK;
+    return read_choice(d, b->tool_choice, where, err);
 }
 
-static qn_status read_thinking(qn_turns *t, const message_body *b, qn_where *where, qn_err *err)
+/* {"type": "enabled", "budget_tokens"}, "adaptive", "disabled". Where nothing is said the template decides. */
+static qn_status read_thinking(qn_turns *t, qn_demand *d, const message_body *b, const json_t *o,
+                               qn_where *where, qn_err *err)
 {
-    const char *type;
+    const char *type, *display = json_string_value(json_object_get(b->thinking, "display"));
     if (!b->thinking)
         return QN_OK;
     *where = qn_where_at(NULL, "thinking");
     QN_TRY(want_string(b->thinking, "type", where, &type, err));
-    if (strcmp(type, "disabled") != 0)
-        return qn_fail(err, QN_E_UNSUPPORTED,
-                       "thinking.type: found %s, want disabled: thinking is not parted from the "
-                       "answer",
+    bool is_off = strcmp(type, "disabled") == 0, is_bounded = strcmp(type, "enabled") == 0;
+    if (!is_off && !is_bounded && strcmp(type, "adaptive") != 0)
+        return qn_fail(err, QN_E_ARG, "thinking.type: found %s, want enabled, adaptive or disabled",
                        type);
     t->has_thinking = true;
+    t->is_thinking = !is_off;
+    d->is_silent = display && strcmp(display, "omitted") == 0;
+    d->budget = is_off ? 0 : -1;
+    if (!is_bounded)
+        return QN_OK;
+    const json_t *budget = json_object_get(b->thinking, "budget_tokens");
+    json_int_t most = json_integer_value(json_object_get(o, "max_tokens"));
+    *where = qn_where_at(where, "budget_tokens");
+    if (!json_is_integer(budget) || json_integer_value(budget) < 1 ||
+        (most > 0 && json_integer_value(budget) >= most))
+        return qn_fail(err, QN_E_ARG, "thinking.budget_tokens: found %s, want 1 to max_tokens - 1",
+                       json_is_integer(budget) ? "another number" : qn_json_type_name(budget));
+    d->budget = (int)QN_MIN(json_integer_value(budget), QN_LIMIT_CONTEXT);
+    return QN_OK;
+}
+
+/* output_config.format, or as it was called before output_format: {"type": "json_schema", "schema"}. */
+static qn_status read_format(qn_demand *d, const message_body *b, const json_t *o, qn_where *where,
+                             qn_err *err)
+{
+    const json_t *format = json_object_get(b->output_config, "format");
+    const char *param = NULL;
+    qn_status s = qn_demand_read_forms(d, o, &param, err);
+    *where = qn_where_at(NULL, param ? param : "");
+    QN_TRY(s);
+    if (format && !json_is_null(format)) {
+        *where = qn_where_at(NULL, "output_config.format");
+        QN_TRY(qn_demand_read_format(d, "output_config.format", format, err));
+    }
+    if (b->output_format) {
+        *where = qn_where_at(NULL, "output_format");
+        QN_TRY(qn_demand_read_format(d, "output_format", b->output_format, err));
+    }
     return QN_OK;
 }
 
@@ -244,12 +295,7 @@ static qn_status read_thinking(qn_turns *t, const message_body *b, qn_where *whe
 static qn_status refuse_others(const message_body *b, qn_where *where, qn_err *err)
 {
     const char *found = NULL;
-    const json_t *format = json_object_get(b->output_config, "format");
-    if (b->output_format)
-        found = "output_format";
-    else if (format && !json_is_null(format))
-        found = "output_config.format";
-    else if (json_array_size(b->mcp_servers))
+    if (json_array_size(b->mcp_servers))
         found = "mcp_servers";
     else if (b->container)
         found = "container";
@@ -262,12 +308,13 @@ static qn_status refuse_others(const message_body *b, qn_where *where, qn_err *e
 }
 
 /* The whole conversation into t. *keep_open: the answer has a beginning. */
-static qn_status read_turns(qn_turns *t, const message_body *b, bool *keep_open, qn_where *where,
-                            qn_err *err)
+static qn_status read_turns(qn_turns *t, qn_demand *d, const message_body *b, const json_t *o,
+                            bool *keep_open, qn_where *where, qn_err *err)
 {
     size_t n = json_array_size(b->messages);
     QN_TRY(refuse_others(b, where, err));
-    QN_TRY(read_thinking(t, b, where, err));
+    QN_TRY(read_thinking(t, d, b, o, where, err));
+    QN_TRY(read_format(d, b, o, where, err));
     *where = qn_where_at(NULL, "messages");
     if (!n)
         return qn_fail(err, QN_E_ARG, "messages: found none, want at least one");
@@ -289,11 +336,11 @@ static qn_status read_turns(qn_turns *t, const message_body *b, bool *keep_open,
                        "%s: found a last message of the assistant with a tool_use or thinking "
                        "block, want its result, or text to go on from",
                        where->path);
-    return read_tools(t, b, where, err);
+    return read_tools(t, d, b, where, err);
 }
 
-/* Body, conversation and model; false: it is answered. ids are freed with qn_release. */
-static qn_engine *read_request(qn_exchange *x, message_body *b, const json_t *o,
+/* Body, conversation and model; NULL: it is answered. ids are freed with qn_release. */
+static qn_engine *read_request(qn_exchange *x, message_body *b, qn_demand *d, const json_t *o,
                                const char **served, int32_t **ids, size_t *n_ids)
 {
     qn_err err;
@@ -308,7 +355,8 @@ static qn_engine *read_request(qn_exchange *x, message_body *b, const json_t *o,
     qn_engine *e = qn_x_model(x, b->model, served);
     if (!e)
         return NULL;
-    qn_status s = read_turns(&t, b, &keep_open, &where, &err);
+    qn_demand_init(d, e, qn_x_arena(x));
+    qn_status s = read_turns(&t, d, b, o, &keep_open, &where, &err);
     if (s == QN_OK) {
         where = qn_where_at(NULL, "messages");
         s = qn_turns_encode(&t, e, keep_open, ids, n_ids, &err);
@@ -353,8 +401,11 @@ static void add_usage(qn_str *out, const message *m, bool is_end)
     int n_prompt = is_end ? u.n_prompt : m->n_prompt;
     qn_str_addf(out,
                 "{\"input_tokens\":%d,\"cache_creation_input_tokens\":0,"
-                "\"cache_read_input_tokens\":%d,\"output_tokens\":%d}",
+                "\"cache_read_input_tokens\":%d,\"output_tokens\":%d",
                 n_prompt - u.n_cached, u.n_cached, u.n_output);
+    if (is_end && u.n_reasoning)
+        qn_str_addf(out, ",\"output_tokens_details\":{\"thinking_tokens\":%d}", u.n_reasoning);
+    qn_str_addc(out, '}');
 }
 
 /* "stop_reason": ..., "stop_sequence": ... */
@@ -362,6 +413,7 @@ static void add_stop(qn_str *out, const qn_answer_part *p)
 {
     const char *reason = p->stop                         ? "stop_sequence"
                          : p->finish == QN_FINISH_LENGTH ? "max_tokens"
+                         : p->n_calls                    ? "tool_use"
                                                          : "end_turn";
     qn_str_addf(out, "\"stop_reason\":\"%s\",\"stop_sequence\":", reason);
     qn_str_add_json_or_null(out, p->stop);
@@ -390,11 +442,64 @@ static void begin_stream(qn_exchange *x, message *m)
     add_usage(&m->answer.out, m, false);
     qn_str_adds(&m->answer.out, "}}");
     send_event(x, m, "message_start");
-    qn_str_adds(&m->answer.out, "{\"type\":\"content_block_start\",\"index\":0,\"content_block\":"
-                                "{\"type\":\"text\",\"text\":\"\"}}");
-    send_event(x, m, "content_block_start");
     qn_str_adds(&m->answer.out, "{\"type\":\"ping\"}");
     send_event(x, m, "ping");
+}
+
+/* An answer of nothing is an empty text. */
+static const qn_answer_item nothing = {.kind = QN_REPLY_CONTENT};
+
+static const qn_answer_item *item_at(const message *m, size_t i)
+{
+    const qn_answer_part *p = m->answer.parts;
+    return i < p->n_items ? &p->items[i] : &nothing;
+}
+
+/* Whole, or (is_begin) as a stream begins it. */
+static void add_block(qn_str *out, const message *m, size_t i, bool is_begin)
+{
+    const qn_answer_part *p = m->answer.parts;
+    const qn_answer_item *item = item_at(m, i);
+    size_t n = is_begin || (item->kind == QN_REPLY_REASONING && m->demand.is_silent)
+                   ? 0
+                   : item->end - item->begin;
+    if (item->kind == QN_REPLY_CALL) {
+        const qn_answer_call *c = &p->calls[item->call];
+        qn_str_addf(out, "{\"type\":\"tool_use\",\"id\":\"%s\",\"name\":", c->id);
+        qn_answer_add_text(out, &c->name);
+        qn_str_adds(out, ",\"input\":");
+        qn_str_add(out, is_begin ? "{}" : c->arguments.p, is_begin ? 2 : c->arguments.n);
+        qn_str_addc(out, '}');
+    } else if (item->kind == QN_REPLY_REASONING) {
+        qn_str_adds(out, "{\"type\":\"thinking\",\"thinking\":");
+        qn_str_add_json(out, n ? p->reasoning.p + item->begin : "", n);
+        qn_str_adds(out, ",\"signature\":\"\"}");
+    } else {
+        qn_str_adds(out, "{\"type\":\"text\",\"text\":");
+        qn_str_add_json(out, n ? p->text.p + item->begin : "", n);
+        qn_str_addc(out, '}');
+    }
+}
+
+static void close_block(qn_exchange *x, message *m)
+{
+    if (m->open == SIZE_MAX)
+        return;
+    qn_str_addf(&m->answer.out, "{\"type\":\"content_block_stop\",\"index\":%zu}", m->open);
+    send_event(x, m, "content_block_stop");
+}
+
+static void open_block(qn_exchange *x, message *m, size_t i)
+{
+    if (m->open == i)
+        return;
+    close_block(x, m);
+    m->open = i;
+    qn_str_addf(&m->answer.out,
+                "{\"type\":\"content_block_start\",\"index\":%zu,\"content_block\":", i);
+    add_block(&m->answer.out, m, i, true);
+    qn_str_addc(&m->answer.out, '}');
+    send_event(x, m, "content_block_start");
 }
 
 static void on_event_stream(qn_exchange *x, void *arg, size_t i, const qn_event *ev)
@@ -402,23 +507,41 @@ static void on_event_stream(qn_exchange *x, void *arg, size_t i, const qn_event 
     message *m = arg;
     if (!m->is_begun)
         begin_stream(x, m);
-    if (!qn_answer_add(&m->answer, i, ev) || !ev->n_text)
-        return;
-    qn_str_adds(&m->answer.out, "{\"type\":\"content_block_delta\",\"index\":0,\"delta\":"
-                                "{\"type\":\"text_delta\",\"text\":");
-    qn_str_add_json(&m->answer.out, ev->text, ev->n_text);
-    qn_str_adds(&m->answer.out, "}}");
-    send_event(x, m, "content_block_delta");
+    const qn_answer_part *p = qn_answer_add(&m->answer, i, ev);
+    for (size_t k = 0; p && k < m->answer.n_deltas; k++) {
+        const qn_answer_delta *d = &m->answer.deltas[k];
+        qn_slice text = qn_answer_delta_text(p, d);
+        bool is_thought = d->kind == QN_REPLY_REASONING;
+        open_block(x, m, d->item);
+        if (!d->n || d->kind == QN_REPLY_CALL || (is_thought && m->demand.is_silent))
+            continue;
+        qn_str_addf(&m->answer.out,
+                    "{\"type\":\"content_block_delta\",\"index\":%zu,\"delta\":{%s:", d->item,
+                    is_thought ? "\"type\":\"thinking_delta\",\"thinking\""
+                    : d->kind == QN_REPLY_ARGUMENTS
+                        ? "\"type\":\"input_json_delta\",\"partial_json\""
+                        : "\"type\":\"text_delta\",\"text\"");
+        qn_str_add_json(&m->answer.out, text.p, text.n);
+        qn_str_adds(&m->answer.out, "}}");
+        send_event(x, m, "content_block_delta");
+    }
 }
 
 static void on_done_whole(qn_exchange *x, void *arg)
 {
     message *m = arg;
     const qn_answer_part *p = m->answer.parts;
+    size_t n = 0;
     add_head(&m->answer.out, m);
-    qn_str_adds(&m->answer.out, ",\"content\":[{\"type\":\"text\",\"text\":");
-    qn_str_add_json(&m->answer.out, p->text.p ? p->text.p : "", p->text.n);
-    qn_str_adds(&m->answer.out, "}],");
+    qn_str_adds(&m->answer.out, ",\"content\":[");
+    for (size_t i = 0; i < QN_MAX(p->n_items, 1); i++) {
+        const qn_answer_item *item = item_at(m, i);
+        if (item->kind == QN_REPLY_CALL && !qn_answer_call_is_sound(&p->calls[item->call]))
+            continue;
+        qn_str_adds(&m->answer.out, n++ ? "," : "");
+        add_block(&m->answer.out, m, i, false);
+    }
+    qn_str_adds(&m->answer.out, "],");
     add_stop(&m->answer.out, p);
     qn_str_adds(&m->answer.out, ",\"usage\":");
     add_usage(&m->answer.out, m, true);
@@ -430,8 +553,9 @@ static void on_done_whole(qn_exchange *x, void *arg)
 static void on_done_stream(qn_exchange *x, void *arg)
 {
     message *m = arg;
-    qn_str_adds(&m->answer.out, "{\"type\":\"content_block_stop\",\"index\":0}");
-    send_event(x, m, "content_block_stop");
+    if (m->open == SIZE_MAX)
+        open_block(x, m, 0);
+    close_block(x, m);
     qn_str_adds(&m->answer.out, "{\"type\":\"message_delta\",\"delta\":{");
     add_stop(&m->answer.out, m->answer.parts);
     qn_str_adds(&m->answer.out, "},\"usage\":");
@@ -474,21 +598,33 @@ static void handle_messages(qn_exchange *x)
     int32_t *ids = NULL;
     size_t n_ids;
     qn_err err;
+    message *m = o ? qn_arena_alloc(qn_x_arena(x), sizeof *m) : NULL;
     if (!o)
         return;
-    qn_engine *e = read_request(x, &b, o, &served, &ids, &n_ids);
+    if (!m) {
+        (void)qn_fail_nomem(&err, sizeof *m);
+        qn_x_fail(x, &err, NULL);
+        return;
+    }
+    *m = (message){.open = SIZE_MAX};
+    qn_engine *e = read_request(x, &b, &m->demand, o, &served, &ids, &n_ids);
     if (!e)
         return;
-    message *m = qn_arena_alloc(qn_x_arena(x), sizeof *m);
-    qn_status s =
-        m ? read_params(x, &b, o, e, &params, &param, &err) : qn_fail_nomem(&err, sizeof *m);
+    m->answer =
+        (qn_answer){.style = &m->demand.style, .call_prefix = "toolu_", .is_stream = b.stream};
+    m->model = served;
+    m->n_prompt = (int)n_ids;
+    qn_answer_make_id(m->id, "msg_");
+    qn_status s = read_params(x, &b, o, e, &params, &param, &err);
+    if (s == QN_OK)
+        s = qn_demand_settle(&m->demand, e, ids, n_ids, &params.grammar, &param, &err);
     if (s == QN_OK) {
-        *m = (message){.model = served, .n_prompt = (int)n_ids};
-        qn_answer_make_id(m->id, "msg_");
+        qn_grammar *grammar = params.grammar;
         param = NULL;
         qn_x_add_header(x, "request-id", qn_x_id(x));
         s = qn_answer_start(x, b.stream ? &stream_api : &whole_api, m, e,
                             &(qn_prompt){.ids = ids, .n_ids = n_ids}, 1, &params, &err);
+        qn_grammar_close(grammar);
     }
     qn_release(ids);
     if (s != QN_OK)
@@ -499,11 +635,12 @@ static void handle_count(qn_exchange *x)
 {
     const json_t *o = qn_x_json(x);
     message_body b = {0};
+    qn_demand demand;
     const char *served;
     int32_t *ids = NULL;
     size_t n_ids;
     qn_str out = {0};
-    if (!o || !read_request(x, &b, o, &served, &ids, &n_ids))
+    if (!o || !read_request(x, &b, &demand, o, &served, &ids, &n_ids))
         return;
     qn_release(ids);
     qn_str_addf(&out, "{\"input_tokens\":%zu}", n_ids);

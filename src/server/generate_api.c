@@ -18,6 +18,7 @@
  * OpenAPI description. */
 #include "base/limits.h"
 #include "server/answer.h"
+#include "server/demand.h"
 #include "server/exchange.h"
 #include "server/sampling.h"
 #include "server/turns.h"
@@ -69,12 +70,6 @@ static const char *const refused_simple[] = {"echo",
                                              "suffix",
                                              "logprobs",
                                              "prompt_logprobs",
-                                             "response_format",
-                                             "guided_json",
-                                             "guided_regex",
-                                             "guided_choice",
-                                             "guided_grammar",
-                                             "structured_outputs",
                                              "bad_words",
                                              "allowed_token_ids",
                                              "include_stop_str_in_output",
@@ -90,11 +85,11 @@ static const char *const refused_sglang[] = {"image_data",
                                              "session_params",
                                              "custom_logit_processor",
                                              NULL};
-static const char *const refused_sglang_params[] = {
-    "json_schema", "regex", "ebnf", "structural_tag", "stop_regex", "no_stop_trim", NULL};
-static const char *const refused_tgi[] = {"truncate",        "watermark", "decoder_input_details",
-                                          "top_n_tokens",    "grammar",   "adapter_id",
-                                          "response_format", NULL};
+static const char *const refused_sglang_params[] = {"structural_tag", "stop_regex", "no_stop_trim",
+                                                    NULL};
+static const char *const refused_tgi[] = {
+    "truncate",        "watermark", "decoder_input_details", "top_n_tokens", "adapter_id",
+    "response_format", NULL};
 
 #define SO_FAR 4096
 
@@ -108,6 +103,7 @@ typedef struct generation {
     size_t n_prompts;
     int *n_tokens; /* of each prompt */
     qn_params params;
+    qn_demand demand;
     qn_slice full_text; /* stands before what is generated */
     char id[QN_ANSWER_ID];
     uint64_t begin_ns;
@@ -304,6 +300,37 @@ static qn_status read_params(qn_exchange *x, generation *g, const qn_engine *e, 
     if (g->body.return_logprob || (g->dialect == DIALECT_TGI && (g->body.stream || g->tgi.details)))
         p->n_logprobs = 0;
     return QN_OK;
+}
+
+/* TGI's: {"type": "json" | "json_schema" | "regex", "value"} */
+static qn_status read_tgi_grammar(generation *g, const json_t *v, qn_err *err)
+{
+    const char *type = json_string_value(json_object_get(v, "type"));
+    const json_t *value = json_object_get(v, "value"), *inner = json_object_get(value, "schema");
+    if (!v || json_is_null(v))
+        return QN_OK;
+    if (type && value && strcmp(type, "regex") == 0)
+        return qn_demand_form(&g->demand, "grammar", QN_GRAMMAR_REGEX, value, err);
+    if (type && value && strcmp(type, "json") == 0)
+        return qn_demand_form(&g->demand, "grammar", QN_GRAMMAR_SCHEMA, value, err);
+    if (type && value && strcmp(type, "json_schema") == 0)
+        return qn_demand_form(&g->demand, "grammar", QN_GRAMMAR_SCHEMA, inner ? inner : value, err);
+    return qn_fail(err, QN_E_ARG,
+                   "grammar: found %s, want an object with a value and the type json, json_schema "
+                   "or regex",
+                   type ? "another type" : qn_json_type_name(v));
+}
+
+static qn_status read_demand(qn_exchange *x, generation *g, qn_engine *e, const char **param,
+                             qn_err *err)
+{
+    qn_demand_init(&g->demand, e, qn_x_arena(x));
+    if (g->dialect == DIALECT_TGI) {
+        *param = "grammar";
+        QN_TRY(read_tgi_grammar(g, json_object_get(g->sampling, "grammar"), err));
+    } else
+        QN_TRY(qn_demand_read_forms(&g->demand, g->sampling, param, err));
+    return qn_demand_settle_raw(&g->demand, e, &g->params.grammar, param, err);
 }
 
 /* ---- the simple answer ---- */
@@ -597,10 +624,14 @@ static qn_status submit(qn_exchange *x, generation *g, qn_engine *e, const char 
     size_t n = g->n_prompts;
     if (s == QN_OK)
         s = read_params(x, g, e, param, err);
+    if (s == QN_OK)
+        s = read_demand(x, g, e, param, err);
     if (s == QN_OK) {
+        qn_grammar *grammar = g->params.grammar;
         *param = NULL;
         s = qn_answer_start(x, g->body.stream ? &stream_api : &whole_api, g, e, prompts, n,
                             &g->params, err);
+        qn_grammar_close(grammar);
     }
     for (size_t i = 0; prompts && i < n; i++)
         qn_release((void *)(uintptr_t)prompts[i].ids);

@@ -1,22 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0
  * ollama.c - the part of Ollama's API that its clients use to talk: /api/chat, /api/generate, and what there is to talk to.
  *
- *   {"model", "created_at", "message": {"role", "content"}, "done": false}\n ...
+ *   {"model", "created_at", "message": {"role", "content", "thinking", "tool_calls"}, "done": false}\n ...
  *   {..., "done": true, "done_reason": "stop", "total_duration": ns, "prompt_eval_count", "eval_count", ...}\n
  *
  * Options that steer where a model runs (num_gpu, num_thread, num_batch, ...) have no effect: that is the operator's here. num_ctx
  * neither: the context is the server's, and a prompt is never cut to fit; it is refused. keep_alive says when a model may go, where
  * models are opened on demand; elsewhere all stay.
- * Formats, templates, images and the old context are refused by name. Models have no digest of a file here: what stands there tells
+ * Templates, images and the old context are refused by name. Arguments are objects here, so that a call is told when it is whole, and one
+ * that was cut off is not. Models have no digest of a file here: what stands there tells
  * models apart.
  * Threads: handlers on a worker, the rest on the I/O thread. Source: Ollama's docs/api.md, the ollama client's types. */
 #include "base/limits.h"
 #include "server/answer.h"
+#include "server/demand.h"
 #include "server/embed.h"
 #include "server/sampling.h"
 #include "server/turns.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -63,6 +66,7 @@ static const qn_field option_fields[] = {
 
 typedef struct reply {
     qn_answer answer; /* first: qn_answer_event */
+    qn_demand demand;
     const char *model;
     bool is_chat, is_begun;
     uint64_t begin_ns, load_ns;
@@ -90,14 +94,44 @@ static void add_head(qn_str *out, const char *model)
     add_time(out, now.tv_sec, now.tv_nsec);
 }
 
+/* What one line holds of the answer; all of it, or one thing. */
+typedef struct line {
+    qn_slice text, thinking;
+    const qn_answer_part *part; /* its calls from `call` up to `end` */
+    size_t call, end;
+} line;
+
+static void add_calls(qn_str *out, const line *l)
+{
+    size_t n = 0;
+    for (size_t i = l->call; i < l->end; i++) {
+        const qn_answer_call *c = &l->part->calls[i];
+        if (!qn_answer_call_is_sound(c))
+            continue;
+        qn_str_adds(out, n++ ? "," : ",\"tool_calls\":[");
+        qn_str_addf(out, "{\"id\":\"%s\",\"function\":{\"index\":%zu,\"name\":", c->id, i);
+        qn_answer_add_text(out, &c->name);
+        qn_str_adds(out, ",\"arguments\":");
+        qn_str_add(out, c->arguments.p, c->arguments.n);
+        qn_str_adds(out, "}}");
+    }
+    qn_str_adds(out, n ? "]" : "");
+}
+
 /* "message": {...} or "response": ... */
-static void add_text(qn_str *out, bool is_chat, const char *p, size_t n)
+static void add_line(qn_str *out, bool is_chat, const line *l)
 {
     qn_str_adds(out,
                 is_chat ? ",\"message\":{\"role\":\"assistant\",\"content\":" : ",\"response\":");
-    qn_str_add_json(out, p, n);
-    if (is_chat)
+    qn_str_add_json(out, l->text.p ? l->text.p : "", l->text.n);
+    if (l->thinking.n) {
+        qn_str_adds(out, ",\"thinking\":");
+        qn_str_add_json(out, l->thinking.p, l->thinking.n);
+    }
+    if (is_chat) {
+        add_calls(out, l);
         qn_str_addc(out, '}');
+    }
 }
 
 static void add_end(qn_str *out, const reply *r)
@@ -116,9 +150,10 @@ static void add_end(qn_str *out, const reply *r)
 static void on_done_whole(qn_exchange *x, void *arg)
 {
     reply *r = arg;
-    const qn_str *text = &r->answer.parts->text;
+    const qn_answer_part *p = r->answer.parts;
+    line all = {{p->text.p, p->text.n}, {p->reasoning.p, p->reasoning.n}, p, 0, p->n_calls};
     add_head(&r->answer.out, r->model);
-    add_text(&r->answer.out, r->is_chat, text->p ? text->p : "", text->n);
+    add_line(&r->answer.out, r->is_chat, &all);
     add_end(&r->answer.out, r);
     r->answer.out.failed |= r->answer.failed;
     qn_x_reply_json(x, 200, &r->answer.out);
@@ -138,22 +173,37 @@ static void send_line(qn_exchange *x, reply *r)
     qn_str_clear(&r->answer.out);
 }
 
+static void stream_line(qn_exchange *x, reply *r, const line *l)
+{
+    add_head(&r->answer.out, r->model);
+    add_line(&r->answer.out, r->is_chat, l);
+    qn_str_adds(&r->answer.out, ",\"done\":false}");
+    send_line(x, r);
+}
+
 static void on_event_stream(qn_exchange *x, void *arg, size_t i, const qn_event *ev)
 {
     reply *r = arg;
-    if (!qn_answer_add(&r->answer, i, ev) || !ev->n_text)
-        return;
-    add_head(&r->answer.out, r->model);
-    add_text(&r->answer.out, r->is_chat, ev->text, ev->n_text);
-    qn_str_adds(&r->answer.out, ",\"done\":false}");
-    send_line(x, r);
+    const qn_answer_part *p = qn_answer_add(&r->answer, i, ev);
+    if (p && !p->reply && ev->n_text)
+        stream_line(x, r, &(line){.text = {ev->text, ev->n_text}});
+    for (size_t k = 0; p && p->reply && k < r->answer.n_deltas; k++) {
+        const qn_answer_delta *d = &r->answer.deltas[k];
+        size_t call = p->items[d->item].call;
+        if (d->kind == QN_REPLY_CONTENT)
+            stream_line(x, r, &(line){.text = qn_answer_delta_text(p, d)});
+        else if (d->kind == QN_REPLY_REASONING)
+            stream_line(x, r, &(line){.thinking = qn_answer_delta_text(p, d)});
+        else if (d->kind == QN_REPLY_CALL_END && qn_answer_call_is_sound(&p->calls[call]))
+            stream_line(x, r, &(line){.part = p, .call = call, .end = call + 1});
+    }
 }
 
 static void on_done_stream(qn_exchange *x, void *arg)
 {
     reply *r = arg;
     add_head(&r->answer.out, r->model);
-    add_text(&r->answer.out, r->is_chat, "", 0);
+    add_line(&r->answer.out, r->is_chat, &(line){0});
     add_end(&r->answer.out, r);
     send_line(x, r);
     qn_x_end(x);
@@ -169,7 +219,7 @@ static void reply_empty(qn_exchange *x, const char *model, bool is_chat, const c
 {
     qn_str out = {0};
     add_head(&out, model);
-    add_text(&out, is_chat, "", 0);
+    add_line(&out, is_chat, &(line){0});
     qn_str_addf(&out, ",\"done\":true,\"done_reason\":\"%s\"}", why);
     qn_x_reply_json(x, 200, &out);
 }
@@ -258,11 +308,8 @@ static bool put_away(qn_exchange *x, const ollama_body *b, bool is_chat)
 
 static qn_status refuse_others(const ollama_body *b, const char **param, qn_err *err)
 {
-    const char *format = json_string_value(b->format);
     const char *found = NULL;
-    if (b->format && (!format || *format))
-        found = "format";
-    else if (b->template_text && *b->template_text)
+    if (b->template_text && *b->template_text)
         found = "template";
     else if (b->suffix && *b->suffix)
         found = "suffix";
@@ -314,18 +361,41 @@ static void fit_tokens(const qn_engine *e, size_t n_prompt, qn_params *p)
         p->max_tokens = QN_MIN(p->max_tokens, info.max_ctx - (int)n_prompt);
 }
 
-static qn_status read_think(qn_turns *t, const ollama_body *b, const char **param, qn_err *err)
+/* true, false, or how much: what the template makes of that is its affair. */
+static qn_status read_think(qn_turns *t, qn_demand *d, const ollama_body *b, const char **param,
+                            qn_err *err)
 {
+    static const char *const efforts[] = {"low", "medium", "high", "max"};
+    const char *effort = json_string_value(b->think);
+    bool is_known = json_is_boolean(b->think);
     if (!b->think)
         return QN_OK;
-    if (!json_is_boolean(b->think)) {
+    for (size_t i = 0; effort && i < QN_COUNT(efforts); i++)
+        is_known |= strcmp(effort, efforts[i]) == 0;
+    if (!is_known) {
         *param = "think";
-        return qn_fail(err, QN_E_UNSUPPORTED, "think: found %s, want true or false",
-                       qn_json_type_name(b->think));
+        return qn_fail(err, QN_E_ARG, "think: found %s, want true, false, low, medium or high",
+                       effort ? "another string" : qn_json_type_name(b->think));
     }
     t->has_thinking = true;
-    t->is_thinking = json_is_true(b->think);
+    t->is_thinking = !json_is_false(b->think);
+    d->budget = t->is_thinking ? -1 : 0;
     return QN_OK;
+}
+
+/* "json", or a schema. */
+static qn_status read_format(qn_demand *d, const ollama_body *b, const char **param, qn_err *err)
+{
+    const char *name = json_string_value(b->format);
+    *param = "format";
+    if (!b->format || (name && !*name))
+        return QN_OK;
+    if (name && strcmp(name, "json") == 0)
+        return qn_demand_form(d, "format", QN_GRAMMAR_JSON, NULL, err);
+    if (!json_is_object(b->format))
+        return qn_fail(err, QN_E_ARG, "format: found %s, want \"json\" or a JSON Schema",
+                       name ? "another string" : qn_json_type_name(b->format));
+    return qn_demand_form(d, "format", QN_GRAMMAR_SCHEMA, b->format, err);
 }
 
 static qn_status read_call(qn_turns *t, const json_t *call, const qn_where *where, qn_err *err)
@@ -379,11 +449,22 @@ static qn_status read_message(qn_turns *t, const json_t *m, qn_where *where, qn_
     return QN_OK;
 }
 
-static qn_status read_chat(qn_turns *t, const ollama_body *b, bool *keep_open, const char **param,
+static qn_status read_tool(qn_turns *t, qn_demand *d, const json_t *tool, qn_where *where,
                            qn_err *err)
 {
+    const json_t *f = json_object_get(tool, "function");
+    char path[sizeof where->path + 32];
+    QN_TRY(qn_turns_function(t, tool, where, err));
+    (void)snprintf(path, sizeof path, "%s.function.parameters", where->path);
+    return qn_demand_tool(d, path, json_object_get(f, "name"), json_object_get(f, "parameters"),
+                          json_object_get(f, "strict"), err);
+}
+
+static qn_status read_chat(qn_turns *t, qn_demand *d, const ollama_body *b, bool *keep_open,
+                           const char **param, qn_err *err)
+{
     qn_where messages = qn_where_at(NULL, "messages"), tools = qn_where_at(NULL, "tools");
-    QN_TRY(read_think(t, b, param, err));
+    QN_TRY(read_think(t, d, b, param, err));
     *param = "messages";
     QN_TRY(qn_turns_limit("messages", b->messages, QN_LIMIT_MESSAGES, err));
     for (size_t i = 0; i < json_array_size(b->messages); i++) {
@@ -395,18 +476,18 @@ static qn_status read_chat(qn_turns *t, const ollama_body *b, bool *keep_open, c
     QN_TRY(qn_turns_limit("tools", b->tools, QN_LIMIT_TOOLS, err));
     for (size_t i = 0; i < json_array_size(b->tools); i++) {
         qn_where at = qn_where_index(&tools, i);
-        QN_TRY(qn_turns_function(t, json_array_get(b->tools, i), &at, err));
+        QN_TRY(read_tool(t, d, json_array_get(b->tools, i), &at, err));
     }
     *param = "messages";
     return QN_OK;
 }
 
-static qn_status encode_chat(const ollama_body *b, const qn_engine *e, int32_t **ids, size_t *n_ids,
-                             const char **param, qn_err *err)
+static qn_status encode_chat(qn_demand *d, const ollama_body *b, const qn_engine *e, int32_t **ids,
+                             size_t *n_ids, const char **param, qn_err *err)
 {
     qn_turns t = {0};
     bool keep_open = false;
-    qn_status s = read_chat(&t, b, &keep_open, param, err);
+    qn_status s = read_chat(&t, d, b, &keep_open, param, err);
     if (s == QN_OK)
         s = qn_turns_encode(&t, e, keep_open, ids, n_ids, err);
     qn_turns_fini(&t);
@@ -414,17 +495,22 @@ static qn_status encode_chat(const ollama_body *b, const qn_engine *e, int32_t *
 }
 
 /* A prompt is a conversation's only message, unless it is raw or the model has no template. */
-static qn_status encode_prompt(const ollama_body *b, const qn_engine *e, int32_t **ids,
-                               size_t *n_ids, const char **param, qn_err *err)
+static bool is_raw(const ollama_body *b, const qn_engine *e)
 {
     qn_engine_info info;
     qn_engine_get_info(e, &info);
+    return b->raw || (!info.has_chat_template && !b->system);
+}
+
+static qn_status encode_prompt(qn_demand *d, const ollama_body *b, const qn_engine *e,
+                               int32_t **ids, size_t *n_ids, const char **param, qn_err *err)
+{
     *param = "prompt";
-    if (b->raw || (!info.has_chat_template && !b->system))
+    if (is_raw(b, e))
         return qn_encode(e, &(qn_prompt){.text = b->prompt, .parse_special = b->raw}, ids, n_ids,
                          err);
     qn_turns t = {0};
-    qn_status s = read_think(&t, b, param, err);
+    qn_status s = read_think(&t, d, b, param, err);
     if (b->system) {
         qn_turns_open(&t, "system");
         qn_turns_text(&t, b->system, strlen(b->system));
@@ -435,6 +521,24 @@ static qn_status encode_prompt(const ollama_body *b, const qn_engine *e, int32_t
         s = qn_turns_encode(&t, e, false, ids, n_ids, err);
     qn_turns_fini(&t);
     return s;
+}
+
+static qn_status read_demand(qn_demand *d, const ollama_body *b, const json_t *o,
+                             const char **param, qn_err *err)
+{
+    QN_TRY(qn_demand_read_forms(d, o, param, err));
+    return read_format(d, b, param, err);
+}
+
+/* Raw text is answered by raw text. */
+static qn_status settle(reply *r, const ollama_body *b, qn_engine *e, const int32_t *ids,
+                        size_t n_ids, qn_grammar **grammar, const char **param, qn_err *err)
+{
+    if (!r->is_chat && is_raw(b, e))
+        return qn_demand_settle_raw(&r->demand, e, grammar, param, err);
+    r->answer.style = &r->demand.style;
+    r->answer.is_stream = b->stream;
+    return qn_demand_settle(&r->demand, e, ids, n_ids, grammar, param, err);
 }
 
 static void answer(qn_exchange *x, bool is_chat)
@@ -468,18 +572,26 @@ static void answer(qn_exchange *x, bool is_chat)
     }
     reply *r = qn_arena_alloc(qn_x_arena(x), sizeof *r);
     s = r ? read_options(x, &b, e, &params, &param, &err) : qn_fail_nomem(&err, sizeof *r);
-    if (s == QN_OK)
-        s = is_chat ? encode_chat(&b, e, &ids, &n_ids, &param, &err)
-                    : encode_prompt(&b, e, &ids, &n_ids, &param, &err);
     if (s == QN_OK) {
-        fit_tokens(e, n_ids, &params);
         *r = (reply){.model = served,
                      .is_chat = is_chat,
                      .begin_ns = begin_ns,
                      .load_ns = qn_x_waited_ns(x)};
+        qn_demand_init(&r->demand, e, qn_x_arena(x));
+        s = read_demand(&r->demand, &b, o, &param, &err);
+    }
+    if (s == QN_OK)
+        s = is_chat ? encode_chat(&r->demand, &b, e, &ids, &n_ids, &param, &err)
+                    : encode_prompt(&r->demand, &b, e, &ids, &n_ids, &param, &err);
+    if (s == QN_OK)
+        s = settle(r, &b, e, ids, n_ids, &params.grammar, &param, &err);
+    if (s == QN_OK) {
+        qn_grammar *grammar = params.grammar;
+        fit_tokens(e, n_ids, &params);
         param = NULL;
         s = qn_answer_start(x, b.stream ? &stream_api : &whole_api, r, e,
                             &(qn_prompt){.ids = ids, .n_ids = n_ids}, 1, &params, &err);
+        qn_grammar_close(grammar);
     }
     qn_release(ids);
     if (s != QN_OK)
@@ -645,7 +757,9 @@ static void handle_show(qn_exchange *x)
                 ",\"%s.context_length\":%d,\"%s.embedding_length\":%d,\"%s.block_count\":%d}",
                 info.n_params, info.arch, info.model_max_ctx, info.arch, info.hidden_size,
                 info.arch, info.n_layers);
-    qn_str_adds(&out, ",\"capabilities\":[\"completion\",\"embedding\"]}");
+    qn_speech speech = qn_speech_of(text.chat_template);
+    qn_str_addf(&out, ",\"capabilities\":[\"completion\",\"embedding\"%s%s]}",
+                speech.has_tools ? ",\"tools\"" : "", speech.thinks ? ",\"thinking\"" : "");
     qn_x_reply_json(x, 200, &out);
 }
 

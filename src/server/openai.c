@@ -46,16 +46,7 @@ static const struct {
     const char *name;
     refusal when;
 } refused[] = {
-    {"guided_json", REFUSE_ANY},
-    {"guided_regex", REFUSE_ANY},
-    {"guided_choice", REFUSE_ANY},
-    {"guided_grammar", REFUSE_ANY},
-    {"structured_outputs", REFUSE_ANY},
     {"structural_tag", REFUSE_ANY},
-    {"grammar", REFUSE_FILLED},
-    {"regex", REFUSE_FILLED},
-    {"ebnf", REFUSE_FILLED},
-    {"json_schema", REFUSE_ANY},
     {"functions", REFUSE_FILLED},
     {"include_stop_str_in_output", REFUSE_FILLED},
     {"skip_special_tokens", REFUSE_NOT_TRUE},
@@ -63,7 +54,6 @@ static const struct {
     {"allowed_token_ids", REFUSE_FILLED},
     {"truncate_prompt_tokens", REFUSE_ANY},
     {"logits_processors", REFUSE_FILLED},
-    {"thinking_token_budget", REFUSE_ANY},
     {"chat_template", REFUSE_ANY},
     {"documents", REFUSE_FILLED},
     {"audio", REFUSE_FILLED},
@@ -95,45 +85,6 @@ static qn_status refuse(const char *name, const char **param, qn_err *err)
                    "%s: this build does not enforce it yet, so the request is refused", name);
 }
 
-/* {"type": "text"} only */
-static qn_status check_format(const json_t *v, const char **param, qn_err *err)
-{
-    if (!v || json_is_null(v))
-        return QN_OK;
-    *param = "response_format";
-    const json_t *t = json_object_get(v, "type");
-    const char *type = json_string_value(t);
-    if (!type)
-        return qn_fail(
-            err, QN_E_ARG,
-            "response_format: found %s, want an object with the type text, json_object or "
-            "json_schema",
-            json_is_object(v) ? "no type" : qn_json_type_name(v));
-    if (strcmp(type, "text") == 0)
-        return QN_OK;
-    if (strncmp(type, "json_", 5) == 0 || strcmp(type, "structural_tag") == 0)
-        return refuse("response_format", param, err);
-    return qn_fail(err, QN_E_ARG,
-                   "response_format: found the type '%.40s', want text, json_object or json_schema",
-                   type);
-}
-
-/* "auto", "none" */
-static qn_status check_tool_choice(const json_t *v, const char **param, qn_err *err)
-{
-    if (!v || json_is_null(v))
-        return QN_OK;
-    const char *choice = json_string_value(v);
-    if (json_is_object(v) || (choice && strcmp(choice, "required") == 0))
-        return refuse("tool_choice", param, err);
-    *param = "tool_choice";
-    if (choice && (strcmp(choice, "auto") == 0 || strcmp(choice, "none") == 0))
-        return QN_OK;
-    return qn_fail(err, QN_E_ARG,
-                   "tool_choice: found %s, want \"auto\", \"none\", \"required\" or an object",
-                   choice ? "another string" : qn_json_type_name(v));
-}
-
 qn_status qn_openai_refuse(const json_t *body, const char **param, qn_err *err)
 {
     for (size_t i = 0; i < QN_COUNT(refused); i++)
@@ -150,8 +101,6 @@ qn_status qn_openai_refuse(const json_t *body, const char **param, qn_err *err)
             return qn_fail(err, QN_E_UNSUPPORTED, "modalities: this model answers with text only");
         }
     }
-    QN_TRY(check_format(json_object_get(body, "response_format"), param, err));
-    QN_TRY(check_tool_choice(json_object_get(body, "tool_choice"), param, err));
     *param = NULL;
     return QN_OK;
 }
@@ -233,6 +182,10 @@ qn_openai_answer *qn_openai_open(qn_exchange *x, const json_t *body, const qn_op
     }
     if (s == QN_OK)
         s = qn_sampling_read(body, a->engine, qn_x_arena(x), &a->params, &param, &err);
+    if (s == QN_OK) {
+        qn_demand_init(&a->demand, a->engine, qn_x_arena(x));
+        s = qn_demand_read_forms(&a->demand, body, &param, &err);
+    }
     a->n_keep = a->params.n;
     if (s == QN_OK)
         return a;

@@ -15,6 +15,7 @@
 #define QN_SERVER_OPENAI_H
 
 #include "server/answer.h"
+#include "server/demand.h"
 #include "server/exchange.h"
 #include "server/sampling.h"
 
@@ -45,6 +46,9 @@ typedef struct qn_openai_answer qn_openai_answer;
 typedef struct qn_openai_piece {
     const char *text;
     size_t n_text;
+    const qn_answer_part *part;
+    const qn_answer_delta
+        *delta; /* a stream's, of an answer that is taken apart; text is its; NULL: content */
     size_t first, end; /* entries */
     bool is_whole;     /* the answer itself */
     bool is_start;     /* a stream's first of this choice */
@@ -71,6 +75,7 @@ struct qn_openai_answer {
     char fingerprint[48];
     uint64_t created;
     qn_params params;
+    qn_demand demand;
     bool is_stream, include_usage, continuous_usage, return_ids;
     bool stops_shown; /* entries of end tokens too: who scores a prompt counts one for each token */
     int n_top;        /* -1: no log-probabilities */
@@ -99,7 +104,7 @@ qn_openai_answer *qn_openai_open(qn_exchange *x, const json_t *body, const qn_op
 /* Makes room for n prompts, to be filled by the caller. */
 QN_MUST_USE qn_status qn_openai_take_prompts(qn_exchange *x, qn_openai_answer *a, size_t n,
                                              qn_err *err);
-/* Submits; or answers, with max_tokens 0 or an error. The answer is freed. */
+/* Submits, and closes params.grammar; or answers, with max_tokens 0 or an error. The answer is freed. */
 void qn_openai_run(qn_exchange *x, qn_openai_answer *a);
 void qn_openai_answer_free(void *answer);
 /* The entry i of c, and how many of it there are. */

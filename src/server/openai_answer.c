@@ -126,7 +126,10 @@ static void add_choice(qn_str *s, qn_openai_answer *a, size_t index, size_t choi
     qn_str_addf(s, "{\"index\":%zu", index);
     a->shape->add_piece(s, a, c, p, piece);
     qn_str_adds(s, ",\"finish_reason\":");
-    qn_answer_add_finish(s, is_end ? part->finish : QN_FINISH_NONE);
+    if (is_end && part->finish == QN_FINISH_STOP && part->n_calls)
+        qn_str_adds(s, "\"tool_calls\"");
+    else
+        qn_answer_add_finish(s, is_end ? part->finish : QN_FINISH_NONE);
     if (is_end)
         add_stop_reason(s, &a->params, part);
     if (a->return_ids && (piece->is_whole || piece->is_start)) {
@@ -184,6 +187,18 @@ static void write_chunk(qn_exchange *x, qn_openai_answer *a, size_t choice,
     end_chunk(x, a);
 }
 
+/* A choice's last chunk. */
+static void write_end(qn_exchange *x, qn_openai_answer *a, size_t choice, bool with_timings)
+{
+    const qn_openai_choice *c = &a->choices[choice];
+    qn_openai_piece piece = {.text = "",
+                             .part = &a->answer.parts[choice],
+                             .first = c->n_shown,
+                             .end = c->n_ready,
+                             .is_end = true};
+    write_chunk(x, a, choice, &piece, with_timings);
+}
+
 /* Roles, and prompts that are echoed, before anything else. */
 static void begin_stream(qn_exchange *x, qn_openai_answer *a)
 {
@@ -195,20 +210,38 @@ static void begin_stream(qn_exchange *x, qn_openai_answer *a)
     }
 }
 
+/* Entries that are ready go with the next chunk, whatever it holds: a tag's tokens are told, but not its text. */
 static void stream_piece(qn_exchange *x, qn_openai_answer *a, size_t choice, const qn_event *ev)
 {
     qn_openai_choice *c = &a->choices[choice];
-    qn_openai_piece piece = {ev->text, ev->n_text, c->n_shown, c->n_ready, false, false, false};
-    if (ev->n_text || c->n_shown < c->n_ready)
+    const qn_answer_part *part = &a->answer.parts[choice];
+    qn_openai_piece piece = {.text = ev->text,
+                             .n_text = ev->n_text,
+                             .part = part,
+                             .first = c->n_shown,
+                             .end = c->n_ready};
+    size_t n = a->answer.style ? a->answer.n_deltas : ev->n_text || c->n_shown < c->n_ready;
+    for (size_t i = 0; i < n; i++) {
+        const qn_answer_delta *d = a->answer.style ? &a->answer.deltas[i] : NULL;
+        if (d && (d->kind == QN_REPLY_CALL_END ||
+                  (d->kind == QN_REPLY_REASONING && a->demand.is_silent)))
+            continue;
+        if (d) {
+            qn_slice text = qn_answer_delta_text(part, d);
+            piece.text = text.p;
+            piece.n_text = text.n;
+            piece.delta = d;
+        }
         write_chunk(x, a, choice, &piece, false);
-    c->n_shown = c->n_ready;
+        piece.first = c->n_shown = c->n_ready;
+    }
     if (!ev->finish)
         return;
     a->n_open--;
     if (a->n_open == 0)
         a->held = choice; /* the timings come with DONE */
     else
-        write_chunk(x, a, choice, &(qn_openai_piece){.text = "", .is_end = true}, false);
+        write_end(x, a, choice, false);
 }
 
 static void end_stream(qn_exchange *x, qn_openai_answer *a)
@@ -216,8 +249,7 @@ static void end_stream(qn_exchange *x, qn_openai_answer *a)
     if (!a->has_begun)
         begin_stream(x, a);
     if (a->held != SIZE_MAX)
-        write_chunk(x, a, a->held, &(qn_openai_piece){.text = "", .is_end = true},
-                    !a->include_usage);
+        write_end(x, a, a->held, !a->include_usage);
     if (a->include_usage) {
         qn_str_clear(&a->answer.out);
         add_head(&a->answer.out, a, a->shape->chunk_object);
@@ -329,9 +361,10 @@ static void reply_whole(qn_exchange *x, qn_openai_answer *a)
     for (size_t i = 0; i < a->n_prompts; i++) {
         rank(a, i, best);
         for (size_t k = 0; k < keep; k++) {
-            const qn_str *text = &a->answer.parts[best[k].choice].text;
-            qn_openai_piece piece = {.text = text->p ? text->p : "",
-                                     .n_text = text->n,
+            const qn_answer_part *part = &a->answer.parts[best[k].choice];
+            qn_openai_piece piece = {.text = part->text.p ? part->text.p : "",
+                                     .n_text = part->text.n,
+                                     .part = part,
                                      .end = a->choices[best[k].choice].n_ready,
                                      .is_whole = true};
             if (i || k)
@@ -397,7 +430,7 @@ static void reply_scores(qn_exchange *x, qn_openai_answer *a)
     a->whole_stream = &s;
     begin_stream(x, a);
     for (size_t i = 0; i < n; i++)
-        write_chunk(x, a, i, &(qn_openai_piece){.text = "", .is_end = true}, false);
+        write_end(x, a, i, false);
     end_stream(x, a);
     qn_str_adds(&s, done_line);
     if (s.failed)
@@ -411,6 +444,7 @@ void qn_openai_run(qn_exchange *x, qn_openai_answer *a)
 {
     qn_err err = {0};
     const char *param = a->shape->prompt_param;
+    qn_grammar *grammar = a->params.grammar;
     bool scores = a->n_prompt_top >= 0 || (a->n_top >= 0 && a->prompts[0].echo);
     qn_status s = scores ? qn_openai_check_scores(a, &err) : QN_OK;
     for (size_t i = 0; s == QN_OK && i < a->n_prompts; i++)
@@ -418,8 +452,10 @@ void qn_openai_run(qn_exchange *x, qn_openai_answer *a)
             s = qn_openai_score(x, a, &a->prompts[i], &err);
     if (s == QN_OK && !is_scoring(a)) {
         s = submit(x, a, &err);
-        if (s == QN_OK)
-            return; /* it belongs to the I/O thread now */
+        if (s == QN_OK) {
+            qn_grammar_close(grammar); /* the request has it; the answer is the I/O thread's now */
+            return;
+        }
         param = s == QN_E_TOO_LONG ? param : NULL;
     } else if (s == QN_OK) {
         reply_scores(x, a);
@@ -427,4 +463,5 @@ void qn_openai_run(qn_exchange *x, qn_openai_answer *a)
     if (s != QN_OK)
         qn_x_fail(x, &err, param);
     qn_openai_answer_free(a);
+    qn_grammar_close(grammar);
 }

@@ -313,6 +313,8 @@ void qn_openai_completions(qn_exchange *x)
         param = o.suffix ? "suffix" : "prompt";
         s = read_prompts(x, a, &o, &err);
     }
+    if (s == QN_OK)
+        s = qn_demand_settle_raw(&a->demand, a->engine, &a->params.grammar, &param, &err);
     if (s == QN_OK) {
         qn_openai_run(x, a);
         return;

@@ -292,6 +292,13 @@ static qn_status add_kwargs(qn_str *out, const json_t *kwargs, const char **para
     return QN_OK;
 }
 
+/* A budget of nothing is told as no thinking at all. */
+static bool is_zero(const json_t *o, const char *name)
+{
+    const json_t *v = json_object_get(o, name);
+    return json_is_integer(v) && json_integer_value(v) == 0;
+}
+
 static bool in_kwargs(const variables *v, const char *name)
 {
     const json_t *k = json_object_get(v->kwargs, name);
@@ -303,7 +310,8 @@ static void add_thinking(qn_str *out, const variables *v, const json_t *body)
 {
     const json_t *given = json_object_get(body, "enable_thinking");
     bool is_given = given && !json_is_null(given);
-    bool off = v->effort && strcmp(v->effort, "none") == 0;
+    bool off = (v->effort && strcmp(v->effort, "none") == 0) || is_zero(body, "thinking_budget") ||
+               is_zero(body, "thinking_token_budget") || is_zero(v->kwargs, "thinking_budget");
     if (!in_kwargs(v, "enable_thinking") && (is_given || off))
         qn_str_addf(out, ",\"enable_thinking\":%s",
                     is_given && v->enable_thinking ? "true" : "false");

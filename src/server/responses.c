@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  * responses.c - OpenAI's /v1/responses, without a memory of answers.
  *
- *   instructions, input items -> turns -> template -> tokens -> answer: one item, a message with one text, and the usage
- *   streamed: created, in_progress, output_item.added, content_part.added, output_text.delta ..., output_text.done,
- *   content_part.done, output_item.done, completed or incomplete; each numbered by sequence_number
+ *   instructions, input items -> turns -> template -> tokens -> answer: items (reasoning, message, function_call), and the usage
+ *   streamed: created, in_progress, items, completed or incomplete; each event numbered by sequence_number. An item is
+ *     reasoning      output_item.added, content_part.added, reasoning_text.delta ..., reasoning_text.done, content_part.done, output_item.done
+ *     message        the same with output_text
+ *     function_call  output_item.added, function_call_arguments.delta ..., function_call_arguments.done, output_item.done
  *
- * Nothing is stored: previous_response_id, conversation and background are refused by name, and so is what could not be enforced
- * (a format, a tool that must be called). Function calls and their results become the template's.
+ * Nothing is stored: previous_response_id, conversation and background are refused by name. Function calls and their results become the
+ * template's.
  * Threads: handlers on a worker, the rest on the I/O thread. Source: OpenAI's API reference, the openai client's types. */
 #include "base/limits.h"
 #include "server/answer.h"
+#include "server/demand.h"
 #include "server/exchange.h"
 #include "server/sampling.h"
 #include "server/turns.h"
@@ -51,8 +54,10 @@ static const qn_field body_fields[] = {
 typedef struct response {
     qn_answer answer;   /* first: qn_answer_event */
     response_body body; /* borrowed from the exchange's JSON */
+    qn_demand demand;
     const char *model;
-    char id[QN_ANSWER_ID], item_id[QN_ANSWER_ID];
+    char id[QN_ANSWER_ID], hex[QN_ANSWER_ID]; /* hex: what items' ids are made of */
+    size_t open;                              /* the item that is being sent; SIZE_MAX: none */
     int64_t created;
     float temperature, top_p;
     unsigned n_sent; /* events */
@@ -179,47 +184,59 @@ static qn_status read_input(qn_turns *t, const response_body *b, qn_where *where
     return QN_OK;
 }
 
-static qn_status read_tools(qn_turns *t, const response_body *b, qn_where *where, qn_err *err)
+static qn_status read_tool(qn_turns *t, qn_demand *d, const json_t *tool, const qn_where *where,
+                           qn_err *err)
 {
-    const char *choice = b->tool_choice ? qn_turns_string(b->tool_choice) : "auto";
-    bool is_none = choice && strcmp(choice, "none") == 0;
-    *where = qn_where_at(NULL, "tool_choice");
-    if (!choice || (!is_none && strcmp(choice, "auto") != 0))
+    const char *type = qn_turns_string(json_object_get(tool, "type"));
+    const json_t *parameters = json_object_get(tool, "parameters");
+    qn_where schema = qn_where_at(where, "parameters");
+    const char *name;
+    if (!type || strcmp(type, "function") != 0)
         return qn_fail(err, QN_E_UNSUPPORTED,
-                       "tool_choice: found %s, want auto or none: a call can not be enforced",
-                       choice ? choice : qn_json_type_name(b->tool_choice));
-    *where = qn_where_at(NULL, "tools");
-    QN_TRY(qn_turns_limit("tools", b->tools, QN_LIMIT_TOOLS, err));
-    for (size_t i = 0; !is_none && i < json_array_size(b->tools); i++) {
-        const json_t *tool = json_array_get(b->tools, i);
-        const char *type = qn_turns_string(json_object_get(tool, "type"));
-        const json_t *parameters = json_object_get(tool, "parameters");
-        const char *name;
-        qn_where at = qn_where_index(where, i);
-        if (!type || strcmp(type, "function") != 0)
-            return qn_fail(err, QN_E_UNSUPPORTED,
-                           "%s.type: found %s, want function: tools run at the client", at.path,
-                           type ? type : "no string");
-        QN_TRY(want_string(tool, "name", &at, &name, err));
-        if (parameters && !json_is_null(parameters) && !json_is_object(parameters))
-            return qn_fail(err, QN_E_ARG, "%s.parameters: found %s, want an object", at.path,
-                           qn_json_type_name(parameters));
+                       "%s.type: found %s, want function: tools run at the client", where->path,
+                       type ? type : "no string");
+    QN_TRY(want_string(tool, "name", where, &name, err));
+    QN_TRY(qn_demand_tool(d, schema.path, json_object_get(tool, "name"), parameters,
+                          json_object_get(tool, "strict"), err));
+    if (d->choice != QN_TOOLS_NONE)
         qn_turns_tool(t, name, qn_turns_string(json_object_get(tool, "description")),
                       json_is_object(parameters) ? parameters : NULL);
+    return QN_OK;
+}
+
+static qn_status read_tools(qn_turns *t, qn_demand *d, const response_body *b, qn_where *where,
+                            qn_err *err)
+{
+    const char *choice = json_string_value(b->tool_choice);
+    if (choice && strcmp(choice, "none") == 0)
+        d->choice = QN_TOOLS_NONE;
+    *where = qn_where_at(NULL, "tools");
+    QN_TRY(qn_turns_limit("tools", b->tools, QN_LIMIT_TOOLS, err));
+    for (size_t i = 0; i < json_array_size(b->tools); i++) {
+        qn_where at = qn_where_index(where, i);
+        QN_TRY(read_tool(t, d, json_array_get(b->tools, i), &at, err));
     }
+    *where = qn_where_at(NULL, "tool_choice");
+    QN_TRY(qn_demand_read_choice(d, b->tool_choice, err));
+    d->is_single |= !b->parallel_tool_calls;
     return QN_OK;
 }
 
 /* {"effort": "none"} and chat_template_kwargs tell the template; other efforts are its own affair. */
-static void read_thinking(qn_turns *t, const response_body *b)
+static qn_status read_thinking(qn_turns *t, qn_demand *d, const response_body *b, const json_t *o,
+                               qn_where *where, qn_err *err)
 {
     const char *effort = json_string_value(json_object_get(b->reasoning, "effort"));
     const json_t *enable = json_object_get(b->kwargs, "enable_thinking");
-    if (json_is_boolean(enable)) {
-        t->has_thinking = true;
-        t->is_thinking = json_is_true(enable);
-    } else if (effort && strcmp(effort, "none") == 0)
-        t->has_thinking = true;
+    const char *param = "reasoning";
+    qn_status s = qn_demand_read_thinking(d, o, &param, err);
+    *where = qn_where_at(NULL, param);
+    QN_TRY(s);
+    if (effort && strcmp(effort, "none") == 0)
+        d->budget = 0;
+    t->has_thinking = d->budget == 0 || json_is_boolean(enable);
+    t->is_thinking = d->budget != 0 && json_is_true(enable);
+    return QN_OK;
 }
 
 static bool asks_logprobs(const response_body *b)
@@ -235,8 +252,6 @@ static bool asks_logprobs(const response_body *b)
 /* What would make another answer, and nothing here does. */
 static qn_status refuse_others(const response_body *b, qn_where *where, qn_err *err)
 {
-    const json_t *format = json_object_get(b->text, "format");
-    const char *type = json_string_value(json_object_get(format, "type"));
     const char *found = NULL, *why = "is not supported here; leave it out";
     if (b->previous_response_id) {
         found = "previous_response_id";
@@ -252,10 +267,7 @@ static qn_status refuse_others(const response_body *b, qn_where *where, qn_err *
         why = "is not known; want auto or disabled";
     } else if (b->prompt)
         found = "prompt";
-    else if (format && !json_is_null(format) && (!type || strcmp(type, "text") != 0)) {
-        found = "text.format";
-        why = "only text can be given: a format is not enforced";
-    } else if (asks_logprobs(b)) {
+    else if (asks_logprobs(b)) {
         found = b->top_logprobs ? "top_logprobs" : "include";
         why = "log-probabilities are not given here; /v1/chat/completions has them";
     }
@@ -265,17 +277,28 @@ static qn_status refuse_others(const response_body *b, qn_where *where, qn_err *
     return qn_fail(err, QN_E_UNSUPPORTED, "%s: %s", found, why);
 }
 
-static qn_status encode(const response_body *b, const qn_engine *e, int32_t **ids, size_t *n_ids,
-                        qn_where *where, qn_err *err)
+static qn_status encode(qn_demand *d, const response_body *b, const json_t *o, const qn_engine *e,
+                        int32_t **ids, size_t *n_ids, qn_where *where, qn_err *err)
 {
     qn_turns t = {0};
+    const json_t *format = json_object_get(b->text, "format");
+    const char *param = NULL;
     qn_status s = refuse_others(b, where, err);
+    if (s == QN_OK) {
+        s = qn_demand_read_forms(d, o, &param, err);
+        *where = qn_where_at(NULL, param ? param : "");
+    }
+    if (s == QN_OK && format && !json_is_null(format)) {
+        *where = qn_where_at(NULL, "text.format");
+        s = qn_demand_read_format(d, "text.format", format, err);
+    }
     if (s == QN_OK)
         s = read_input(&t, b, where, err);
     if (s == QN_OK)
-        s = read_tools(&t, b, where, err);
+        s = read_tools(&t, d, b, where, err);
+    if (s == QN_OK)
+        s = read_thinking(&t, d, b, o, where, err);
     if (s == QN_OK) {
-        read_thinking(&t, b);
         *where = qn_where_at(NULL, "input");
         s = qn_turns_encode(&t, e, false, ids, n_ids, err);
     }
@@ -298,23 +321,83 @@ static const char *status_of(const response *r)
     return r->answer.parts->finish == QN_FINISH_LENGTH ? "incomplete" : "completed";
 }
 
-/* {"type": "output_text", ...} with the text so far, or without any. */
-static void add_part(qn_str *out, const response *r, bool is_empty)
+/* An answer of nothing is an empty message. */
+static const qn_answer_item nothing = {.kind = QN_REPLY_CONTENT};
+
+static const qn_answer_item *item_at(const response *r, size_t i)
 {
-    const qn_str *text = &r->answer.parts->text;
-    qn_str_adds(out, "{\"type\":\"output_text\",\"annotations\":[],\"logprobs\":[],\"text\":");
-    qn_str_add_json(out, text->p ? text->p : "", is_empty ? 0 : text->n);
+    const qn_answer_part *p = r->answer.parts;
+    return i < p->n_items ? &p->items[i] : &nothing;
+}
+
+static size_t n_items(const response *r)
+{
+    return QN_MAX(r->answer.parts->n_items, 1);
+}
+
+static void add_item_id(qn_str *out, const response *r, size_t i)
+{
+    qn_reply_kind kind = item_at(r, i)->kind;
+    const char *prefix = kind == QN_REPLY_CALL ? "fc" : kind == QN_REPLY_REASONING ? "rs" : "msg";
+    qn_str_addf(out, "\"%s_%s%02zx\"", prefix, r->hex, i);
+}
+
+static qn_slice item_text(const response *r, size_t i)
+{
+    const qn_answer_part *p = r->answer.parts;
+    const qn_answer_item *item = item_at(r, i);
+    const qn_str *s = item->kind == QN_REPLY_CALL        ? &p->calls[item->call].arguments
+                      : item->kind == QN_REPLY_REASONING ? &p->reasoning
+                                                         : &p->text;
+    if (!s->p)
+        return QN_SLICE("");
+    return item->kind == QN_REPLY_CALL ? (qn_slice){s->p, s->n}
+                                       : (qn_slice){s->p + item->begin, item->end - item->begin};
+}
+
+/* {"type": "output_text", ...} with the text so far, or without any. */
+static void add_part(qn_str *out, const response *r, size_t i, bool is_empty)
+{
+    bool is_text = item_at(r, i)->kind == QN_REPLY_CONTENT;
+    qn_slice text = item_text(r, i);
+    qn_str_adds(out, is_text ? "{\"type\":\"output_text\",\"annotations\":[],\"logprobs\":[],"
+                             : "{\"type\":\"reasoning_text\",");
+    qn_str_adds(out, "\"text\":");
+    qn_str_add_json(out, text.p, is_empty ? 0 : text.n);
     qn_str_addc(out, '}');
 }
 
-static void add_item(qn_str *out, const response *r, bool is_begin)
+/* The answer's end cuts its last item. */
+static const char *item_status(const response *r, size_t i, bool is_begin)
 {
-    qn_str_addf(out,
-                "{\"id\":\"%s\",\"type\":\"message\",\"status\":\"%s\",\"role\":\"assistant\","
-                "\"content\":[",
-                r->item_id, is_begin ? "in_progress" : status_of(r));
+    const qn_answer_item *item = item_at(r, i);
+    bool is_cut = i + 1 == n_items(r) && r->answer.parts->finish == QN_FINISH_LENGTH;
+    if (item->kind == QN_REPLY_CALL)
+        is_cut = !r->answer.parts->calls[item->call].is_whole;
+    return is_begin ? "in_progress" : is_cut ? "incomplete" : "completed";
+}
+
+static void add_item(qn_str *out, const response *r, size_t i, bool is_begin)
+{
+    const qn_answer_item *item = item_at(r, i);
+    qn_str_adds(out, "{\"id\":");
+    add_item_id(out, r, i);
+    qn_str_addf(out, ",\"status\":\"%s\",", item_status(r, i, is_begin));
+    if (item->kind == QN_REPLY_CALL) {
+        const qn_answer_call *c = &r->answer.parts->calls[item->call];
+        qn_slice arguments = item_text(r, i);
+        qn_str_addf(out, "\"type\":\"function_call\",\"call_id\":\"%s\",\"name\":", c->id);
+        qn_answer_add_text(out, &c->name);
+        qn_str_adds(out, ",\"arguments\":");
+        qn_str_add_json(out, arguments.p, is_begin ? 0 : arguments.n);
+        qn_str_addc(out, '}');
+        return;
+    }
+    qn_str_adds(out, item->kind == QN_REPLY_CONTENT
+                         ? "\"type\":\"message\",\"role\":\"assistant\",\"content\":["
+                         : "\"type\":\"reasoning\",\"summary\":[],\"content\":[");
     if (!is_begin)
-        add_part(out, r, false);
+        add_part(out, r, i, false);
     qn_str_adds(out, "]}");
 }
 
@@ -323,9 +406,9 @@ static void add_usage(qn_str *out, const response *r)
     qn_answer_usage u = qn_answer_sum(&r->answer);
     qn_str_addf(out,
                 "{\"input_tokens\":%d,\"input_tokens_details\":{\"cached_tokens\":%d},"
-                "\"output_tokens\":%d,\"output_tokens_details\":{\"reasoning_tokens\":0},"
+                "\"output_tokens\":%d,\"output_tokens_details\":{\"reasoning_tokens\":%d},"
                 "\"total_tokens\":%d}",
-                u.n_prompt, u.n_cached, u.n_output, u.n_prompt + u.n_output);
+                u.n_prompt, u.n_cached, u.n_output, u.n_reasoning, u.n_prompt + u.n_output);
 }
 
 /* A float as it was written: 0.7, not 0.699999988079071. */
@@ -384,8 +467,10 @@ static void add_response(qn_str *out, const response *r, const char *status, con
                 strcmp(status, "incomplete") == 0 ? "{\"reason\":\"max_output_tokens\"}" : "null");
     add_request(out, r);
     qn_str_adds(out, ",\"output\":[");
-    if (is_over)
-        add_item(out, r, false);
+    for (size_t i = 0; is_over && i < n_items(r); i++) {
+        qn_str_adds(out, i ? "," : "");
+        add_item(out, r, i, false);
+    }
     qn_str_adds(out, "],\"usage\":");
     if (is_over)
         add_usage(out, r);
@@ -420,33 +505,69 @@ static void send_response(qn_exchange *x, response *r, const char *type, const c
 static void send_item(qn_exchange *x, response *r, const char *type, bool is_begin)
 {
     begin_event(r, type);
-    qn_str_adds(&r->answer.out, ",\"output_index\":0,\"item\":");
-    add_item(&r->answer.out, r, is_begin);
+    qn_str_addf(&r->answer.out, ",\"output_index\":%zu,\"item\":", r->open);
+    add_item(&r->answer.out, r, r->open, is_begin);
     end_event(x, r, type);
 }
 
-/* Events about the item's one part. */
-static void begin_part_event(response *r, const char *type)
+/* Events about the open item; of texts they name its one part. */
+static void begin_item_event(response *r, const char *type)
 {
     begin_event(r, type);
-    qn_str_addf(&r->answer.out, ",\"item_id\":\"%s\",\"output_index\":0,\"content_index\":0",
-                r->item_id);
+    qn_str_adds(&r->answer.out, ",\"item_id\":");
+    add_item_id(&r->answer.out, r, r->open);
+    qn_str_addf(&r->answer.out, ",\"output_index\":%zu", r->open);
+    if (item_at(r, r->open)->kind != QN_REPLY_CALL)
+        qn_str_adds(&r->answer.out, ",\"content_index\":0");
 }
 
 static void send_part(qn_exchange *x, response *r, const char *type, bool is_begin)
 {
-    begin_part_event(r, type);
+    begin_item_event(r, type);
     qn_str_adds(&r->answer.out, ",\"part\":");
-    add_part(&r->answer.out, r, is_begin);
+    add_part(&r->answer.out, r, r->open, is_begin);
     end_event(x, r, type);
 }
 
-static void send_text(qn_exchange *x, response *r, const char *type, const char *key, qn_slice text)
+static void send_text(qn_exchange *x, response *r, bool is_done, qn_slice text)
 {
-    begin_part_event(r, type);
-    qn_str_addf(&r->answer.out, ",\"logprobs\":[],\"%s\":", key);
+    static const char *const types[][2] = {
+        {"response.output_text.delta", "response.output_text.done"},
+        {"response.reasoning_text.delta", "response.reasoning_text.done"},
+        {"response.function_call_arguments.delta", "response.function_call_arguments.done"}};
+    const qn_answer_item *item = item_at(r, r->open);
+    size_t kind = item->kind == QN_REPLY_CALL ? 2 : item->kind == QN_REPLY_REASONING;
+    begin_item_event(r, types[kind][is_done]);
+    if (kind == 0)
+        qn_str_adds(&r->answer.out, ",\"logprobs\":[]");
+    if (kind == 2 && is_done) {
+        qn_str_adds(&r->answer.out, ",\"name\":");
+        qn_answer_add_text(&r->answer.out, &r->answer.parts->calls[item->call].name);
+    }
+    qn_str_addf(&r->answer.out, ",\"%s\":", !is_done ? "delta" : kind == 2 ? "arguments" : "text");
     qn_str_add_json(&r->answer.out, text.p ? text.p : "", text.n);
-    end_event(x, r, type);
+    end_event(x, r, types[kind][is_done]);
+}
+
+static void close_item(qn_exchange *x, response *r)
+{
+    if (r->open == SIZE_MAX)
+        return;
+    send_text(x, r, true, item_text(r, r->open));
+    if (item_at(r, r->open)->kind != QN_REPLY_CALL)
+        send_part(x, r, "response.content_part.done", false);
+    send_item(x, r, "response.output_item.done", false);
+}
+
+static void open_item(qn_exchange *x, response *r, size_t i)
+{
+    if (r->open == i)
+        return;
+    close_item(x, r);
+    r->open = i;
+    send_item(x, r, "response.output_item.added", true);
+    if (item_at(r, i)->kind != QN_REPLY_CALL)
+        send_part(x, r, "response.content_part.added", true);
 }
 
 static void on_event_stream(qn_exchange *x, void *arg, size_t i, const qn_event *ev)
@@ -456,24 +577,26 @@ static void on_event_stream(qn_exchange *x, void *arg, size_t i, const qn_event 
         r->is_begun = true;
         send_response(x, r, "response.created", "in_progress", NULL);
         send_response(x, r, "response.in_progress", "in_progress", NULL);
-        send_item(x, r, "response.output_item.added", true);
-        send_part(x, r, "response.content_part.added", true);
     }
-    if (qn_answer_add(&r->answer, i, ev) && ev->n_text)
-        send_text(x, r, "response.output_text.delta", "delta", (qn_slice){ev->text, ev->n_text});
+    const qn_answer_part *p = qn_answer_add(&r->answer, i, ev);
+    for (size_t k = 0; p && k < r->answer.n_deltas; k++) {
+        const qn_answer_delta *d = &r->answer.deltas[k];
+        open_item(x, r, d->item);
+        if (d->n && d->kind != QN_REPLY_CALL)
+            send_text(x, r, false, qn_answer_delta_text(p, d));
+    }
 }
 
 static void on_done_stream(qn_exchange *x, void *arg)
 {
     response *r = arg;
-    const qn_str *text = &r->answer.parts->text;
     const char *status = status_of(r);
     char type[32];
     (void)snprintf(type, sizeof type, "response.%s", status);
     r->answer.out.failed |= r->answer.failed;
-    send_text(x, r, "response.output_text.done", "text", (qn_slice){text->p, text->n});
-    send_part(x, r, "response.content_part.done", false);
-    send_item(x, r, "response.output_item.done", false);
+    if (r->open == SIZE_MAX)
+        open_item(x, r, 0);
+    close_item(x, r);
     send_response(x, r, type, status, NULL);
     qn_x_end(x);
 }
@@ -542,19 +665,26 @@ static void handle_create(qn_exchange *x)
     qn_status s =
         r ? read_params(x, &b, o, e, &params, &param, &err) : qn_fail_nomem(&err, sizeof *r);
     if (s == QN_OK) {
-        s = encode(&b, e, &ids, &n_ids, &where, &err);
-        param = s == QN_OK ? NULL : where.path;
-    }
-    if (s == QN_OK) {
-        *r = (response){.body = b,
+        *r = (response){.answer = {.style = &r->demand.style, .is_stream = b.stream},
+                        .body = b,
                         .model = served,
                         .created = (int64_t)time(NULL),
+                        .open = SIZE_MAX,
                         .temperature = params.temperature,
                         .top_p = params.top_p};
         qn_answer_make_id(r->id, "resp_");
-        qn_answer_make_id(r->item_id, "msg_");
+        qn_answer_make_id(r->hex, "");
+        qn_demand_init(&r->demand, e, qn_x_arena(x));
+        s = encode(&r->demand, &b, o, e, &ids, &n_ids, &where, &err);
+        param = s == QN_OK ? NULL : where.path;
+    }
+    if (s == QN_OK)
+        s = qn_demand_settle(&r->demand, e, ids, n_ids, &params.grammar, &param, &err);
+    if (s == QN_OK) {
+        qn_grammar *grammar = params.grammar;
         s = qn_answer_start(x, b.stream ? &stream_api : &whole_api, r, e,
                             &(qn_prompt){.ids = ids, .n_ids = n_ids}, 1, &params, &err);
+        qn_grammar_close(grammar);
     }
     qn_release(ids);
     if (s != QN_OK)

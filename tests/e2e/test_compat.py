@@ -50,7 +50,7 @@ def anthropic(s):
 
     events = named_events(s, path, {**base, "stream": True})
     names = [name for name, _ in events]
-    check("the order of events", names[:3] == ["message_start", "content_block_start", "ping"]
+    check("the order of events", names[:3] == ["message_start", "ping", "content_block_start"]
           and set(names[3:-3]) == {"content_block_delta"}
           and names[-3:] == ["content_block_stop", "message_delta", "message_stop"], names)
     start, delta = events[0][1]["message"], events[-2][1]
@@ -98,10 +98,10 @@ def anthropic(s):
         "system": {**base, "system": 5},
         "stop_sequences": {**base, "stop_sequences": [""]},
         "temperature": {**base, "temperature": "hot"},
-        "tool_choice": {**base, "tools": [tool], "tool_choice": {"type": "any"}},
+        "tool_choice": {**base, "tool_choice": {"type": "any"}},
         "tools.0.type": {**base, "tools": [{"type": "web_search_20250305", "name": "w"}]},
         "tools.0.input_schema": {**base, "tools": [{"name": "f"}]},
-        "thinking": {**base, "thinking": {"type": "enabled", "budget_tokens": 1024}},
+        "thinking.budget_tokens": {**base, "thinking": {"type": "enabled", "budget_tokens": 1024}},
         "output_config.format": {**base, "output_config": {"format": {"type": "json_schema"}}},
         "mcp_servers": {**base, "mcp_servers": [{"type": "url"}]},
         "n": {**base, "n": 2},
@@ -161,8 +161,8 @@ def ollama(s):
     status, answer = s.post("/api/chat", {**chat, "model": "nobody"})
     check("an unknown model", status == 404 and isinstance(answer["error"], str), answer)
     refused(s, "/api/chat", {
-        "format": {**chat, "format": "json"},
-        "think": {**chat, "think": "high"},
+        "format": {**chat, "format": "yaml"},
+        "think": {**chat, "think": "loud"},
         "images": {**chat, "messages": [{"role": "user", "content": "x", "images": ["AA=="]}]},
         "messages.0.role": {**chat, "messages": [{"role": "boss", "content": "x"}]},
         "messages.0.content": {**chat, "messages": [{"role": "user", "content": [1]}]},
@@ -230,8 +230,8 @@ def responses(s):
             "previous_response_id": {**base, "previous_response_id": "resp_1"},
             "conversation": {**base, "conversation": "c"},
             "background": {**base, "background": True},
-            "text.format": {**base, "text": {"format": {"type": "json_object"}}},
-            "tool_choice": {**base, "tools": [tool], "tool_choice": "required"},
+            "text.format": {**base, "text": {"format": {"type": "json_schema"}}},
+            "tool_choice": {**base, "tool_choice": "required"},
             "tools": {**base, "tools": [{"type": "web_search"}]},
             "include": {**base, "include": ["message.output_text.logprobs"]},
             "input": {"model": NAME},
@@ -288,10 +288,11 @@ def generate(s):
         "prompt": {"max_tokens": 5},
         "text": {"prompt": "a", "text": "b"},
         "max_tokens": {"prompt": "a", "max_tokens": -1},
-        "guided_json": {"prompt": "a", "guided_json": {"type": "object"}},
+        "guided_json": {"prompt": "a", "guided_json": 5},
         "top_p": {"prompt": "a", "top_p": 7},
         "n": {"prompt": "a", "n": 17},
-        "regex": {"text": "a", "sampling_params": {"regex": "a+"}},
+        "regex": {"text": "a", "sampling_params": {"regex": "(a"}},
+        "grammar": {"inputs": "a", "parameters": {"grammar": {"type": "xml", "value": 1}}},
         "sampling_params": {"text": "a", "sampling_params": [{}]},
         "input_ids": {"input_ids": [1 << 30]},
         "logprob_start_len": {"text": "a", "return_logprob": True, "logprob_start_len": 0},

@@ -235,7 +235,7 @@ def errors(s):
              ("/v1/embeddings", {"input": [9] * 600}, 400, "input", "context_length_exceeded")]
     for field, value in (("temperature", -1), ("temperature", "hot"), ("top_p", 2), ("n", 0), ("max_tokens", 0), ("max_tokens", 1.5), ("stop", 3), ("stop", [""]),
                          ("seed", "x"), ("stream", 1), ("logit_bias", {"x": 1}), ("logit_bias", []), ("top_logprobs", 3), ("priority", "nobody"),
-                         ("tool_choice", "required"), ("response_format", {"type": "json_object"}), ("guided_regex", "a"), ("grammar", "root ::= x"),
+                         ("tool_choice", "required"), ("response_format", {"type": "json_schema"}), ("guided_regex", "(a"), ("grammar", "root ::= x"),
                          ("chat_template_kwargs", {"tokenize": True}), ("presence_penalty", 3), ("min_p", -1), ("messages", "x")):
         cases.append(("/v1/chat/completions", {"messages": HELLO, **{field: value}}, 400, field, None))
     for path, body, want, param, code in cases:
