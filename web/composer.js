@@ -2,9 +2,8 @@
 // composer.js - where a message is written: its text, files dropped on the page, the button that sends or stops.
 
 import { $, el, iconButton, kept } from './dom.js';
-import { bytes } from './messages.js';
 import { countTokens } from './server.js';
-import { plural, t } from './text.js';
+import { bytes, plural, t } from './text.js';
 
 const MOST = 8 << 20; // bytes of a file
 

@@ -27,9 +27,11 @@ foreach(f IN LISTS FILES)
   file(ARCHIVE_CREATE OUTPUT ${OUT}.gz PATHS ${f} FORMAT raw COMPRESSION GZip COMPRESSION_LEVEL 9)
   file(READ ${OUT}.gz packed HEX)
   file(REMOVE ${OUT}.gz)
-  string(REGEX REPLACE "^(........)........" "\\100000000" packed "${packed}") # without the time of packing
+  # without the time of packing
+  string(SUBSTRING ${packed} 0 8 begin)
+  string(SUBSTRING ${packed} 16 -1 packed)
   bytes(${id} "${plain}")
-  bytes(${id}_gzip "${packed}")
+  bytes(${id}_gzip "${begin}00000000${packed}")
   string(APPEND rows "    {\"${name}\", \"${type_${extension}}\", \"\\\"${tag}\\\"\", \"\\\"${tag}-gz\\\"\", ${id}, ${id}_gzip, sizeof ${id}, sizeof ${id}_gzip},\n")
 endforeach()
 file(WRITE ${OUT} "${text}\nconst qn_page qn_pages[] = {\n${rows}    {0},\n};\n")

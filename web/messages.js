@@ -10,9 +10,8 @@ import { CodeBlock } from './code.js';
 import { copyText, el, icon, iconButton } from './dom.js';
 import { Markdown } from './markdown.js';
 import { fullText } from './talk.js';
-import { plural, t } from './text.js';
+import { bytes, plural, t } from './text.js';
 
-export const bytes = (n) => (n < 1024 ? n + ' B' : n < 1048576 ? (n / 1024).toFixed(1) + ' KiB' : (n / 1048576).toFixed(1) + ' MiB');
 const seconds = (ms) => (ms / 1000).toFixed(ms < 9950 ? 1 : 0) + ' s';
 
 function pretty(text) {
