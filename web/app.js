@@ -30,7 +30,7 @@ class App {
     this.talk = null;
     this.views = new Map(); // of the messages shown, by id
     this.models = [];
-    this.job = null;        // {node, stop: AbortController, isWaiting}
+    this.job = null;        // {node, talk, stop: AbortController}
     this.isStuck = true;    // at the end of the log, and stays there
     this.server = { state: 'unknown' };
     this.store = new Store((why) => this.banner(t('store_' + why)), (id) => this.changedElsewhere(id));
@@ -125,7 +125,6 @@ class App {
   }
 
   async show(talk) {
-    this.stop();
     this.talk = talk;
     if (!talk) this.draft = cleanSettings(JSON.parse(kept.get('settings') || '{}'));
     const hash = talk ? '#' + talk.head.id : '';
@@ -171,9 +170,14 @@ class App {
     if (views.length) setTimeout(go, 30);
   }
 
+  // An answer goes on while another conversation is looked at: then it is that object, and not the store's.
+  load(id) {
+    return this.job && this.job.talk.head.id === id ? this.job.talk : this.store.load(id);
+  }
+
   async open(id) {
     if (this.talk && this.talk.head.id === id) document.body.classList.remove('side-open');
-    else await this.show(await this.store.load(id));
+    else await this.show(await this.load(id));
     this.composer.focus();
   }
 
@@ -188,7 +192,7 @@ class App {
   }
 
   async rename(id, title) {
-    const head = this.talk && this.talk.head.id === id ? this.talk.head : (await this.store.load(id)).head;
+    const { head } = this.talk && this.talk.head.id === id ? this.talk : await this.load(id);
     head.title = title.trim().slice(0, 200) || head.title;
     await this.store.saveHead(head);
     if (this.talk && this.talk.head.id === id) $('title').textContent = head.title;
@@ -196,7 +200,8 @@ class App {
   }
 
   async remove(id) {
-    const talk = await this.store.load(id);
+    const talk = await this.load(id);
+    if (this.job && this.job.talk === talk) this.stop();
     talk.head.gone = Date.now();
     await this.store.saveHead(talk.head);
     if (this.talk && this.talk.head.id === id) await this.show(null);
@@ -269,16 +274,15 @@ class App {
     return this.run(node);
   }
 
-  request(node, goesOn) {
-    const nodes = this.talk.upTo(node);
-    const body = { model: this.model(), messages: toMessages(goesOn ? nodes : nodes.slice(0, -1), this.settings().system), stream: true, stream_options: { include_usage: true },
-      ...toRequest(this.settings()) };
+  request(talk, node, goesOn) {
+    const nodes = talk.upTo(node), { settings } = talk.head;
+    const body = { model: talk.head.model, messages: toMessages(goesOn ? nodes : nodes.slice(0, -1), settings.system), stream: true, stream_options: { include_usage: true }, ...toRequest(settings) };
     return goesOn ? { ...body, continue_final_message: true, add_generation_prompt: false } : body;
   }
 
   // Until it has ended, well or not. Waiting for the server belongs to it, so that one button stops either.
   async run(node, goesOn = false) {
-    const { talk } = this, job = { node, stop: new AbortController(), isWaiting: false };
+    const { talk } = this, job = { node, talk, stop: new AbortController() };
     const { signal } = job.stop;
     this.stop();
     this.job = job;
@@ -290,9 +294,9 @@ class App {
     for (let tries = 0; !signal.aborted; tries++) {
       delete node.problem;
       delete node.finish;
-      this.views.get(node.id)?.draw();
+      this.viewOf(node)?.draw();
       try {
-        await this.read(node, this.request(node, goesOn), signal);
+        await this.read(node, this.request(talk, node, goesOn), signal);
       } catch (e) {
         if (signal.aborted) break;
         if (!(e instanceof ServerError)) console.error(e);
@@ -303,7 +307,7 @@ class App {
     }
     if (signal.aborted && !node.finish && !node.problem) node.finish = 'stopped';
     if (this.job === job) this.job = null;
-    this.views.get(node.id)?.grow(true);
+    this.viewOf(node)?.grow(true);
     await this.store.saveNode(node);
     this.composer.setBusy(!!this.job);
     this.drawContext();
@@ -315,7 +319,7 @@ class App {
   async waits(node, signal) {
     const p = node.problem, isBegun = node.content || node.reasoning || node.calls;
     if (isBegun || !(p.status === 0 || p.status === 429 || p.status === 503)) return false;
-    const view = this.views.get(node.id);
+    const view = this.viewOf(node);
     view?.grow(true);
     for (let left = p.retryAfter || (p.status === 0 ? 0 : 1); left > 0 && !signal.aborted; left--) {
       view?.showWait(t('retryIn', left));
@@ -389,7 +393,7 @@ class App {
     const later = Math.max(0, (this.drawnAt || 0) + 10 * (this.drawCost || 0) - performance.now());
     const go = () => {
       this.drawing = false;
-      const view = this.views.get(node.id), at = performance.now();
+      const view = this.viewOf(node), at = performance.now();
       if (!view || !this.isRunning(node)) return;
       view.grow(false);
       this.stick();
@@ -405,6 +409,12 @@ class App {
     return !!this.job && this.job.node === node && !node.finish && !node.problem;
   }
 
+  // Ids are a conversation's own: another one that is shown has the same.
+  viewOf(node) {
+    const v = this.views.get(node.id);
+    return v && v.node === node ? v : null;
+  }
+
   branch(node) {
     const all = this.talk.siblings(node);
     return [all.indexOf(node.id), all.length];
@@ -415,11 +425,10 @@ class App {
   }
 
   async pick(node, step) {
-    if (this.job) this.stop();
     const next = this.talk.pick(node, step);
     if (!next) return;
     this.drawAll(next.id);
-    this.views.get(next.id)?.root.scrollIntoView({ block: 'nearest' });
+    this.viewOf(next)?.root.scrollIntoView({ block: 'nearest' });
     await this.store.saveHead(this.talk.head);
   }
 
@@ -457,7 +466,7 @@ class App {
       this.append(last);
       await this.store.saveNode(last);
     }
-    this.views.get(node.id).draw();
+    this.viewOf(node).draw();
     await this.answer(last);
   }
 
@@ -472,7 +481,7 @@ class App {
 
   raw(node) {
     const { talk, ...rest } = node;
-    $('raw-text').textContent = JSON.stringify(node.role === 'assistant' ? { request: this.request(node, false), answer: rest } : rest, null, 2);
+    $('raw-text').textContent = JSON.stringify(node.role === 'assistant' ? { request: this.request(this.talk, node, false), answer: rest } : rest, null, 2);
     $('raw').showModal();
   }
 
@@ -599,7 +608,7 @@ class App {
     addEventListener('keydown', (e) => this.onKey(e));
     addEventListener('popstate', async () => {
       const id = location.hash.slice(1);
-      if ((this.talk ? this.talk.head.id : '') !== id) this.show(id ? await this.store.load(id) : null);
+      if ((this.talk ? this.talk.head.id : '') !== id) this.show(id ? await this.load(id) : null);
     });
     addEventListener('pagehide', () => {
       if (this.job) this.store.saveNode(this.job.node);

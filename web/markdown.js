@@ -21,7 +21,7 @@ const HEADING = /^ {0,3}(#{1,6})(?=\s|$)/;
 const RULE = /^ {0,3}(?:(?:\*[ \t]*){3,}|(?:-[ \t]*){3,}|(?:_[ \t]*){3,})$/;
 const QUOTE = /^ {0,3}>/;
 const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])(?:([ \t]+)(?=\S)|[ \t]*$)/;
-const ALIGN = /^ {0,3}\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$/;
+const ALIGN = /^:?-+:?$/; // a cell below a table's head
 const MATH = /^ {0,3}(\$\$|\\\[)/;
 
 function lineAt(text, at) {
@@ -38,7 +38,9 @@ const indentOf = (s) => s.length - s.trimStart().length;
 function isTable(text, line) {
   if (!line.s.includes('|') || line.next >= text.length) return false;
   const below = lineAt(text, line.next).s;
-  return below.includes('-') && ALIGN.test(below) && cells(below).length === cells(line.s).length;
+  if (!/^[ \t]*[|:-]/.test(below)) return false;
+  const marks = cells(below);
+  return marks.every((c) => ALIGN.test(c)) && marks.length === cells(line.s).length;
 }
 
 // Whether a line begins a block of its own within a paragraph.
@@ -88,14 +90,20 @@ function title(s) {
   return n < s.length && (!n || /\s/.test(s[n - 1])) ? s.slice(0, n).trim() : s;
 }
 
+// Whether a line ends the code that a mark began.
+function closes(s, mark) {
+  const rest = s.trim();
+  return rest.length >= mark.length && indentOf(s) < 4 && rest === mark[0].repeat(rest.length);
+}
+
 function fence(text, line, m, b) {
-  const close = new RegExp('^ {0,3}' + m[1][0] + '{' + m[1].length + ',}[ \\t]*$'), indent = indentOf(line.s);
+  const indent = indentOf(line.s);
   const from = line.next, lines = [];
   let end = from;
   Object.assign(b, { kind: 'code', info: line.s.slice(m[0].length).trim(), closed: false });
   for (b.end = from; b.end < text.length && !b.closed; b.end = line.next) {
     line = lineAt(text, b.end);
-    b.closed = close.test(line.s);
+    b.closed = closes(line.s, m[1]);
     if (b.closed) continue;
     end = line.next;
     if (indent) lines.push(line.s.slice(Math.min(indent, indentOf(line.s))) + (line.whole ? '\n' : ''));
@@ -572,7 +580,7 @@ function destination(t, i) {
     }
     url = t.slice(from, i).replace(/\\([!-/:-@[-`{-~])/g, '$1');
   }
-  const rest = /[ \n]*(?:"[^"]{0,500}"|'[^']{0,500}')?[ \n]*\)/y;
+  const rest = /[ \n]{0,99}(?:"[^"]{0,500}"|'[^']{0,500}')?[ \n]{0,99}\)/y;
   rest.lastIndex = i;
   return rest.test(t) ? { url, next: rest.lastIndex } : null;
 }

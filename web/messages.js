@@ -12,7 +12,7 @@ import { Markdown } from './markdown.js';
 import { fullText } from './talk.js';
 import { bytes, plural, t } from './text.js';
 
-const seconds = (ms) => (ms / 1000).toFixed(ms < 9950 ? 1 : 0) + ' s';
+const seconds = (ms) => (ms < 1000 ? Math.round(ms) + ' ms' : (ms / 1000).toFixed(ms < 9950 ? 1 : 0) + ' s');
 
 function pretty(text) {
   try {

@@ -45,14 +45,15 @@ export class Store {
     return [...this.memory[name].values()].filter((v) => !range || v.talk === range.lower[0]);
   }
 
-  async put(name, value) {
+  // All of them, or none.
+  async put(name, ...values) {
     if (!this.db) {
-      this.memory[name].set(name === 'talks' ? value.id : value.talk + '/' + value.id, value);
+      for (const v of values) this.memory[name].set(name === 'talks' ? v.id : v.talk + '/' + v.id, v);
       return;
     }
     try {
       const tx = this.db.transaction(name, 'readwrite');
-      tx.objectStore(name).put(value);
+      for (const v of values) tx.objectStore(name).put(v);
       await new Promise((resolve, reject) => {
         tx.oncomplete = resolve;
         tx.onabort = () => reject(tx.error);
@@ -88,7 +89,7 @@ export class Store {
   }
 
   async saveTalk(talk) {
-    for (const n of talk.nodes.values()) await this.saveNode(n);
+    await this.put('nodes', ...talk.nodes.values());
     await this.saveHead(talk.head);
   }
 

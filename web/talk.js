@@ -30,7 +30,7 @@ export class Talk {
   }
 
   add(parent, role, fields) {
-    const node = { talk: this.head.id, id: this.nodes.size ? Math.max(...this.nodes.keys()) + 1 : 1, parent, role, content: '', time: Date.now(), ...fields };
+    const node = { talk: this.head.id, id: this.nodes.size + 1, parent, role, content: '', time: Date.now(), ...fields };
     this.take(node);
     this.head.picks[parent] = node.id;
     return node;
@@ -139,5 +139,5 @@ export function fromFile(s, cleanSettings) {
     for (const [parent, child] of Object.entries(c.picks || {}))
       if (ids.has(Number(parent)) && ids.has(child)) talk.head.picks[ids.get(Number(parent))] = ids.get(child);
     return talk;
-  });
+  }).filter((talk) => talk.nodes.size);
 }

@@ -25,6 +25,7 @@ MOST = 150_000  # bytes that a page loads
 
 try:
     from selenium import webdriver
+    from selenium.common.exceptions import WebDriverException
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
@@ -131,7 +132,7 @@ class Fake:
 
     def __init__(self, headers):
         self.bodies, self.go, self.progress, self.n, self.is_down = [], threading.Event(), 1.0, 0, False
-        self.breaks = threading.Event()
+        self.breaks, self.was_busy = threading.Event(), False
         self.arrived = threading.Semaphore(0)
         outer = self
 
@@ -192,7 +193,8 @@ class Fake:
         last = [m for m in body["messages"] if m["role"] != "system"][-1]
         word = (last["content"] or "").split()[0] if last["content"].strip() else ""
         self.n += 1
-        if word == "busy" and self.n % 2:
+        if word == "busy" and not self.was_busy:
+            self.was_busy = True
             to.say_json(429, {"error": {"message": "the queue is full", "type": "rate_limit_error", "code": "queue_full"}}, Retry_After="1")
             return
         if word == "loading" and self.progress < 1:
@@ -249,15 +251,30 @@ class Browser:
             addEventListener('error', (e) => bad.push('error: ' + e.message));
             addEventListener('unhandledrejection', (e) => bad.push('rejection: ' + (e.reason && e.reason.stack || e.reason)));"""})
         self.origin = f"http://127.0.0.1:{port}"
-        self.keys_of = ActionChains(self.d)
 
     def js(self, script, *args):
         return self.d.execute_script(script, *args)
 
     def until(self, name, script, *args):
-        """What a script gives once it is true; looks again and again."""
-        for _ in range(20000):
-            got = self.js("return " + script, *args)
+        """What a script gives once it is true; the page looks again and again."""
+        for _ in range(8):
+            try:
+                got = self.d.execute_async_script(f"""
+                    const all = [...arguments], done = all.pop();
+                    let n = 0;
+                    const look = () => {{
+                        let got = null;
+                        try {{
+                            got = (function () {{ return {script}; }}).apply(null, all);
+                        }} catch (e) {{
+                            // its parts are not there yet
+                        }}
+                        if (got || ++n > 400) done(got);
+                        else setTimeout(look, 10);
+                    }};
+                    look();""", *args)
+            except WebDriverException:
+                continue  # the page is being loaded
             if got:
                 check(name, True)
                 return got
@@ -297,7 +314,9 @@ class Browser:
             self.until(f"answered: {text[:20]}", "document.querySelectorAll('.message.assistant').length > arguments[0] && !document.querySelector('#send.busy')", n)
 
     def last(self, css=".body"):
-        return self.js("return [...document.querySelectorAll('.message.assistant ' + arguments[0])].at(-1)?.innerText || ''", css)
+        # two frames later: what was off the screen has no text before it is laid out
+        return self.d.execute_async_script("""const [css, done] = arguments;
+            requestAnimationFrame(() => requestAnimationFrame(() => done([...document.querySelectorAll('.message.assistant ' + css)].at(-1)?.innerText || '')));""", css)
 
     def shot(self, name):
         if SHOTS:
@@ -385,7 +404,7 @@ def test_real():
         b.until("dashboard: requests", "document.querySelectorAll('.course').length >= 3")
         b.until("dashboard: plots", "document.querySelectorAll('.plot .series').length >= 4")
         b.one("#price").send_keys("2")
-        b.send_more = s.post("/v1/completions", {"prompt": "x", "max_tokens": 30, "ignore_eos": True})
+        s.post("/v1/completions", {"prompt": "x", "max_tokens": 30, "ignore_eos": True})
         b.until("dashboard: cost", "/[0-9]/.test([...document.querySelectorAll('.tile')].find((e) => /Cost/.test(e.innerText)).querySelector('.value').innerText)")
         b.click("#pause")
         check("dashboard: paused", b.one("#pause").get_attribute("aria-pressed") == "true" and "paused" in b.text("#state-text"))
@@ -432,6 +451,17 @@ def test_chat(b, fake):
     b.until("reloaded", "document.body.dataset.ready === 'yes' && document.querySelectorAll('.message').length === 4")
     check("a reload keeps it", "other question" in b.text("#log") and "and ends." in b.text("#log"))
     b.axe("conversation")
+    b.click("#new")
+    fake.go.clear()
+    b.send("slow and unwatched", waits=False)
+    b.until("begun", "document.querySelector('.assistant .md p')")
+    b.click("#new")
+    b.until("another is shown", "document.querySelectorAll('.message').length === 0")
+    check("it goes on meanwhile", b.one("#send").get_attribute("aria-label") == "Stop (Esc)")
+    b.click("#talks .open[title='slow and unwatched']")
+    b.until("shown again, still going on", "document.querySelectorAll('.message').length === 2 && document.querySelector('.assistant').getAttribute('aria-busy') === 'true'")
+    fake.go.set()
+    b.until("and ends", "!document.querySelector('#send.busy') && /and ends/.test(document.querySelector('.assistant').innerText)")
 
 
 def test_parts(b, fake):
@@ -561,7 +591,7 @@ def test_store(b, fake):
     file = folder / "in.json"
     file.write_text(json.dumps(o))
     b.one("#import-file").send_keys(str(file))
-    b.until("imported", "document.querySelectorAll('#talks li').length === arguments[0] && document.querySelector('#title').innerText === 'Imported'", n + 3)
+    b.until("imported", "document.querySelectorAll('#talks li').length === arguments[0] && document.querySelector('#title').innerText === 'Imported'", n + 2)
     check("imported: its messages", "read this" in b.text("#log") or "notes.txt" in b.text("#log"), b.text("#log"))
     file.write_text("{}")
     b.one("#import-file").send_keys(str(file))
@@ -599,6 +629,25 @@ def test_many(b):
     check("a long answer: what is final stays", got["same"] and got["equal"] and got["bytes"] > 100_000, got)
     check("a long answer: nodes are made about once", got["made"] < 4 * got["nodes"], got)
     print(f"{got['bytes']} bytes in pieces of 400: {got['ms']:.0f} ms, {got['nodes']} elements")
+    # what is made to be slow or deep: told, not judged, by the clock
+    bombs = ["-" + " " * n + "x" for n in (100_000,)] + ["|a|\n-" + " " * 100_000 + "x", "`" * 100_000 + "\nx", "# " + "# " * 50_000 + "x", "```" + " a" * 50_000, "> " * 50_000, "- " * 50_000, "[" * 50_000 + "]" * 50_000,
+             "[a](" * 25_000, "[a](b" + " " * 100_000, "*a _b " * 20_000, "*" * 100_000, "`a``b" * 20_000, "$a " * 30_000, "http://" + "." * 100_000 + "a", "http://a" + ")" * 100_000, "\n" * 100_000 + "- a" + "\n" * 100_000 + "  b",
+             "|" * 1000 + "\n" + "|-" * 1000 + "\n" + "|\n" * 30_000, "- a\n" * 25_000, "&#1114111;" * 10_000, "<" * 100_000, "\\[" * 50_000, "$$\n\n" * 25_000, "```html\n" + "<a b='" * 20_000, "```c\n" + "/*\n" * 30_000,
+             "".join("  " * i + "- x\n" for i in range(300)), "**bold" * 20_000, "[x](http://a) " * 5_000, "a | b\n" * 20_000]
+    for bomb in bombs:
+        ms, deep, nodes = b.d.execute_async_script('''
+            const [text, done] = arguments;
+            import('./web/markdown.js').then(({Markdown}) => {
+                const root = document.createElement('div'), begin = performance.now();
+                new Markdown(root).update(text, true);
+                const ms = performance.now() - begin;
+                let deep = 0;
+                for (const e of root.querySelectorAll('*')) if (!e.firstElementChild) { let k = 0; for (let p = e; p; p = p.parentNode) k++; deep = Math.max(deep, k); }
+                done([ms, deep, root.querySelectorAll('*').length]);
+            });''', bomb)
+        check(f"bomb {bomb[:12]!r}", deep < 200 and nodes < 4 * len(bomb), (deep, nodes))
+        if ms > 200:
+            print(f"{bomb[:12]!r}: {ms:.0f} ms, {nodes} elements")
     # any cut of any text gives the same in the end
     texts = [HOSTILE] + ["".join(v for _, v in SCRIPT["markdown"])]
     same = b.d.execute_async_script("""
