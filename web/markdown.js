@@ -185,11 +185,17 @@ function cells(s) {
 
 // ---- blocks to elements ----
 
+// By its first letter, as dir="auto" does; but that looks at all children again whenever one is added.
+function dirOf(text) {
+  const letter = /\p{L}/u.exec(text);
+  return letter && /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/.test(letter[0]) ? 'rtl' : 'ltr';
+}
+
 function tableRow(tag, b) {
   // rows are filled up only in tables of a sane width: there are never more cells than text
   const all = cells(b.text), columns = b.columns.length > WIDE ? b.columns.slice(0, all.length) : b.columns;
   return el('tr', {}, ...columns.map((align, i) => {
-    const c = el(tag, { dir: 'auto', class: 'to-' + align });
+    const c = el(tag, { dir: dirOf(all[i] || ''), class: 'to-' + align });
     if (tag === 'th') c.scope = 'col';
     inline(c, all[i] || '');
     return c;
@@ -197,7 +203,7 @@ function tableRow(tag, b) {
 }
 
 function makeItem(b, depth) {
-  const li = el('li', { dir: 'auto' });
+  const li = el('li', { dir: dirOf(b.text) });
   const task = /^\[([ xX])\][ \t]+/.exec(b.text);
   if (task) {
     li.className = 'task';
@@ -210,7 +216,7 @@ function makeItem(b, depth) {
 function make(b, depth) {
   switch (b.kind) {
     case 'h': {
-      const h = el('h' + Math.min(6, b.level + 2), { dir: 'auto', class: 'h' + b.level });
+      const h = el('h' + Math.min(6, b.level + 2), { dir: dirOf(b.text), class: 'h' + b.level });
       inline(h, b.text);
       return h;
     }
@@ -222,19 +228,19 @@ function make(b, depth) {
     }
     case 'math': return el('div', { class: 'math', dir: 'ltr', tabindex: '0' }, b.text.replace(HIDDEN, ''));
     case 'quote': {
-      const q = el('blockquote', { dir: 'auto' });
+      const q = el('blockquote', { dir: dirOf(b.text) });
       within(q, b.text, depth + 1, false);
       return q;
     }
     case 'item': {
-      const list = el(b.ordered ? 'ol' : 'ul', { dir: 'auto' }, makeItem(b, depth));
+      const list = el(b.ordered ? 'ol' : 'ul', { dir: dirOf(b.text) }, makeItem(b, depth));
       if (b.ordered && b.from !== 1) list.start = b.from;
       return list;
     }
     case 'table':
       return el('div', { class: 'table', tabindex: '0', role: 'group' }, el('table', {}, el('thead', {}, tableRow('th', b)), el('tbody')));
     default: {
-      const p = el('p', { dir: 'auto' });
+      const p = el('p', { dir: dirOf(b.text) });
       inline(p, b.text);
       return p;
     }
@@ -264,7 +270,7 @@ function within(parent, text, depth, tight) {
   while ((b = nextBlock(text, at, prev))) {
     if (tight && b.kind === 'p' && !prev) {
       // an item's first line stands without a paragraph around it
-      const span = el('span', { dir: 'auto' });
+      const span = el('span', { dir: dirOf(b.text) });
       inline(span, b.text);
       parent.append(span);
     } else put(parent, b, depth);
@@ -349,6 +355,7 @@ class Inline {
     this.open = [];     // emphasis marks: {node, ch, n}
     this.brackets = []; // {node, at, marks}: "[" and how many emphases were open there
     this.noTicks = new Map();
+    this.ends = new Map(); // of formulas, by what closes them: {from, at}
   }
 
   flush(end) {
@@ -424,16 +431,22 @@ class Inline {
 
   // A formula is shown as it is written, and no sign in it means anything else.
   formula(open, close) {
-    const t = this.text, from = this.at + open.length;
-    const limit = Math.min(t.length, from + REACH);
-    const isDollar = open === '$';
+    const t = this.text, from = this.at + open.length, isDollar = open === '$';
     if (isDollar && /\s|^$/.test(t[from] || '')) return false;
-    for (let end = t.indexOf(close, from); end >= 0 && end < limit; end = t.indexOf(close, end + 1)) {
-      if (end === from || (isDollar && (/\s/.test(t[end - 1]) || /\d/.test(t[end + 1] || '')))) continue;
-      this.add(el('span', { class: 'math', dir: 'ltr' }, t.slice(this.at, end + close.length).replace(HIDDEN, '')), end + close.length);
-      return true;
-    }
-    return false;
+    const end = this.endOf(close, from, isDollar);
+    if (end <= from || end > from + REACH) return false;
+    this.add(el('span', { class: 'math', dir: 'ltr' }, t.slice(this.at, end + close.length).replace(HIDDEN, '')), end + close.length);
+    return true;
+  }
+
+  // Where the next formula would end; what was found once is not looked for again.
+  endOf(close, from, isDollar) {
+    const t = this.text, known = this.ends.get(close);
+    if (known && known.from <= from && (known.at < 0 || known.at >= from)) return known.at;
+    let at = t.indexOf(close, from);
+    while (isDollar && at >= 0 && (/\s/.test(t[at - 1]) || /\d/.test(t[at + 1] || ''))) at = t.indexOf(close, at + 1);
+    this.ends.set(close, { from, at });
+    return at;
   }
 
   ticks() {
