@@ -7,7 +7,7 @@ set -eu
 run="gcc libc6-dev cmake ninja-build pkg-config ca-certificates libjansson-dev libutf8proc-dev libcurl4-openssl-dev
      libssl-dev libedit-dev libevent-dev python3 python3-pip"
 test="libcmocka-dev binutils scdoc"
-ci="clang clang-format clang-tidy libclang-rt-14-dev git python3-venv"
+ci="clang clang-format clang-tidy libclang-rt-14-dev git python3-venv chromium chromium-driver"
 arm="gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user libc6:arm64 libjansson-dev:arm64 libutf8proc-dev:arm64
      libcurl4-openssl-dev:arm64 libssl-dev:arm64 libedit-dev:arm64 libevent-2.1-7:arm64 libevent-pthreads-2.1-7:arm64 libevent-openssl-2.1-7:arm64 libcmocka-dev:arm64"
 

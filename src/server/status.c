@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * status.c - what probes, balancers and dashboards ask. All of it is answered by the I/O thread: also while every worker is busy.
  *
- *   /               for people: what runs here, and every path there is
+ *   /, /dashboard   for people: the pages of web/; / as a text, what runs here and every path, for who takes no HTML
  *   /livez, /ping   200: the process runs; 503 sick: it wants a restart
  *   /health         200 ok; 503 starting, draining, sick
  *   /ready          200, or 503 with how far loading is; with models on demand 200 once the first was open */
 #include "server/core.h"
+#include "server/pages.h"
 
 #include <string.h>
 
@@ -158,8 +159,23 @@ static void add_models(qn_str *s, qn_exchange *x)
     }
 }
 
+/* A name under /web/. */
+static void page(qn_exchange *x)
+{
+    qn_pages_reply(x, qn_x_rest(x));
+}
+
+static void dashboard(qn_exchange *x)
+{
+    qn_pages_reply(x, QN_SLICE("dashboard.html"));
+}
+
 static void home(qn_exchange *x)
 {
+    if (qn_pages_is_browser(x)) {
+        qn_pages_reply(x, QN_SLICE("index.html"));
+        return;
+    }
     qn_str s = {0};
     const qn_server *server = x->server;
     bool has_keys = server->keys->n > 0;
@@ -171,7 +187,8 @@ static void home(qn_exchange *x)
         qn_str_adds(&s, "It wants a key: Authorization: Bearer KEY\n");
     qn_str_addf(
         &s,
-        "\nTry\n  curl http%s://%.*s/v1/chat/completions %s-d '{\"messages\": [{\"role\": "
+        "\nIn a browser this is a page to chat, and /dashboard one for who runs it.\n\nTry\n  curl "
+        "http%s://%.*s/v1/chat/completions %s-d '{\"messages\": [{\"role\": "
         "\"user\", \"content\": \"Hello\"}]}'\n\nThe base URL for clients of OpenAI's API is "
         "http%s://%.*s/v1\ndocs/api.md has an example of every path, docs/operate.md and "
         "quern-serve(1) how to run it.\n",
@@ -183,6 +200,7 @@ static void home(qn_exchange *x)
         for (const qn_route *r = *table; r->path; r++)
             qn_str_addf(&s, "  %-6s %s\n", r->method, r->path);
     }
+    qn_x_add_header(x, "Vary", "Accept");
     if (s.failed)
         qn_x_error(x, 503, NULL, NULL, "out of memory");
     else
@@ -192,6 +210,8 @@ static void home(qn_exchange *x)
 
 const qn_route qn_status_routes[] = {
     {"GET", "/", home, .is_open = true, .is_quick = true},
+    {"GET", "/dashboard", dashboard, .is_open = true, .is_quick = true},
+    {"GET", "/web/*", page, .is_open = true, .is_quick = true},
     {"GET", "/health", health, .is_open = true, .is_quick = true},
     {"GET", "/livez", live, .is_open = true, .is_quick = true},
     {"GET", "/ping", live, .is_open = true, .is_quick = true},

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+# Writes OUT: the files of web/ as constants of C, also packed, with a tag of their contents. The same bytes in, the same bytes out.
+# usage: cmake -D OUT=FILE.c -D FILES="web/a.js;web/b.css" -P web/embed.cmake
+set(type_html "text/html; charset=utf-8")
+set(type_css "text/css; charset=utf-8")
+set(type_js "text/javascript; charset=utf-8")
+set(type_svg "image/svg+xml")
+set(text "/* Made from web/ by web/embed.cmake. */\n#include \"server/pages.h\"\n\n")
+
+# bytes(NAME HEX)
+function(bytes name hex)
+  string(LENGTH "${hex}" n)
+  string(REGEX REPLACE "(..)" "0x\\1," list "${hex}")
+  string(REGEX REPLACE "(0x..,0x..,0x..,0x..,0x..,0x..,0x..,0x..,0x..,0x..,0x..,0x..,0x..,0x..,0x..,0x..,)" "\\1\n" list "${list}")
+  set(text "${text}static const unsigned char ${name}[] = {\n${list}};\n" PARENT_SCOPE)
+endfunction()
+
+set(rows)
+foreach(f IN LISTS FILES)
+  get_filename_component(name ${f} NAME)
+  get_filename_component(extension ${f} LAST_EXT)
+  string(SUBSTRING ${extension} 1 -1 extension)
+  string(MAKE_C_IDENTIFIER ${name} id)
+  file(SHA256 ${f} hash)
+  string(SUBSTRING ${hash} 0 20 tag)
+  file(READ ${f} plain HEX)
+  file(ARCHIVE_CREATE OUTPUT ${OUT}.gz PATHS ${f} FORMAT raw COMPRESSION GZip COMPRESSION_LEVEL 9)
+  file(READ ${OUT}.gz packed HEX)
+  file(REMOVE ${OUT}.gz)
+  # without the time of packing
+  string(SUBSTRING ${packed} 0 8 begin)
+  string(SUBSTRING ${packed} 16 -1 packed)
+  bytes(${id} "${plain}")
+  bytes(${id}_gzip "${begin}00000000${packed}")
+  string(APPEND rows "    {\"${name}\", \"${type_${extension}}\", \"\\\"${tag}\\\"\", \"\\\"${tag}-gz\\\"\", ${id}, ${id}_gzip, sizeof ${id}, sizeof ${id}_gzip},\n")
+endforeach()
+file(WRITE ${OUT} "${text}\nconst qn_page qn_pages[] = {\n${rows}    {0},\n};\n")
