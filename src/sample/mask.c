@@ -510,7 +510,7 @@ static const survey *survey_of(qn_masks *k, room *r, uint32_t state)
 
 static void add_set(uint64_t *mask, const survey *s, token_set t, uint64_t *scratch, size_t n_words)
 {
-    const int32_t *ids = s->ids + t.at;
+    const int32_t *ids = t.n ? s->ids + t.at : NULL;
     if (!t.dense) {
         for (uint32_t i = 0; i < t.n; i++)
             set_bit(mask, ids[i]);
