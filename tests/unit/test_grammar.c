@@ -52,31 +52,9 @@ static size_t live(void)
 /* ---- a vocabulary of the 256 bytes and a few words; the last token ends an answer ---- */
 
 static const char *const words[] = {
-    "\",\"",
-    "\"}\n",
-    "\": [",
-    "{\"",
-    "\":",
-    "ab",
-    "aab",
-    "null",
-    "tru",
-    "e}",
-    "[[",
-    "]]",
-    "\xc3\xa4",
-    "\xc3",
-    "a\xc3",
-    "\xa4\142",
-    "12",
-    "1.",
-    "</",
-    "</think>",
-    "think",
-    ">\n",
-    "  ",
-    "",
-    "ab",
+    "\",\"", "\"}\n",    "\": [", "{\"",      "\":",  "ab",    "aab",      "null", "tru",
+    "e}",    "[[",       "]]",    "\xc3\xa4", "\xc3", "a\xc3", "\xa4\142", "12",   "1.",
+    "</",    "</think>", "think", ">\n",      "  ",   "",      "ab",
 };
 #define N_WORDS ((int32_t)QN_COUNT(words))
 #define END_ID  (256 + N_WORDS)
