@@ -14,7 +14,7 @@
 
 #include <string.h>
 
-#define FUEL       400000000u /* about a second */
+#define FUEL       200000000u /* half a second */
 #define MAX_ARCS   2000000u   /* of one nfa: 50 MB */
 #define MIN_SHARED 12u        /* states of a part that is used twice, to be a rule */
 #define MAX_INLINE 256u       /* edges and states of an and / minus, to be none */
@@ -33,7 +33,7 @@ typedef struct fact {
     uint32_t size, n_uses, rule; /* rule NONE: part of those that use it */
     uint8_t colour;
     bool is_productive, is_nullable, is_looping, has_rule; /* has_rule: a dfa of it has calls */
-    bool is_literal; /* bytes alone, or a choice of such */
+    bool is_literal;                                       /* bytes alone, or a choice of such */
 } fact;
 
 typedef struct task {
