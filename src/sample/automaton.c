@@ -14,7 +14,7 @@
 
 #include <string.h>
 
-#define FUEL       400000000u /* about a second */
+#define FUEL       200000000u /* half a second */
 #define MAX_ARCS   2000000u   /* of one nfa: 50 MB */
 #define MIN_SHARED 12u        /* states of a part that is used twice, to be a rule */
 #define MAX_INLINE 256u       /* edges and states of an and / minus, to be none */
@@ -322,22 +322,22 @@ static qn_status build_loop(maker *m, qn_nfa *a, const qn_form_node *v, task t)
 /* Copies one behind the other; those past the least number may be left out, or there is a loop behind them. */
 static qn_status build_copies(maker *m, qn_nfa *a, const qn_form_node *v, task t)
 {
-    uint32_t at = qn_nfa_state(a), n = n_copies(v);
-    qn_nfa_arc(a, t.from, (qn_arc){.kind = QN_ARC_EMPTY, .to = at});
+    uint32_t at = t.from, n = n_copies(v);
+    bool is_endless = v->n == QN_FORM_ENDLESS;
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t next = qn_nfa_state(a);
+        uint32_t next = i + 1 < n || is_endless ? qn_nfa_state(a) : t.to;
         if (i >= v->at)
             qn_nfa_arc(a, at, (qn_arc){.kind = QN_ARC_EMPTY, .to = t.to});
         QN_TRY(add_task(m, (task){v->a, at, next, false}));
         QN_TRY(qn_fuel_take(&m->fuel, 8, m->err));
         at = next;
     }
-    if (v->n == QN_FORM_ENDLESS) {
-        uint32_t last = qn_nfa_state(a);
-        QN_TRY(add_task(m, (task){v->a, at, last, false}));
-        qn_nfa_arc(a, last, (qn_arc){.kind = QN_ARC_EMPTY, .to = at});
+    if (is_endless) { /* nothing may come back to `from` */
+        uint32_t loop = qn_nfa_state(a);
+        qn_nfa_arc(a, at, (qn_arc){.kind = QN_ARC_EMPTY, .to = loop});
+        qn_nfa_arc(a, loop, (qn_arc){.kind = QN_ARC_EMPTY, .to = t.to});
+        QN_TRY(add_task(m, (task){v->a, loop, loop, false}));
     }
-    qn_nfa_arc(a, at, (qn_arc){.kind = QN_ARC_EMPTY, .to = t.to});
     return QN_OK;
 }
 

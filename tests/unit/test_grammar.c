@@ -2,10 +2,52 @@
  * test_grammar.c - forms and what may follow in their texts. */
 #include "check.h"
 
+#include "base/limits.h"
 #include "base/mem.h"
 #include "sample/grammar.h"
 
+#include <pthread.h>
 #include <string.h>
+#include <sys/mman.h>
+
+/* ---- memory that fails (CMakeLists.txt wraps these) ---- */
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__real_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at);
+
+static long n_calls, fail_at; /* fail_at 0: never */
+
+static bool fails(void)
+{
+    return ++n_calls == fail_at;
+}
+
+void *__wrap_malloc(size_t n)
+{
+    return fails() ? NULL : __real_malloc(n);
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+    return fails() ? NULL : __real_calloc(n, size);
+}
+
+void *__wrap_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at)
+{
+    return fd < 0 && fails() ? MAP_FAILED : __real_mmap(p, n, prot, flags, fd, at);
+}
+
+static size_t live(void)
+{
+    size_t n = 0;
+    for (int t = 0; t < QN_MEM_N_TAGS; t++)
+        n += qn_mem_live((qn_mem_tag)t);
+    return n;
+}
 
 /* ---- a vocabulary of the 256 bytes and a few words; the last token ends an answer ---- */
 
@@ -417,11 +459,159 @@ static void test_errors(void **state)
     expect_error(f, 0, QN_E_ARG, "least number");
 }
 
+/* Everything once: rules, counts, and, minus, a text with a count of tokens. */
+static qn_form_id everything(qn_form *f)
+{
+    qn_form_id chars = qn_form_repeat(f, range(f, 'a', 'z'), 2, 5000);
+    qn_form_id ends_in_b =
+        SEQ(f, qn_form_repeat(f, range(f, 'a', 'z'), 0, QN_FORM_ENDLESS), text(f, "b"));
+    qn_form_id word_ = qn_form_minus(f, qn_form_and(f, chars, ends_in_b), text(f, "abb"));
+    qn_form_id value = qn_form_rule(f);
+    qn_form_id more = qn_form_repeat(f, SEQ(f, text(f, ","), value), 0, 300);
+    qn_form_id list = SEQ(f, text(f, "["), value, more, text(f, "]"));
+    qn_form_define(f, value, ALT(f, SEQ(f, text(f, "\""), word_, text(f, "\"")), list));
+    return SEQ(f, qn_form_until(f, "</think>", 3, "</think>"), list);
+}
+
+/* OK, or the first error; at its end nothing is left. */
+static qn_status use_once(void)
+{
+    static const char *const tokens[] = {"think", "</think>", "[[", "\"", "ab", "\"", "]]"};
+    qn_vocabulary *v = NULL;
+    qn_form *f = NULL;
+    qn_grammar *g = NULL;
+    qn_matcher *m = NULL, *c = NULL;
+    char out[8];
+    qn_status s = qn_vocabulary_new(&v, N_IDS, token_of, NULL, NULL);
+    if (s == QN_OK)
+        s = qn_form_new(&f, NULL);
+    if (s == QN_OK) {
+        qn_form_set_root(f, everything(f));
+        s = qn_grammar_compile(&g, v, f, NULL);
+    }
+    if (s == QN_OK)
+        s = qn_matcher_new(&m, g, NULL);
+    for (size_t i = 0; s == QN_OK && i < QN_COUNT(tokens); i++) {
+        (void)qn_matcher_forced(m, out, sizeof out);
+        if (!qn_matcher_mask(m) || !qn_matcher_accept(m, word(tokens[i])))
+            s = QN_E_NOMEM;
+        if (s == QN_OK && i == 3)
+            s = qn_matcher_fork(&c, m, NULL);
+        if (s == QN_OK && i == 3) { /* which goes on instead */
+            qn_matcher_free(m);
+            m = c;
+        }
+    }
+    assert_true(s != QN_OK || qn_matcher_is_over(m));
+    qn_matcher_free(m);
+    qn_grammar_let(g);
+    qn_form_free(f);
+    qn_vocabulary_free(v);
+    return s;
+}
+
+static void test_out_of_memory(void **state)
+{
+    (void)state;
+    size_t before = live();
+    long n_failed = 0;
+    for (long at = 1;; at++) {
+        n_calls = 0;
+        fail_at = at;
+        qn_status s = use_once();
+        bool hit = n_calls >= at;
+        fail_at = 0;
+        assert_int_equal(live(), before);
+        if (!hit) {
+            assert_int_equal(s, QN_OK);
+            break;
+        }
+        if (s != QN_OK && s != QN_E_NOMEM) /* OK: a mask that is not kept */
+            fail_msg("allocation %ld fails: status %d", at, (int)s);
+        n_failed += s != QN_OK;
+    }
+    print_message("%ld allocations failed once each\n", n_failed);
+    assert_true(n_failed > 50);
+}
+
+/* A form as deep as it may be, and a text that opens rules up to the limit and closes them again. */
+static void *on_small_stack(void *arg)
+{
+    (void)arg;
+    fixture x = begin();
+    qn_form *f = x.f;
+    qn_form_id e = text(f, "a");
+    for (int i = 0; i < 30000; i++) {
+        e = SEQ(f, text(f, "b"), e);
+        e = i % 2 ? qn_form_repeat(f, e, 0, 1) : ALT(f, e, text(f, "c"));
+    }
+    compile(&x, e);
+    assert_true(is_text(&x, "bbbc"));
+    end(&x);
+    x = begin();
+    f = x.f;
+    qn_form_id list = qn_form_rule(f);
+    qn_form_define(f, list, SEQ(f, text(f, "["), qn_form_repeat(f, list, 0, 1), text(f, "]")));
+    compile(&x, list);
+    size_t depth = 0;
+    for (; qn_matcher_accept(x.m, '['); depth++)
+        if (!(in_mask(qn_matcher_mask(x.m), word("[[")) == qn_matcher_allows(x.m, word("[["))))
+            fail_msg("depth %zu: mask %d", depth, in_mask(qn_matcher_mask(x.m), word("[[")));
+    assert_true(depth >= QN_LIMIT_GRAMMAR_DEPTH && depth <= QN_LIMIT_GRAMMAR_DEPTH + 1);
+    for (size_t i = 0; i < depth; i++)
+        assert_true(qn_matcher_accept(x.m, ']'));
+    assert_true(qn_matcher_is_over(x.m));
+    end(&x);
+    return NULL;
+}
+
+/* All of it on a stack of 64 KiB (more under a sanitizer, whose frames are larger). */
+static void test_stack(void **state)
+{
+    (void)state;
+    pthread_t thread;
+    pthread_attr_t attr;
+    size_t size = 64 << 10;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    size = 1 << 20;
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||                         \
+    __has_feature(memory_sanitizer)
+    size = 1 << 20;
+#endif
+#endif
+    assert_int_equal(pthread_attr_init(&attr), 0);
+    assert_int_equal(pthread_attr_setstacksize(&attr, size), 0);
+    assert_int_equal(pthread_create(&thread, &attr, on_small_stack, NULL), 0);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(pthread_attr_destroy(&attr), 0);
+}
+
+static void test_limits(void **state)
+{
+    (void)state;
+    qn_form *f = form();
+    qn_form_id part = ALT(f, text(f, "ab"), text(f, "a"), text(f, "b"));
+    qn_form_id a = qn_form_repeat(f, part, 0, 100000), b = SEQ(f, a, text(f, "c"), a);
+    expect_error(f, b, QN_E_TOO_LONG, "found");
+    f = form();
+    part = range(f, 'a', 'z');
+    for (int i = 0; i < 6; i++) { /* a bomb: 26 to the power of 10^18 */
+        qn_form_id twice[] = {part, part, text(f, "x")};
+        part = qn_form_repeat(f, qn_form_seq(f, twice, 3), 15, 15);
+    }
+    qn_form_set_root(f, part);
+    qn_form_id any = qn_form_any(f), bomb = qn_form_and(f, part, any);
+    expect_error(f, bomb, QN_E_TOO_LONG, "found");
+}
+
 int main(void)
 {
     const struct CMUnitTest t[] = {
         cmocka_unit_test(test_nested),  cmocka_unit_test(test_characters),
         cmocka_unit_test(test_repeats), cmocka_unit_test(test_and_minus),
-        cmocka_unit_test(test_until),   cmocka_unit_test(test_errors)};
+        cmocka_unit_test(test_until),   cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_limits),  cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_stack)};
     return cmocka_run_group_tests(t, NULL, NULL);
 }
