@@ -14,7 +14,7 @@
 
 #include <string.h>
 
-#define FUEL       400000000u /* about a second */
+#define FUEL       200000000u /* half a second */
 #define MAX_ARCS   2000000u   /* of one nfa: 50 MB */
 #define MIN_SHARED 12u        /* states of a part that is used twice, to be a rule */
 #define MAX_INLINE 256u       /* edges and states of an and / minus, to be none */

@@ -144,7 +144,8 @@ static qn_status close_set(subsets *s)
             return qn_fail_nomem(s->err, s->pool_n * sizeof *s->pool);
         s->pool[s->pool_n++] = item;
     }
-    qsort(s->pool + begin, s->pool_n - begin, sizeof *s->pool, ascending);
+    if (s->pool_n > begin)
+        qsort(s->pool + begin, s->pool_n - begin, sizeof *s->pool, ascending);
     return qn_fuel_take(s->fuel, 4 * (steps + s->pool_n - begin) + 8, s->err);
 }
 
@@ -241,7 +242,8 @@ static bool gather(subsets *s, uint32_t i, uint32_t kind, uint8_t piece_of[257])
             for (uint32_t b = 0, p = 0; b < 256; b++)
                 piece_of[b] = (uint8_t)(b && borders[b] ? ++p : p);
     }
-    qsort(s->targets, s->targets_n, sizeof *s->targets, by_key);
+    if (s->targets_n)
+        qsort(s->targets, s->targets_n, sizeof *s->targets, by_key);
     return true;
 }
 
@@ -447,7 +449,9 @@ qn_status qn_dfa_make(qn_dfa *out, const qn_nfa *a, uint32_t min, uint32_t max, 
     s.b.d.max = max;
     s.mark = qn_calloc(a->n * 2, sizeof *s.mark, QN_MEM_REQUEST);
     s.work = qn_alloc_array(a->n * 2, sizeof *s.work, QN_MEM_REQUEST);
-    qn_status st = s.mark && s.work ? make_states(&s) : qn_fail_nomem(err, a->n * 16);
+    bool good =
+        s.mark && s.work && qn_grow(&s.pool, &s.pool_cap, 64, sizeof *s.pool, QN_MEM_REQUEST);
+    qn_status st = good ? make_states(&s) : qn_fail_nomem(err, a->n * 16);
     qn_free(s.mark);
     qn_free(s.work);
     qn_free(s.pool);

@@ -70,6 +70,8 @@ static bool reserve(qn_form *f, void *p_ptr, size_t *cap, size_t used, size_t n,
 
 static qn_slice content_of(const qn_form *f, const qn_form_node *v)
 {
+    if (v->n == 0)
+        return (qn_slice){NULL, 0};
     switch (v->kind) {
     case QN_FORM_BYTES:
     case QN_FORM_UNTIL:

@@ -383,8 +383,10 @@ static bool keep_group(qn_masks *k, room *r, survey *s, size_t *n_ids, size_t *i
 static bool keep_groups(qn_masks *k, room *r, survey *s, size_t *n_ids, size_t *ids_cap)
 {
     size_t cap = 0;
-    qsort(r->conditions, r->n_conditions, sizeof *r->conditions, by_bounds);
     s->all_lo = 1;
+    if (r->n_conditions == 0)
+        return true;
+    qsort(r->conditions, r->n_conditions, sizeof *r->conditions, by_bounds);
     for (size_t i = 0, end; i < r->n_conditions; i = end) {
         condition c = r->conditions[i];
         for (end = i + 1; end < r->n_conditions && by_bounds(&r->conditions[end], &c) == 0;)
@@ -395,8 +397,6 @@ static bool keep_groups(qn_masks *k, room *r, survey *s, size_t *n_ids, size_t *
             return false;
         s->groups[s->n_groups++] = g;
     }
-    if (s->n_groups == 0)
-        return true;
     s->all_lo = 0;
     s->all_hi = UINT32_MAX;
     for (size_t i = 0; i < r->n_conditions; i++) {
@@ -510,7 +510,7 @@ static const survey *survey_of(qn_masks *k, room *r, uint32_t state)
 
 static void add_set(uint64_t *mask, const survey *s, token_set t, uint64_t *scratch, size_t n_words)
 {
-    const int32_t *ids = s->ids + t.at;
+    const int32_t *ids = t.n ? s->ids + t.at : NULL;
     if (!t.dense) {
         for (uint32_t i = 0; i < t.n; i++)
             set_bit(mask, ids[i]);
