@@ -108,13 +108,31 @@ bool qn_decimal_is_multiple(const qn_decimal *d, const qn_decimal *of)
 
 /* ---- ranges ---- */
 
+/* The whole number next to d above (by 1) or below it (by -1), or d itself if it is whole and not left out; false: large. */
+static bool nearest_whole(const qn_decimal *d, bool is_open, int by, int64_t *out)
+{
+    uint64_t v = 0;
+    if (d->n_whole > 17)
+        return false;
+    for (size_t i = 0; i < d->n_whole; i++)
+        v = v * 10 + (uint64_t)(d->digits[i] - '0');
+    *out = d->is_negative ? -(int64_t)v : (int64_t)v;
+    if (d->n_part ? d->is_negative == (by < 0) : is_open)
+        *out += by;
+    return true;
+}
+
 bool qn_number_range_is_empty(const qn_number_range *r)
 {
+    int64_t first, last;
     if (r->is_whole && r->is_broken)
         return true;
     if (!r->has_low || !r->has_high)
         return false;
     int c = qn_decimal_compare(&r->low, &r->high);
+    if (r->is_whole && nearest_whole(&r->low, r->is_above, 1, &first) &&
+        nearest_whole(&r->high, r->is_below, -1, &last) && first > last)
+        return true;
     return c > 0 || (c == 0 && (r->is_above || r->is_below || (r->is_whole && r->low.n_part) ||
                                 (r->is_broken && !r->low.n_part)));
 }

@@ -5,6 +5,7 @@
 #include "base/limits.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -223,7 +224,11 @@ static qn_form_id scalar(qn_json_forms *j, const json_t *v)
     case JSON_INTEGER:
         (void)snprintf(text, sizeof text, "%lld", (long long)json_integer_value(v));
         return literal(j->f, text);
-    case JSON_REAL:
+    case JSON_REAL: /* 2.0 as 2: some readers take only that for an integer */
+        if (fabs(json_real_value(v)) < 1e15 && json_real_value(v) == floor(json_real_value(v))) {
+            (void)snprintf(text, sizeof text, "%.0f", json_real_value(v) + 0.0);
+            return literal(j->f, text);
+        }
         return qn_form_bytes(j->f, text, qn_format_f64(text, json_real_value(v)));
     default:
         return literal(j->f, json_is_null(v) ? "null" : json_is_true(v) ? "true" : "false");

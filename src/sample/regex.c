@@ -514,13 +514,16 @@ static qn_status read_bounds(parser *ps, bool *is_there, uint32_t *min, uint32_t
 {
     char c = ps->p[ps->i];
     size_t i = ps->i + 1;
+    uint32_t most;
     *is_there = c == '*' || c == '+' || c == '?';
     *min = c == '+';
     *max = c == '?' ? 1 : QN_FORM_ENDLESS;
     if (c == '{') {
         bool has_min = read_count(ps, &i, min), has_comma = i < ps->n && ps->p[i] == ',', has_max;
         i += has_comma;
-        has_max = has_comma && read_count(ps, &i, max);
+        has_max = has_comma && read_count(ps, &i, &most);
+        if (has_max)
+            *max = most;
         *is_there = i < ps->n && ps->p[i] == '}' && (has_min || has_max);
         if (*is_there && !has_min)
             return UNSUPPORTED(ps, ps->i, "a quantifier without its first number");
@@ -547,7 +550,7 @@ static qn_status repeat_last(parser *ps, size_t at, uint32_t min, uint32_t max)
     if (!g->n_parts)
         return MALFORMED(ps, at, "a quantifier with nothing before it");
     node part = ps->r->nodes[g->last_part];
-    if (part.kind == START || part.kind == END)
+    if ((part.kind == START || part.kind == END) && ps->p[at - 1] != ')')
         return MALFORMED(ps, at, "a quantifier behind an anchor");
     if (ps->i < ps->n && ps->p[ps->i] == '+')
         return UNSUPPORTED(ps, ps->i, "a possessive quantifier");

@@ -14,10 +14,11 @@
 #include <string.h>
 
 static const char *const pieces[] = {
-    "\"",   "}",    "]",     "{\"",  "\":",  "\": ", ", ",   ",\"",  "\",",      "\"}",  "\"]",
-    "}]",   "null", "true",  "fals", "ab",   "abc",  "the ", "name", "\xe4\xb8", "\xad", "\xf0\x9f",
-    "\x98\x80", "\\n",  "\\u00", "\\",   "12",   "2024", "-0",   "-1",   "0.5",      "e+",   "00",
-    "@x.",  "://",  "T1",    "a\":", "[[",   "{\"a", "kind", " ",    "é",        "5",    "id"};
+    "\"",   "}",        "]",        "{\"",  "\":",   "\": ", ", ",   ",\"",  "\",",  "\"}",
+    "\"]",  "}]",       "null",     "true", "fals",  "ab",   "abc",  "the ", "name", "\xe4\xb8",
+    "\xad", "\xf0\x9f", "\x98\x80", "\\n",  "\\u00", "\\",   "12",   "2024", "-0",   "-1",
+    "0.5",  "e+",       "00",       "@x.",  "://",   "T1",   "a\":", "[[",   "{\"a", "kind",
+    ",x",   "bar",      " ",        "é",    "5",     "id"};
 
 enum { N_PIECES = sizeof pieces / sizeof *pieces, END = 256 + N_PIECES, N_TOKENS };
 static char bytes[256];
@@ -76,7 +77,7 @@ static bool draw_text(qn_grammar *g, qn_str *out)
         if (allows(mask, END) && (step > patience || !draw(4)))
             id = END;
         is_over = id == END;
-        const char *text;
+        const char *text = "";
         size_t n_text = 0;
         if (!is_over) {
             (void)token_text(NULL, id, &text, &n_text);
@@ -111,7 +112,8 @@ static qn_status add(qn_form *f, const json_t *ask, qn_form_id *id, qn_err *err)
     const char *text = json_string_value(v);
     size_t n = json_string_length(v);
     if (strcmp(kind, "schema") == 0)
-        return qn_form_add_schema(f, text, n, json_is_true(json_object_get(ask, "compact")), id, err);
+        return qn_form_add_schema(f, text, n, json_is_true(json_object_get(ask, "compact")), id,
+                                  err);
     if (strcmp(kind, "choice") == 0)
         return qn_form_add_choice(f, text, n, id, err);
     if (strcmp(kind, "gbnf") == 0)
