@@ -550,7 +550,7 @@ static qn_status repeat_last(parser *ps, size_t at, uint32_t min, uint32_t max)
     if (!g->n_parts)
         return MALFORMED(ps, at, "a quantifier with nothing before it");
     node part = ps->r->nodes[g->last_part];
-    if (part.kind == START || part.kind == END)
+    if ((part.kind == START || part.kind == END) && ps->p[at - 1] != ')')
         return MALFORMED(ps, at, "a quantifier behind an anchor");
     if (ps->i < ps->n && ps->p[ps->i] == '+')
         return UNSUPPORTED(ps, ps->i, "a possessive quantifier");

@@ -791,46 +791,53 @@ static qn_status object_form(compiler *k, const plan *p, qn_form_id *out)
 
 /* ---- forms of arrays ---- */
 
-/* The values that the items can have, where they are few; false: they are not. */
-static bool few_values(compiler *k, const plan *p, json_t *seen, qn_form_id *ids, size_t *n)
+/* The values that the items can have, each once; *n over MOST_UNIQUE: they are not few, or not listed. */
+static qn_status few_values(compiler *k, const plan *p, json_t *seen, qn_form_id *ids, size_t *n)
 {
-    const goal *g = &k->goals[rest_of(p)];
     static const char *const names[] = {"null", "false", "true"};
+    const goal *g = &k->goals[rest_of(p)];
     qn_str text = {0};
-    bool ok = rest_of(p) != ANY && p->n_prefix == 0 && seen;
-    for (size_t i = 0; i < g->n_plans && ok; i++) {
+    qn_status s = seen ? QN_OK : qn_fail_nomem(k->err, sizeof seen);
+    *n = rest_of(p) == ANY || p->n_prefix ? SIZE_MAX : 0;
+    for (size_t i = 0; i < g->n_plans && *n <= MOST_UNIQUE && s == QN_OK; i++) {
         const qn_schema_case *c = g->plans[i].c;
-        ok = c->is_listed || !(c->types & ~(unsigned)(QN_TYPE_NULL | QN_TYPE_FALSE | QN_TYPE_TRUE));
-        for (size_t v = 0; v < (c->is_listed ? c->n_values : 3) && ok; v++) {
+        if (!c->is_listed && c->types & ~(unsigned)(QN_TYPE_NULL | QN_TYPE_FALSE | QN_TYPE_TRUE))
+            *n = SIZE_MAX;
+        for (size_t v = 0; v < (c->is_listed ? c->n_values : 3) && *n <= MOST_UNIQUE && s == QN_OK;
+             v++) {
             qn_str_clear(&text);
             if (c->is_listed)
                 qn_json_normal(&text, c->values[v]);
             else if (c->types >> v & 1)
                 qn_str_adds(&text, names[v]);
-            if (!text.n || json_object_getn(seen, text.p, text.n))
+            else
                 continue;
-            ok = !text.failed && *n < MOST_UNIQUE &&
-                 json_object_setn_new(seen, text.p, text.n, json_true()) == 0;
-            if (ok && c->is_listed)
-                ok = qn_json_exactly(&k->j, c->values[v], &ids[*n], k->err) == QN_OK;
-            else if (ok)
-                ids[*n] = qn_form_bytes(k->f, names[v], strlen(names[v]));
-            ++*n;
+            if (!text.failed && json_object_getn(seen, text.p, text.n))
+                continue;
+            if (text.failed || json_object_setn_new(seen, text.p, text.n, json_true()) != 0)
+                s = qn_fail_nomem(k->err, text.n);
+            else if (*n == MOST_UNIQUE)
+                *n = SIZE_MAX;
+            else if (c->is_listed)
+                s = qn_json_exactly(&k->j, c->values[v], &ids[(*n)++], k->err);
+            else
+                ids[(*n)++] = qn_form_bytes(k->f, names[v], strlen(names[v]));
         }
     }
     qn_str_fini(&text);
-    return ok;
+    return s;
 }
 
 /* Items that all differ, of at most MOST_UNIQUE values: what may follow depends on the set that has been. */
 static qn_status unique_form(compiler *k, const plan *p, qn_form_id *out)
 {
     qn_form_id ids[MOST_UNIQUE], rest[1 << MOST_UNIQUE];
-    size_t n = 0;
+    size_t n;
     json_t *seen = json_object();
-    bool is_few = few_values(k, p, seen, ids, &n);
+    qn_status s = few_values(k, p, seen, ids, &n);
     json_decref(seen);
-    if (!is_few)
+    QN_TRY(s);
+    if (n > MOST_UNIQUE)
         return qn_schema_fail(&k->d, k->err, QN_E_UNSUPPORTED, p->unique_at, "uniqueItems",
                               "found items of other than at most %d listed values", MOST_UNIQUE);
     for (uint32_t set = 1u << n; set-- > 0;) {
@@ -977,7 +984,7 @@ static qn_status goal_form(compiler *k, goal *g)
     id = n == 1 ? ids[0] : qn_form_alt(k->f, ids, n);
     if (g->rule)
         qn_form_define(k->f, g->rule, id);
-    g->form = g->rule ? g->rule : id;
+    g->form = g->rule && id ? g->rule : id;
     g->is_done = true;
     return QN_OK;
 }

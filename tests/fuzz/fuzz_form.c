@@ -84,7 +84,9 @@ static void build(qn_form *f, input *in)
 static bool check_place(qn_matcher *m)
 {
     char forced[16];
-    size_t n_forced = qn_matcher_forced(m, forced, sizeof forced);
+    bool is_end;
+    size_t n_forced = qn_matcher_forced(m, forced, sizeof forced, &is_end);
+    check(n_forced || is_end == qn_matcher_is_over(m));
     const uint64_t *mask = qn_matcher_mask(m);
     check(!mask || (mask[0] >> (N_WORDS - 1) & 1) == qn_matcher_is_whole(m));
     for (int32_t id = 0; mask && id < N_WORDS; id++) {

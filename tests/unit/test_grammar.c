@@ -466,7 +466,7 @@ static qn_status use_once(void)
     if (s == QN_OK)
         s = qn_matcher_new(&m, g, NULL);
     for (size_t i = 0; s == QN_OK && i < QN_COUNT(tokens); i++) {
-        (void)qn_matcher_forced(m, out, sizeof out);
+        (void)qn_matcher_forced(m, out, sizeof out, &is_over_then);
         if (!qn_matcher_mask(m) || !qn_matcher_accept(m, word(tokens[i])))
             s = QN_E_NOMEM;
         if (s == QN_OK && i == 3)

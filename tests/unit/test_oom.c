@@ -237,7 +237,9 @@ static void test_grammars(void **state)
     assert_int_equal(answer_once(e, &sp, &err), QN_OK); /* warm */
     check_requests(e, &sp, "an answer of a form");
     sp.temperature = 1;
+    sp.seed = 7;
     sp.n = 3;
+    assert_int_equal(answer_once(e, &sp, &err), QN_OK); /* other states of the grammar are warm */
     check_requests(e, &sp, "three of them");
     qn_grammar_close(sp.grammar);
     qn_engine_free(e);
