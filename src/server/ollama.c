@@ -379,7 +379,8 @@ static qn_status read_think(qn_turns *t, qn_demand *d, const ollama_body *b, con
     }
     t->has_thinking = true;
     t->is_thinking = !json_is_false(b->think);
-    d->budget = t->is_thinking ? -1 : 0;
+    if (!t->is_thinking)
+        d->budget = 0;
     return QN_OK;
 }
 
@@ -527,6 +528,7 @@ static qn_status read_demand(qn_demand *d, const ollama_body *b, const json_t *o
                              const char **param, qn_err *err)
 {
     QN_TRY(qn_demand_read_forms(d, o, param, err));
+    QN_TRY(qn_demand_read_thinking(d, o, param, err));
     return read_format(d, b, param, err);
 }
 
