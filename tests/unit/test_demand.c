@@ -171,8 +171,8 @@ static void test_calls(void **state)
     d = demand(); /* free text, until it calls */
     add_tools(&d, tools);
     d.is_single = true;
-    EXPECT(&d, "quern-body ::= quern-free quern-call?\n",
-           "quern-free ::= %regex /[^<]*(?:<(?:[^<t]", "%json {\"type\": \"object\"}");
+    EXPECT(&d, "quern-body ::= quern-text quern-call?\n",
+           "quern-text ::= %regex /[^<]*(?:<(?:[^<t]", "%json {\"type\": \"object\"}");
     json_decref(tools);
     json_decref(name);
 }
