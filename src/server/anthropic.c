@@ -553,6 +553,7 @@ static void on_done_whole(qn_exchange *x, void *arg)
 static void on_done_stream(qn_exchange *x, void *arg)
 {
     message *m = arg;
+    m->answer.out.failed |= m->answer.failed;
     if (m->open == SIZE_MAX)
         open_block(x, m, 0);
     close_block(x, m);

@@ -352,7 +352,7 @@ static qn_status open_grammar(qn_engine *e, qn_grammar_kind kind, const char *te
                               const char *where, qn_grammar **out, qn_err *err)
 {
     qn_status s = qn_grammar_open(out, e, kind, text, n, err);
-    return s == QN_OK ? s : as_argument(qn_wrap(err, s, where), err);
+    return s == QN_OK ? s : as_argument(qn_wrap(err, s, "%s", where), err);
 }
 
 /* Why the whole could not be compiled: a part that cannot be either, and tells the place within itself. */

@@ -3,10 +3,10 @@
  *
  *   root ::= lead body                                      what is empty is left out
  *   lead ::= %until[budget] "</think>" "...</think>" "\n\n"     behind "<think>\n" where the prompt has not opened it
- *   body ::= form | call ("\n" call)* | free (call free)* | %any
+ *   body ::= form | call ("\n" call)* | text (call text)* | %any
  *   call ::= "<tool_call>\n{\"name\": \"f\", \"arguments\": " %json {...} "}\n</tool_call>" | ...
  *
- * free is any text without "<tool_call>", as a regular expression. A parameter's value in XML is text up to its closing tag: what a
+ * text is any without "<tool_call>", as a regular expression. A parameter's value in XML is text up to its closing tag: what a
  * schema says of strings beyond enum and const can not be enforced there. */
 #include "server/demand.h"
 
@@ -612,10 +612,10 @@ static void add_body(qn_str *out, const qn_demand *d, bool has_calls)
     } else if (has_calls && d->has_form) {
         qn_str_adds(out, "quern-body ::= quern-form | quern-calls\n");
     } else if (has_calls) {
-        qn_str_adds(out, "quern-free ::= ");
+        qn_str_adds(out, "quern-text ::= ");
         add_free(out);
-        qn_str_adds(out, d->is_single ? "\nquern-body ::= quern-free quern-call?\n"
-                                      : "\nquern-body ::= quern-free ( quern-call quern-free )*\n");
+        qn_str_adds(out, d->is_single ? "\nquern-body ::= quern-text quern-call?\n"
+                                      : "\nquern-body ::= quern-text ( quern-call quern-text )*\n");
     } else
         qn_str_adds(out, d->has_form ? "quern-body ::= quern-form\n" : "quern-body ::= %any\n");
 }

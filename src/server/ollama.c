@@ -187,7 +187,7 @@ static void on_event_stream(qn_exchange *x, void *arg, size_t i, const qn_event 
     const qn_answer_part *p = qn_answer_add(&r->answer, i, ev);
     if (p && !p->reply && ev->n_text)
         stream_line(x, r, &(line){.text = {ev->text, ev->n_text}});
-    for (size_t k = 0; p && p->reply && k < r->answer.n_deltas; k++) {
+    for (size_t k = 0; p && p->reply && k < r->answer.n_deltas && !r->answer.out.failed; k++) {
         const qn_answer_delta *d = &r->answer.deltas[k];
         size_t call = p->items[d->item].call;
         if (d->kind == QN_REPLY_CONTENT)
@@ -202,6 +202,7 @@ static void on_event_stream(qn_exchange *x, void *arg, size_t i, const qn_event 
 static void on_done_stream(qn_exchange *x, void *arg)
 {
     reply *r = arg;
+    r->answer.out.failed |= r->answer.failed;
     add_head(&r->answer.out, r->model);
     add_line(&r->answer.out, r->is_chat, &(line){0});
     add_end(&r->answer.out, r);
@@ -379,7 +380,8 @@ static qn_status read_think(qn_turns *t, qn_demand *d, const ollama_body *b, con
     }
     t->has_thinking = true;
     t->is_thinking = !json_is_false(b->think);
-    d->budget = t->is_thinking ? -1 : 0;
+    if (!t->is_thinking)
+        d->budget = 0;
     return QN_OK;
 }
 
@@ -527,6 +529,7 @@ static qn_status read_demand(qn_demand *d, const ollama_body *b, const json_t *o
                              const char **param, qn_err *err)
 {
     QN_TRY(qn_demand_read_forms(d, o, param, err));
+    QN_TRY(qn_demand_read_thinking(d, o, param, err));
     return read_format(d, b, param, err);
 }
 
