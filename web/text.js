@@ -273,7 +273,7 @@ export function t(name, ...values) {
 
 export const plural = (name, n) => t(n === 1 ? name + '_one' : name, n.toLocaleString(language()));
 
-export const bytes = (n) => (n < 1024 ? n + ' B' : n < 1048576 ? (n / 1024).toFixed(1) + ' KiB' : (n / 1048576).toFixed(1) + ' MiB');
+export const bytes = (n) => (n < 1024 ? n + ' B' : n < 1048576 ? (n / 1024).toFixed(1) + ' KiB' : (n / 1048576).toFixed(n < 1e8 ? 1 : 0) + ' MiB');
 
 export function ago(time) {
   const minutes = (Date.now() - time) / 60000, f = new Intl.RelativeTimeFormat(language(), { numeric: 'auto', style: 'short' });
