@@ -230,7 +230,7 @@ class Dashboard {
     this.requests.replaceChildren(...all.map((r) => {
       const begin = r.phases[0].ts, end = r.phases.at(-1).ts + r.phases.at(-1).dur, decode = r.phases.find((e) => e.name === 'decode');
       const says = r.phases.map((e) => `${t('phase_' + e.name)} ${time(e.dur / 1e6)}`).join(', ');
-      return el('tr', {}, el('td', { class: 'mono' }, r.id.slice(0, 24)), el('td', {}, r.args.class), el('td', { class: r.args.status < 400 ? '' : 'no' }, `${r.args.status} ${r.args.reason || r.args.finish}`),
+      return el('tr', {}, el('td', { class: 'mono' }, r.id.length > 24 ? '…' + r.id.slice(-16) : r.id), el('td', {}, r.args.class), el('td', { class: r.args.status < 400 ? '' : 'no' }, `${r.args.status} ${r.args.reason || r.args.finish}`),
         el('td', {}, `${r.args.prompt_tokens} → ${r.args.output_tokens}${r.args.cached_tokens ? ' · ' + t('cachedShort', r.args.cached_tokens) : ''}`), el('td', { class: 'num' }, decode ? time((decode.ts - begin) / 1e6) : '–'),
         el('td', { class: 'num' }, time((end - begin) / 1e6)),
         el('td', {}, svg('svg', { class: 'course', viewBox: '0 0 600 14', preserveAspectRatio: 'none', role: 'img', 'aria-label': says }, svg('title', {}, says),

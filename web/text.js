@@ -207,12 +207,12 @@ const WORDS = {
   kvHeld: ['held by requests', '请求占用'],
   kvCached: ['kept for prompts that begin alike', '前缀缓存'],
   attained: ['Attained', '达标率'],
-  costPerMillion: ['Cost of a million tokens', '每百万 token 成本'],
+  costPerMillion: ['Cost of a million', '每百万 token 成本'],
   costHint: ['type a price', '请输入价格'],
-  costWritten: ['written, in this window', '生成，此时段'],
+  costWritten: ['tokens written', '生成的 token'],
   hitRate: ['Prefix cache', '前缀缓存'],
   ofPrompts: ['of prompt tokens', '占提示 token'],
-  failures: ['Refused or failed', '拒绝或失败'],
+  failures: ['Failed', '拒绝或失败'],
   inWindow: ['in this window', '此时段内'],
   memory: ['Memory', '内存'],
   up: ['up {0}', '已运行 {0}'],
@@ -273,7 +273,7 @@ export function t(name, ...values) {
 
 export const plural = (name, n) => t(n === 1 ? name + '_one' : name, n.toLocaleString(language()));
 
-export const bytes = (n) => (n < 1024 ? n + ' B' : n < 1048576 ? (n / 1024).toFixed(1) + ' KiB' : (n / 1048576).toFixed(1) + ' MiB');
+export const bytes = (n) => (n < 1024 ? n + ' B' : n < 1048576 ? (n / 1024).toFixed(1) + ' KiB' : (n / 1048576).toFixed(n < 1e8 ? 1 : 0) + ' MiB');
 
 export function ago(time) {
   const minutes = (Date.now() - time) / 60000, f = new Intl.RelativeTimeFormat(language(), { numeric: 'auto', style: 'short' });

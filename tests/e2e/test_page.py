@@ -77,7 +77,7 @@ def pieces(text, n=7):
 HOSTILE = r"""<img src=x onerror="window.ran=1"><script>window.ran=2</script><svg onload=window.ran=3>
 
 [click](javascript:window.ran=4) [data](data:text/html,<script>window.ran=5</script>) [vb](vbscript:x) [case](JaVaScRiPt:window.ran=6)
-[tab](java	script:window.ran=7) ![image](https://evil.example/a.png) [good](https://good.example/ok) <javascript:window.ran=8> [x](<javascript:window.ran=9>)
+[tab](javaTABscript:window.ran=7) ![image](https://evil.example/a.png) [good](https://good.example/ok) <javascript:window.ran=8> [x](<javascript:window.ran=9>)
 [https://bank.example](https://evil.example/login) [user](https://bank.example@evil.example/) [e](&#106;avascript:window.ran=10) https://auto.example/path.
 
 <iframe srcdoc="<script>parent.ran=11</script>"></iframe><a href="javascript:window.ran=12">raw</a><style>body{display:none}</style>
@@ -90,6 +90,7 @@ reversed \u202egnp.exe\u202c end
 ```js
 if (admin\u202e \u2066// check\u2069 \u2066) { x = "</script><img src=x onerror=window.ran=13>"
 """
+HOSTILE = HOSTILE.replace("TAB", "\t")
 
 SCRIPT = {
     "think": [("reasoning_content", p) for p in pieces("First I weigh **both** sides.\n\nThen I choose.")] + [("content", "It is 42.")],
