@@ -238,6 +238,19 @@ void cmd_add_clean(qn_str *out, const char *text, size_t n)
     }
 }
 
+void cmd_print_text(const char *text, size_t n)
+{
+    if (isatty(STDOUT_FILENO)) {
+        qn_str clean = {0};
+        cmd_add_clean(&clean, text, n);
+        if (clean.n) /* nothing is left of a token of control bytes, or of half a character */
+            fwrite(clean.p, 1, clean.n, stdout);
+        qn_str_fini(&clean);
+    } else if (n)
+        fwrite(text, 1, n, stdout);
+    fflush(stdout);
+}
+
 /* ---- progress ---- */
 
 #define BAR_CELLS 30
