@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/keys.h"
 #include "base/limits.h"
 #include "base/mem.h"
 #include "format/hub.h"
@@ -206,20 +207,15 @@ qn_status cmd_read(qn_str *out, const char *path, qn_err *err)
 qn_status cmd_read_key(qn_str *key, const char *path, qn_err *err)
 {
     qn_str text = {0};
+    qn_key_line line = {0};
+    bool got;
     qn_status s = qn_file_read(&text, path, 1 << 20, err);
-    const char *p = text.p ? text.p : "";
-    for (p += strspn(p, " \t\r\n"); *p == '#'; p += strspn(p, " \t\r\n"))
-        p += strcspn(p, "\n");
-    size_t n = strcspn(p, " \t\r\n");
-    for (size_t i = 0; s == QN_OK && i < n; i++)
-        if (p[i] <= ' ' || (unsigned char)p[i] >= 127)
-            s = qn_fail(err, QN_E_FORMAT, "%s: found a byte %d in the key, want visible ASCII",
-                        path, (unsigned char)p[i]);
-    if (s == QN_OK && n == 0)
-        s = qn_fail(err, QN_E_FORMAT, "%s: found no key, want KEY in a line", path);
+    qn_key_reader r = {.text = {text.p, text.n}, .name = path};
+    if (s == QN_OK)
+        s = qn_key_next(&r, &line, &got, err);
     if (s == QN_OK) {
-        qn_str_add(key, p, n);
-        s = key->failed ? qn_fail_nomem(err, n) : QN_OK;
+        qn_str_add(key, line.key.p, line.key.n);
+        s = key->failed ? qn_fail_nomem(err, line.key.n) : QN_OK;
     }
     qn_str_fini(&text);
     return s;

@@ -73,7 +73,7 @@ void cmd_text_close(cmd_text *t);
 
 /* Appends a file, or standard input for NULL and "-". */
 QN_MUST_USE qn_status cmd_read(qn_str *out, const char *path, qn_err *err);
-/* Appends the first key of a file as quern serve takes it: KEY [TENANT [CLASS]] in a line, # begins a comment. */
+/* Appends the first key of a file as quern serve takes it (base/keys.h). */
 QN_MUST_USE qn_status cmd_read_key(qn_str *key, const char *path, qn_err *err);
 bool cmd_is_stdin(const char *path);
 /* Appends text without control bytes other than newline and tab: for terminals. */
