@@ -241,6 +241,11 @@ static void on_text(void *arg, const char *text, size_t n)
         cmd_print_text(text, n);
 }
 
+static qn_slice text_of(const mr_answer *a)
+{
+    return (qn_slice){a->text.p ? a->text.p : "", a->text.n};
+}
+
 static void end_line(work *w)
 {
     if (!w->ends_line)
@@ -260,7 +265,7 @@ static void print_answer_json(const mr_round *r, size_t i)
                 "\"part\": %zu, \"parts\": %zu, \"prompt_tokens\": %d, \"output_tokens\": %d, "
                 "\"finish\": \"%s\", \"text\": ",
                 i + 1, r->n, a->n_prompt, a->n_output, run_finish_name(a->finish));
-    qn_str_add_json(&out, a->text.p ? a->text.p : "", a->text.n);
+    qn_str_add_json(&out, text_of(a).p, text_of(a).n);
     qn_str_adds(&out, "}\n");
     (void)print(&out, NULL);
 }
@@ -279,8 +284,9 @@ static void on_answer(void *arg, const mr_round *r, size_t i)
         const qn_segment *s = &w->p->list.p[i];
         printf("--- part %zu of %zu, lines %zu-%zu ---\n", i + 1, r->n, s->first_line,
                s->last_line);
-        cmd_print_text(a->text.p ? a->text.p : "", a->text.n);
-        w->ends_line = a->text.n && a->text.p[a->text.n - 1] == '\n';
+        qn_slice text = text_of(a);
+        cmd_print_text(text.p, text.n);
+        w->ends_line = text.n && text.p[text.n - 1] == '\n';
         end_line(w);
     }
 }
@@ -311,9 +317,13 @@ static qn_status measure_whole(work *w, qn_err *err)
     qn_engine_info info;
     qn_engine_get_info(w->mr.e, &info);
     w->model_ctx = QN_MAX(info.model_max_ctx, info.max_ctx);
-    QN_TRY(mr_count(&w->mr, &r, 0, &w->whole_ctx, err));
+    qn_status s = mr_count(&w->mr, &r, 0, &w->whole_ctx, err);
+    if (s == QN_E_TOO_LONG) { /* for any context; at least so many */
+        w->whole_ctx = QN_MAX(w->p->n_tokens, (size_t)w->model_ctx);
+        s = QN_OK;
+    }
     w->whole_ctx += (size_t)w->o->run.params.max_tokens;
-    return QN_OK;
+    return s;
 }
 
 static int by_value(const void *a, const void *b)
@@ -359,7 +369,6 @@ static qn_status ask(work *w, const qn_slice *texts, size_t n, int max_ctx, qn_e
     c.progress = cmd_progress_load;
     c.progress_arg = &bar;
     cmd_tuned(&c);
-    bool has_peak = qn_mem_resident_peak_reset();
     if (!(w->parts = qn_calloc(n, sizeof *w->parts, QN_MEM_MISC)))
         return qn_fail_nomem(err, n * sizeof *w->parts);
     qn_status s = qn_engine_open(&e, &c, err);
@@ -367,6 +376,10 @@ static qn_status ask(work *w, const qn_slice *texts, size_t n, int max_ctx, qn_e
     if (s != QN_OK)
         return s;
     qn_engine_get_info(e, &info);
+    if (!info.has_chat_template && !o->raw && !o->quiet && !w->against)
+        fprintf(stderr,
+                "quern: %s has no chat template: continuing the prompts as they are (--raw)\n",
+                c.model);
     w->mr = (map_reduce){.run = o,
                          .e = e,
                          .params = o->params,
@@ -378,6 +391,7 @@ static qn_status ask(work *w, const qn_slice *texts, size_t n, int max_ctx, qn_e
     qn_engine_get_params(e, &w->mr.params);
     qn_opts_copy(&answer_group, w->given, &o->params, &w->mr.params);
     w->mr.params.max_tokens = o->params.max_tokens;
+    bool has_peak = qn_mem_resident_peak_reset(); /* without what loading took */
     if (w->o->compare)
         s = measure_whole(w, err);
     if (s == QN_OK)
@@ -420,25 +434,22 @@ static void print_done_json(const work *w, const work *one, bool is_interrupted)
 {
     const mr_answer *a = last_answer(w);
     qn_str out = {0};
+    qn_finish finish = is_interrupted ? QN_FINISH_CANCELLED : a ? a->finish : QN_FINISH_STOP;
     qn_str_addf(&out, "{\"event\": \"done\", \"finish\": \"%s\", \"parts\": %zu, ",
-                is_interrupted   ? run_finish_name(QN_FINISH_CANCELLED)
-                : a && a->finish ? run_finish_name(a->finish)
-                                 : run_finish_name(QN_FINISH_STOP),
-                w->n);
+                run_finish_name(finish), w->n);
     add_took_json(&out, w);
     if (one && one->n) {
         qn_str_adds(&out, ", \"one_shot\": {");
         add_took_json(&out, one);
         qn_str_addf(&out, ", \"answer_overlap\": %.4f, \"text\": ", one->overlap);
-        qn_str_add_json(&out, one->parts[0].text.p ? one->parts[0].text.p : "",
-                        one->parts[0].text.n);
+        qn_str_add_json(&out, text_of(one->parts).p, text_of(one->parts).n);
         qn_str_addc(&out, '}');
     } else if (one)
         qn_str_addf(&out, ", \"one_shot\": null, \"one_shot_context\": %zu, \"context\": %d",
                     w->whole_ctx, w->model_ctx);
     if (a) {
         qn_str_adds(&out, ", \"text\": ");
-        qn_str_add_json(&out, a->text.p ? a->text.p : "", a->text.n);
+        qn_str_add_json(&out, text_of(a).p, text_of(a).n);
     }
     qn_str_adds(&out, "}\n");
     (void)print(&out, NULL);
@@ -491,10 +502,12 @@ static qn_status ask_whole(work *one, const work *w, qn_err *err)
     o.compare = false;
     if (w->whole_ctx > (size_t)w->model_ctx)
         return QN_OK;
-    for (size_t i = 0; !last_answer(w) && i < w->n; i++)
-        qn_str_add(&all, w->parts[i].text.p ? w->parts[i].text.p : "", w->parts[i].text.n);
-    if (all.failed)
-        return qn_fail_nomem(err, all.n);
+    for (const mr_answer *a = w->parts; a && !last_answer(w) && a < w->parts + w->n; a++)
+        qn_str_add(&all, text_of(a).p, text_of(a).n);
+    if (all.failed) {
+        qn_str_fini(&all);
+        return qn_fail_nomem(err, w->n);
+    }
     one->o = &o;
     one->n = 1;
     one->against = last_answer(w) ? &last_answer(w)->text : &all;
@@ -502,6 +515,7 @@ static qn_status ask_whole(work *one, const work *w, qn_err *err)
         puts("--- one shot ---");
     qn_status s = ask(one, &text, 1, (int)w->whole_ctx, err);
     one->o = w->o;
+    one->against = NULL;
     qn_str_fini(&all);
     return s;
 }
@@ -602,12 +616,6 @@ static int check(segment_options *o, const qn_opts_found *found)
                          o->dry ? "with --dry" : "without --map");
     if (!(found->given[ANSWER_GROUP] & 1u))
         *answer_tokens = QN_MAX(QN_MIN(o->max_tokens / 4, 512), 1);
-    if (o->reduce && *answer_tokens > o->max_tokens / 2)
-        return cmd_usage(
-            opts,
-            "--answer-tokens: found %d, wanted at most half of the %d of --max-tokens, "
-            "so that --reduce can join two",
-            *answer_tokens, o->max_tokens);
     if (!o->run.cfg.max_seqs)
         o->run.cfg.max_seqs = QN_MIN(QN_MAX(at_once / o->max_tokens, 1), 16);
     return run_check_vars(opts, &o->run.vars);

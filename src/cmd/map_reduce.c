@@ -124,7 +124,6 @@ static qn_status take(map_reduce *m, const mr_round *r, size_t i, qn_request **q
                       qn_err *err)
 {
     mr_answer *a = &r->answers[i];
-    qn_finish finish = QN_FINISH_NONE;
     for (bool got = true; *q;) {
         qn_event ev;
         QN_TRY(qn_request_poll(*q, &ev, &got, err));
@@ -135,7 +134,7 @@ static qn_status take(map_reduce *m, const mr_round *r, size_t i, qn_request **q
             qn_str_add(&a->text, ev.text ? ev.text : "", ev.n_text);
             if (a->text.failed)
                 return qn_fail_nomem(err, a->text.n);
-            finish = ev.finish != QN_FINISH_NONE ? ev.finish : finish;
+            a->finish = ev.finish != QN_FINISH_NONE ? ev.finish : a->finish;
             if (r->is_streamed && ev.n_text) {
                 cmd_progress_end(&m->bar);
                 m->on_text(m->arg, ev.text, ev.n_text);
@@ -144,7 +143,7 @@ static qn_status take(map_reduce *m, const mr_round *r, size_t i, qn_request **q
         }
         a->n_prompt = ev.n_prompt_tokens;
         a->n_output = ev.n_output_tokens;
-        a->finish = finish == QN_FINISH_NONE ? QN_FINISH_STOP : finish;
+        a->is_whole = true;
         m->n_prompt += a->n_prompt;
         m->n_output += a->n_output;
         m->n_cut += a->finish == QN_FINISH_LENGTH;
@@ -181,7 +180,7 @@ static qn_status run_round(map_reduce *m, mr_round *r, qn_request **live, qn_err
                 return qn_wrap(err, s, "part %zu of %zu", i + 1, r->n);
         }
         m->n_expect = n_expect - QN_MIN(m->n_answers - n_before, n_expect);
-        for (; n_shown < r->n && r->answers[n_shown].finish != QN_FINISH_NONE; n_shown++) {
+        for (; n_shown < r->n && r->answers[n_shown].is_whole; n_shown++) {
             cmd_progress_end(&m->bar);
             m->on_answer(m->arg, r, n_shown);
         }
@@ -226,7 +225,7 @@ static qn_slice after_thoughts(const mr_answer *a)
     return s;
 }
 
-/* Appends the answers from `first` on that max_tokens hold together, at least one, and counts them. */
+/* Appends the answers from `first` on that max_tokens hold together, two at least, so that there are fewer in the end. */
 static qn_status join(const map_reduce *m, const mr_answer *answers, size_t first, size_t all,
                       size_t max_tokens, qn_str *out, size_t *n, qn_err *err)
 {
@@ -238,7 +237,7 @@ static qn_status join(const map_reduce *m, const mr_answer *answers, size_t firs
         QN_TRY(qn_tokenize(m->e, text.p, text.n, false, &ids, &n_ids, err));
         qn_release(ids);
         sum += n_ids;
-        if (sum > max_tokens && *n > 0)
+        if (sum > max_tokens && *n > 1)
             break;
         qn_str_addf(out, "%s[%zu/%zu]\n", *n ? "\n\n" : "", first + *n + 1, all);
         qn_str_add(out, text.p, text.n);
@@ -257,11 +256,6 @@ static qn_status reduce_level(map_reduce *m, mr_round *r, size_t max_tokens,
         s = join(m, answers, first, n, max_tokens, &joined[r->n], &k, err);
         texts[r->n] = (qn_slice){joined[r->n].p, joined[r->n].n};
     }
-    if (s == QN_OK && r->n == n && n > 1)
-        s = qn_fail(err, QN_E_TOO_LONG,
-                    "found no two answers that fit into %zu tokens (--max-tokens) together, "
-                    "wanted shorter ones (--answer-tokens)",
-                    max_tokens);
     if (s == QN_OK && !(r->answers = qn_calloc(r->n, sizeof *r->answers, QN_MEM_MISC)))
         s = qn_fail_nomem(err, r->n * sizeof *r->answers);
     if (s == QN_OK) {

@@ -3,7 +3,7 @@
  *
  *   texts    1  2  3  4  5  6  7
  *   map      a  a  a  a  a  a  a
- *   reduce   [--a--] [--a--]  a     as many are joined as max_tokens hold
+ *   reduce   [--a--] [--a--]  a     as many are joined as max_tokens hold, two at least
  *            [------a------]  a
  *            [-------a--------]     the last one is streamed
  *
@@ -16,8 +16,9 @@
 
 typedef struct mr_answer {
     qn_str text;
-    qn_finish finish; /* NONE: not asked for, or not whole */
+    qn_finish finish;
     int n_prompt, n_output;
+    bool is_whole;
 } mr_answer;
 void mr_answers_free(mr_answer *a, size_t n); /* NULL allowed */
 

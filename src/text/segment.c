@@ -118,7 +118,8 @@ static size_t skip_set(qn_slice s, const char *set)
     return i;
 }
 
-#define NUMERALS "0123456789０１２３４５６７８９零〇一二三四五六七八九十百千两"
+#define NUMERALS        "０１２３４５６７８９零〇一二三四五六七八九十百千两"
+#define DIGITS_NUMERALS "0123456789" NUMERALS
 
 /* 第三章, 第 5 条; 一、; （二）. */
 static int chinese_rank(qn_slice s)
@@ -130,7 +131,7 @@ static int chinese_rank(qn_slice s)
     size_t i = one_of(s, "第"), k;
     if (i) {
         i += skip_set((qn_slice){s.p + i, s.n - i}, " ");
-        if (!(k = skip_set((qn_slice){s.p + i, s.n - i}, NUMERALS)))
+        if (!(k = skip_set((qn_slice){s.p + i, s.n - i}, DIGITS_NUMERALS)))
             return 0;
         i += k;
         i += skip_set((qn_slice){s.p + i, s.n - i}, " ");
@@ -140,7 +141,7 @@ static int chinese_rank(qn_slice s)
         return 0;
     }
     size_t open = one_of(s, "（(");
-    if (!(k = skip_set((qn_slice){s.p + open, s.n - open}, NUMERALS + 10)))
+    if (!(k = skip_set((qn_slice){s.p + open, s.n - open}, NUMERALS)))
         return 0;
     i = open + k;
     return one_of((qn_slice){s.p + i, s.n - i}, open ? "）)" : "、") ? 3 + (open > 0) : 0;
@@ -287,8 +288,8 @@ static qn_border border_before(const scanner *s, uint32_t cp)
  * whatever its words are. */
 static void scan_line(scanner *s, size_t at, size_t end, qn_border level)
 {
-    size_t first = at,
-           k; /* its first word: the border is before the white space in front of that */
+    /* its first word: the border is before the white space in front of that */
+    size_t first = at, k;
     uint32_t cp = 0;
     while (first < end && (k = decode(s, first, &cp)) > 0 && qn_is_space(cp))
         first += k;
