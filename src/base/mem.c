@@ -276,6 +276,15 @@ size_t qn_mem_resident_peak(void)
     return status_bytes("\nVmHWM:");
 }
 
+bool qn_mem_resident_peak_reset(void)
+{
+    int fd = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
+    bool is_reset = fd >= 0 && write(fd, "5", 1) == 1; /* proc(5): the high-water mark */
+    if (fd >= 0)
+        (void)close(fd);
+    return is_reset;
+}
+
 void *qn_zeros_map(size_t bytes)
 {
     void *p = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -33,6 +33,7 @@ void qn_zeros_unmap(void *p, size_t bytes); /* NULL allowed */
 /* Bytes of this process in memory, mapped files included: now, and at most so far; 0: not known. */
 size_t qn_mem_resident(void);
 size_t qn_mem_resident_peak(void);
+bool qn_mem_resident_peak_reset(void); /* false: the peak stays */
 size_t qn_mem_resident_rest(void);  /* now, without the large blocks of weights, K/V, activations */
 size_t qn_mem_live(qn_mem_tag tag); /* bytes */
 const char *qn_mem_tag_name(qn_mem_tag tag);

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/keys.h"
 #include "base/limits.h"
 #include "base/mem.h"
 #include "format/hub.h"
@@ -206,20 +207,15 @@ qn_status cmd_read(qn_str *out, const char *path, qn_err *err)
 qn_status cmd_read_key(qn_str *key, const char *path, qn_err *err)
 {
     qn_str text = {0};
+    qn_key_line line = {0};
+    bool got;
     qn_status s = qn_file_read(&text, path, 1 << 20, err);
-    const char *p = text.p ? text.p : "";
-    for (p += strspn(p, " \t\r\n"); *p == '#'; p += strspn(p, " \t\r\n"))
-        p += strcspn(p, "\n");
-    size_t n = strcspn(p, " \t\r\n");
-    for (size_t i = 0; s == QN_OK && i < n; i++)
-        if (p[i] <= ' ' || (unsigned char)p[i] >= 127)
-            s = qn_fail(err, QN_E_FORMAT, "%s: found a byte %d in the key, want visible ASCII",
-                        path, (unsigned char)p[i]);
-    if (s == QN_OK && n == 0)
-        s = qn_fail(err, QN_E_FORMAT, "%s: found no key, want KEY in a line", path);
+    qn_key_reader r = {.text = {text.p, text.n}, .name = path};
+    if (s == QN_OK)
+        s = qn_key_next(&r, &line, &got, err);
     if (s == QN_OK) {
-        qn_str_add(key, p, n);
-        s = key->failed ? qn_fail_nomem(err, n) : QN_OK;
+        qn_str_add(key, line.key.p, line.key.n);
+        s = key->failed ? qn_fail_nomem(err, line.key.n) : QN_OK;
     }
     qn_str_fini(&text);
     return s;
@@ -236,6 +232,19 @@ void cmd_add_clean(qn_str *out, const char *text, size_t n)
             qn_str_add(out, text + i, k);
         i += QN_MAX(k, (size_t)1);
     }
+}
+
+void cmd_print_text(const char *text, size_t n)
+{
+    if (isatty(STDOUT_FILENO)) {
+        qn_str clean = {0};
+        cmd_add_clean(&clean, text, n);
+        if (clean.n) /* nothing is left of a token of control bytes, or of half a character */
+            fwrite(clean.p, 1, clean.n, stdout);
+        qn_str_fini(&clean);
+    } else if (n)
+        fwrite(text, 1, n, stdout);
+    fflush(stdout);
 }
 
 /* ---- progress ---- */

@@ -19,6 +19,7 @@ int cmd_serve(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_template(int argc, char **argv);
+int cmd_segment(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_profile(int argc, char **argv);
@@ -32,9 +33,9 @@ int cmd_limits(int argc, char **argv);
 int cmd_top(int argc, char **argv);
 int cmd_completion(int argc, char **argv);
 extern const qn_opts cmd_run_opts, cmd_serve_opts, cmd_inspect_opts, cmd_tokenize_opts,
-    cmd_template_opts, cmd_eval_opts, cmd_bench_opts, cmd_profile_opts, cmd_pull_opts,
-    cmd_pack_opts, cmd_plan_opts, cmd_doctor_opts, cmd_tune_opts, cmd_load_opts, cmd_limits_opts,
-    cmd_top_opts, cmd_completion_opts;
+    cmd_template_opts, cmd_segment_opts, cmd_eval_opts, cmd_bench_opts, cmd_profile_opts,
+    cmd_pull_opts, cmd_pack_opts, cmd_plan_opts, cmd_doctor_opts, cmd_tune_opts, cmd_load_opts,
+    cmd_limits_opts, cmd_top_opts, cmd_completion_opts;
 
 /* -m, --threads, --exact, ...: fields of a qn_config (qn_config_default() first). */
 extern const qn_opt_group cmd_config_group;
@@ -72,11 +73,13 @@ void cmd_text_close(cmd_text *t);
 
 /* Appends a file, or standard input for NULL and "-". */
 QN_MUST_USE qn_status cmd_read(qn_str *out, const char *path, qn_err *err);
-/* Appends the first key of a file as quern serve takes it: KEY [TENANT [CLASS]] in a line, # begins a comment. */
+/* Appends the first key of a file as quern serve takes it (base/keys.h). */
 QN_MUST_USE qn_status cmd_read_key(qn_str *key, const char *path, qn_err *err);
 bool cmd_is_stdin(const char *path);
 /* Appends text without control bytes other than newline and tab: for terminals. */
 void cmd_add_clean(qn_str *out, const char *text, size_t n);
+/* On standard output; on a terminal without control bytes, elsewhere as it is. */
+void cmd_print_text(const char *text, size_t n);
 
 /* A bar on stderr for what takes more than two seconds; silent where stderr is no terminal. */
 typedef struct cmd_progress {

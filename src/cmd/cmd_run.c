@@ -181,7 +181,7 @@ void run_answer_fini(run_answer *a)
     *a = (run_answer){0};
 }
 
-static const char *finish_name(qn_finish f)
+const char *run_finish_name(qn_finish f)
 {
     static const char *const names[] = {"none", "stop", "length", "cancelled", "error"};
     return names[f];
@@ -219,7 +219,7 @@ static void print_token_json(const qn_event *ev)
     if (ev->n_logprobs)
         add_logprobs_json(&out, ev);
     if (ev->finish != QN_FINISH_NONE)
-        qn_str_addf(&out, ", \"finish\": \"%s\"", finish_name(ev->finish));
+        qn_str_addf(&out, ", \"finish\": \"%s\"", run_finish_name(ev->finish));
     qn_str_adds(&out, "}\n");
     fwrite(out.p, 1, out.n, stdout);
     fflush(stdout);
@@ -244,27 +244,13 @@ static void print_done_json(const run_answer *a)
     for (int i = 0; i < a->n; i++) {
         qn_str_adds(&out, i ? ", {\"text\": " : "{\"text\": ");
         qn_str_add_json(&out, a->text[i].p ? a->text[i].p : "", a->text[i].n);
-        qn_str_addf(&out, ", \"finish\": \"%s\", \"score\": ", finish_name(a->finish[i]));
+        qn_str_addf(&out, ", \"finish\": \"%s\", \"score\": ", run_finish_name(a->finish[i]));
         add_number(&out, a->score[i]);
         qn_str_addc(&out, '}');
     }
     qn_str_adds(&out, "]}\n");
     fwrite(out.p, 1, out.n, stdout);
     qn_str_fini(&out);
-}
-
-/* On a terminal without control bytes; elsewhere as it is. */
-static void print_text(const char *text, size_t n)
-{
-    if (isatty(STDOUT_FILENO)) {
-        qn_str clean = {0};
-        cmd_add_clean(&clean, text, n);
-        if (clean.n) /* nothing is left of a token of control bytes, or of half a character */
-            fwrite(clean.p, 1, clean.n, stdout);
-        qn_str_fini(&clean);
-    } else
-        fwrite(text, 1, n, stdout);
-    fflush(stdout);
 }
 
 static void print_logprobs(const qn_event *ev)
@@ -314,9 +300,9 @@ static void print_speeds(const run_answer *a)
 static void print_candidates(const run_answer *a)
 {
     for (int i = 0; i < a->n; i++) {
-        printf("--- %d of %d, %s, %.4f ---\n", i + 1, a->n, finish_name(a->finish[i]),
+        printf("--- %d of %d, %s, %.4f ---\n", i + 1, a->n, run_finish_name(a->finish[i]),
                (double)a->score[i]);
-        print_text(a->text[i].p ? a->text[i].p : "", a->text[i].n);
+        cmd_print_text(a->text[i].p ? a->text[i].p : "", a->text[i].n);
         putchar('\n');
     }
 }
@@ -352,7 +338,7 @@ static qn_status take_token(const run_options *o, const qn_event *ev, bool is_st
         print_token_json(ev);
     else {
         if (is_streamed && ev->n_text)
-            print_text(ev->text, ev->n_text);
+            cmd_print_text(ev->text, ev->n_text);
         if (ev->n_logprobs && is_streamed)
             print_logprobs(ev);
     }
@@ -476,6 +462,17 @@ static int answer_once(const run_options *o, qn_engine *e, const qn_params *para
 
 /* ---- options that need a second look ---- */
 
+int run_check_vars(const qn_opts *command, const qn_opt_list *vars)
+{
+    for (size_t i = 0; i < vars->n; i++) {
+        const char *s = vars->items[i];
+        if (!strchr(s, '=') || *s == '=' || qn_starts_with(s, "messages="))
+            return cmd_usage(command, "--var: found '%s', wanted NAME=VALUE (other than messages)",
+                             s);
+    }
+    return -1;
+}
+
 typedef struct run_lists {
     qn_logit_bias *bias;
     int32_t *stop_ids;
@@ -509,12 +506,9 @@ static int check_lists(run_options *o, run_lists *l)
             return cmd_usage(&cmd_run_opts, "--stop-id: found '%s', wanted a token id", s);
         l->stop_ids[i] = (int32_t)id;
     }
-    for (size_t i = 0; i < o->vars.n; i++) {
-        const char *s = o->vars.items[i];
-        if (!strchr(s, '=') || *s == '=' || qn_starts_with(s, "messages="))
-            return cmd_usage(&cmd_run_opts,
-                             "--var: found '%s', wanted NAME=VALUE (other than messages)", s);
-    }
+    int rc = run_check_vars(&cmd_run_opts, &o->vars);
+    if (rc >= 0)
+        return rc;
     int n_forms = o->json_object + (o->schema != NULL) + (o->regex != NULL) + (o->grammar != NULL) +
                   (o->choices.n > 0);
     if (n_forms > 1)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * cmd_run.h - `quern run`: what answering once (cmd_run.c) and the chat (cmd_chat.c) share. Of the engine they know quern.h only.
+ * cmd_run.h - `quern run`: what answering once (cmd_run.c), the chat (cmd_chat.c) and `quern segment` share. Of the engine they
+ * know quern.h only.
  * Threads: main; the interrupt handler may run on any. */
 #ifndef QN_CMD_CMD_RUN_H
 #define QN_CMD_CMD_RUN_H
@@ -30,6 +31,10 @@ typedef struct run_answer {
     qn_expert_info experts;
 } run_answer;
 void run_answer_fini(run_answer *a);
+const char *run_finish_name(qn_finish f); /* "length"; static */
+
+/* NAME=VALUE each. -1: good; else the exit status, after a usage error. */
+int run_check_vars(const qn_opts *command, const qn_opt_list *vars);
 
 /* Submits, prints as the options say, and waits for the end. Cancelled by Ctrl-C: QN_OK with QN_FINISH_CANCELLED. */
 QN_MUST_USE qn_status run_ask(const run_options *o, qn_engine *e, const qn_params *params,

@@ -19,6 +19,7 @@ static const command commands[] = {
     {&cmd_inspect_opts, cmd_inspect},
     {&cmd_tokenize_opts, cmd_tokenize},
     {&cmd_template_opts, cmd_template},
+    {&cmd_segment_opts, cmd_segment},
     {&cmd_eval_opts, cmd_eval},
     {&cmd_bench_opts, cmd_bench},
     {&cmd_load_opts, cmd_load},

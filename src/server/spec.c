@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "base/keys.h"
 #include "base/limits.h"
 
 /* Cuts the next part off *rest, up to `sep`; false: nothing is left. */
@@ -218,50 +219,34 @@ qn_status qn_spec_model(const char *text, qn_arena *a, const char **name, const 
     return QN_OK;
 }
 
-/* Cuts the next word off *line. */
-static qn_slice next_word(qn_slice *line)
+/* A copy of a word, NULL for none. */
+static qn_status keep(const char **out, qn_slice word, qn_arena *a, qn_err *err)
 {
-    size_t at = 0, end;
-    while (at < line->n && (line->p[at] == ' ' || line->p[at] == '\t' || line->p[at] == '\r'))
-        at++;
-    for (end = at; end < line->n && !strchr(" \t\r", line->p[end]);)
-        end++;
-    qn_slice word = {line->p + at, end - at};
-    *line = (qn_slice){line->p + end, line->n - end};
-    return word;
+    *out = word.n ? qn_arena_strndup(a, word.p, word.n) : NULL;
+    return word.n && !*out ? qn_fail_nomem(err, word.n) : QN_OK;
 }
 
 qn_status qn_spec_keys(const char *text, size_t n_text, const char *name, qn_arena *a,
                        qn_api_key **out, size_t *n, qn_err *err)
 {
-    qn_slice rest = {text ? text : "", n_text}, line;
-    size_t cap = 1, number = 0;
-    for (size_t i = 0; i < rest.n; i++)
-        cap += rest.p[i] == '\n';
+    qn_key_reader r = {.text = {text ? text : "", n_text}, .name = name};
+    size_t cap = 1;
+    qn_key_line line;
+    for (size_t i = 0; i < r.text.n; i++)
+        cap += r.text.p[i] == '\n';
     qn_api_key *keys = qn_arena_alloc(a, cap * sizeof *keys);
     if (!keys)
         return qn_fail_nomem(err, cap * sizeof *keys);
-    *n = 0;
-    while (next_part(&rest, '\n', &line)) {
-        const char *word[3] = {NULL};
-        number++;
-        if (memchr(line.p, 0, line.n))
-            return qn_fail(err, QN_E_FORMAT, "%s: line %zu holds a NUL", name, number);
-        for (int i = 0; i < 3; i++) {
-            qn_slice w = next_word(&line);
-            if (!w.n || (i == 0 && w.p[0] == '#'))
-                break;
-            if (!(word[i] = qn_arena_strndup(a, w.p, w.n)))
-                return qn_fail_nomem(err, w.n);
-        }
-        if (word[0] && next_word(&line).n)
-            return qn_fail(err, QN_E_FORMAT, "%s: line %zu: want KEY [TENANT [CLASS]]", name,
-                           number);
-        if (word[0])
-            keys[(*n)++] = (qn_api_key){.key = word[0], .tenant = word[1], .class_name = word[2]};
+    for (bool got = true; got;) {
+        QN_TRY(qn_key_next(&r, &line, &got, err));
+        if (!got)
+            break;
+        qn_api_key *k = &keys[r.n - 1];
+        QN_TRY(keep(&k->key, line.key, a, err));
+        QN_TRY(keep(&k->tenant, line.tenant, a, err));
+        QN_TRY(keep(&k->class_name, line.class_name, a, err));
     }
-    if (!*n)
-        return qn_fail(err, QN_E_FORMAT, "%s: found no key, want one a line", name);
     *out = keys;
+    *n = r.n;
     return QN_OK;
 }

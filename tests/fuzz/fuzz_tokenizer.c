@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * fuzz_tokenizer.c - the first byte says what the rest is:
  *   'j' a tokenizer.json   'r' a rank file   0..3 (mod 4, else) text, encoded and decoded with a
- *                                            small vocabulary of that split rule */
+ *                                            small vocabulary of that split rule
+ *   's' a text that is cut; the two bytes before it are the tokens of a piece and the overlap */
 #include "text/tokenizer_build.h"
 
 #include "base/mem.h"
 #include "text/nfc.h"
+#include "text/segment.h"
 
 #include <string.h>
 
@@ -116,6 +118,29 @@ static void try_text(int split, const char *p, size_t n)
     qn_nfc_scratch_fini(&scratch);
 }
 
+/* Each byte is new in one piece, and no piece is too long. */
+static void try_cut(size_t most, size_t overlap, const char *p, size_t n)
+{
+    const qn_tokenizer *t = small(QN_SPLIT_QWEN2);
+    qn_segments s;
+    qn_ids ids = {0};
+    size_t at = 0;
+    qn_status st = qn_segments_cut(&s, t, (qn_slice){p, n}, most, overlap, NULL);
+    QN_ASSERT(st == QN_OK || st == (qn_utf8_valid(p, n) ? QN_E_TOO_LONG : QN_E_FORMAT));
+    for (size_t i = 0; i < s.n; at = s.p[i++].end) {
+        const qn_segment *x = &s.p[i];
+        QN_ASSERT(x->begin <= x->fresh && x->fresh == at && x->fresh < x->end && x->end <= n);
+        QN_ASSERT(x->n_tokens <= most && x->n_overlap <= overlap);
+        ids.n = 0; /* which fails inside a code point */
+        QN_ASSERT(qn_tokenizer_encode(t, p + x->begin, x->end - x->begin, QN_SPECIAL_NONE, &ids,
+                                      NULL) == QN_OK);
+        QN_ASSERT(ids.n == x->n_tokens);
+    }
+    QN_ASSERT(st != QN_OK || at == n);
+    qn_ids_fini(&ids);
+    qn_segments_fini(&s);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
@@ -126,6 +151,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
         try_json(p, n - 1);
     else if (*data == 'r')
         try_ranks(p, n - 1);
+    else if (*data == 's' && n > 2)
+        try_cut(1u + data[1], data[2] % (1u + data[1]), p + 2, n - 3);
     else
         try_text(*data % 4, p, n - 1);
     return 0;

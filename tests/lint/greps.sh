@@ -14,7 +14,7 @@ code() {
 }
 sources() {
     find src include tests docs -name '*.[ch]'
-    find tools tests .ci -name '*.sh' -o -name '*.py' -o -path '.ci/run'
+    find tools tests examples .ci -name '*.sh' -o -name '*.py' -o -path '.ci/run'
     echo Makefile CMakeLists.txt | tr ' ' '\n'
 }
 
@@ -35,11 +35,11 @@ rule 'intrinsics outside the files of their instruction set' \
 rule 'text to number by the C library on input (base/str.h has checked ones)' \
     "$(code "${w}(atoi|atol|atof|strtol|strtoul|strtoll|strtoull|strtod|strtof|sscanf|sprintf|strcpy|strcat|gets) *\(" | grep -v '^src/base/str\.c:')"
 rule 'a to-do mark' "$(grep -rnE --include='*.[ch]' "${w}(TODO|FIXME|XXX|HACK)([^[:alnum:]]|$)" src include docs)"
-rule 'a tab' "$(grep -rnP --include='*.[ch]' --include='*.py' --include='*.sh' '\t' src include tests docs tools)"
+rule 'a tab' "$(grep -rnP --include='*.[ch]' --include='*.py' --include='*.sh' '\t' src include tests docs tools examples)"
 rule 'invisible or direction-changing Unicode' \
-    "$(grep -rnP --include='*.[ch]' --include='*.py' --include='*.sh' --include='*.md' '[\x{00AD}\x{200B}-\x{200F}\x{202A}-\x{202E}\x{2060}-\x{2064}\x{2066}-\x{2069}\x{FEFF}]' src include tests docs tools README*.md CONTRIBUTING.md)"
+    "$(grep -rnP --include='*.[ch]' --include='*.py' --include='*.sh' --include='*.md' '[\x{00AD}\x{200B}-\x{200F}\x{202A}-\x{202E}\x{2060}-\x{2064}\x{2066}-\x{2069}\x{FEFF}]' src include tests docs tools examples README*.md CONTRIBUTING.md)"
 rule 'a path of one machine' \
-    "$(grep -rnE '(^|[^[:alnum:]_.])/(work|home|root|mnt)/[a-z]' src include tests/unit tests/e2e tests/lint tests/fuzz/*.c docs tools Makefile CMakeLists.txt README*.md CONTRIBUTING.md .ci 2>/dev/null | grep -v '^tests/lint/greps\.sh:')"
+    "$(grep -rnE '(^|[^[:alnum:]_.])/(work|home|root|mnt)/[a-z]' src include tests/unit tests/e2e tests/lint tests/fuzz/*.c docs tools examples Makefile CMakeLists.txt README*.md CONTRIBUTING.md .ci 2>/dev/null | grep -v '^tests/lint/greps\.sh:')"
 rule 'no SPDX line in the first five' "$(sources | while read -r f; do
     case $f in
     CMakeLists.txt | tests/lint/layers.sh | tests/lint/isa.sh | tests/lint/size.sh | tests/unit/check.h) continue ;;
