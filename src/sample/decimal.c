@@ -413,7 +413,7 @@ qn_form_id qn_multiple_form(qn_json_forms *j, const qn_number_range *r, const qn
     uint32_t k = 0;
     size_t shift = QN_MAX(of->n_part,
                           QN_MAX(r->has_low ? r->low.n_part : 0, r->has_high ? r->high.n_part : 0));
-    if (!scaled(of, of->n_part, 0, &m))
+    if (!scaled(of, of->n_part, 0, &m) || m == 0)
         return 0;
     qn_number_range_close(&bounded);
     qn_form_id all = qn_number_form(j, &bounded), tail;

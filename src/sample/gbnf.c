@@ -44,17 +44,18 @@ typedef struct reader {
     qn_err *err;
 } reader;
 
-#define FAIL(r, status, ...) fail_at((r), (status), (r)->line, __VA_ARGS__)
+#define FAIL_AT(r, status, line, ...) (fail_at((r), (status), (line), __VA_ARGS__), (status))
+#define FAIL(r, status, ...)          FAIL_AT(r, status, (r)->line, __VA_ARGS__)
 
-static qn_status fail_at(reader *r, qn_status s, size_t line, const char *fmt, ...) QN_PRINTF(4, 5);
-static qn_status fail_at(reader *r, qn_status s, size_t line, const char *fmt, ...)
+static void fail_at(reader *r, qn_status s, size_t line, const char *fmt, ...) QN_PRINTF(4, 5);
+static void fail_at(reader *r, qn_status s, size_t line, const char *fmt, ...)
 {
     char message[320];
     va_list ap;
     va_start(ap, fmt);
     (void)vsnprintf(message, sizeof message, fmt, ap);
     va_end(ap);
-    return qn_fail(r->err, s, "line %zu: %s", line, message);
+    (void)qn_fail(r->err, s, "line %zu: %s", line, message);
 }
 
 static qn_status push(reader *r, ids *list, qn_form_id id)
@@ -146,7 +147,7 @@ static qn_status read_char(reader *r, uint32_t *out)
 /* A literal as its bytes, appended. */
 static qn_status read_literal(reader *r, qn_str *out)
 {
-    uint32_t c;
+    uint32_t c = 0;
     r->i++;
     while (peek(r) != '"') {
         QN_TRY(read_char(r, &c));
@@ -165,7 +166,7 @@ static qn_status read_class(reader *r, qn_form_id *out)
     bool is_negated = peek(r) == '^';
     r->i += is_negated;
     while (peek(r) != ']' && s == QN_OK) {
-        qn_char_range x;
+        qn_char_range x = {0};
         s = read_char(r, &x.first);
         x.last = x.first;
         if (s == QN_OK && peek(r) == '-' && r->i + 1 < r->n && r->p[r->i + 1] != ']') {
@@ -188,17 +189,16 @@ static qn_status read_class(reader *r, qn_form_id *out)
 
 /* ---- terms ---- */
 
-static qn_status find_rule(reader *r, const char *name, size_t n, rule **out)
+static qn_status find_rule(reader *r, const char *name, size_t n, size_t *out)
 {
     const json_t *known = json_object_getn(r->names, name, n);
-    *out = NULL;
+    *out = known ? (size_t)json_integer_value(known) : r->n_rules;
     if (!known) {
         if (!qn_grow(&r->rules, &r->rules_cap, r->n_rules + 1, sizeof *r->rules, QN_MEM_REQUEST) ||
             json_object_setn_new(r->names, name, n, json_integer((json_int_t)r->n_rules)) != 0)
             return qn_fail_nomem(r->err, n);
         r->rules[r->n_rules++] = (rule){.id = qn_form_rule(r->f), .line = r->line};
     }
-    *out = &r->rules[known ? (size_t)json_integer_value(known) : r->n_rules - 1];
     return QN_OK;
 }
 
@@ -239,7 +239,7 @@ static qn_status read_json(reader *r, qn_form_id *out)
         return FAIL(r, QN_E_ARG, "found %%json without a whole {schema}");
     qn_status s = qn_form_add_schema(r->f, r->p + r->i, n, false, out, &why);
     if (s != QN_OK)
-        return fail_at(r, s, line, "%%json: %s", why.msg);
+        return FAIL_AT(r, s, line, "%%json: %s", why.msg);
     for (size_t end = r->i + n; r->i < end; r->i++)
         r->line += r->p[r->i] == '\n';
     return QN_OK;
@@ -311,11 +311,12 @@ static qn_status read_until(reader *r, qn_form_id *out)
         qn_str_add(&closing, end.p ? end.p : "", end.n);
     if (s == QN_OK && (end.failed || closing.failed))
         s = qn_fail_nomem(r->err, end.n);
-    if (s == QN_OK && (!end.n || strlen(end.p) != end.n || strlen(closing.p) != closing.n))
+    if (s == QN_OK && (!end.p || !closing.p || !end.n || strlen(end.p) != end.n ||
+                       strlen(closing.p) != closing.n))
         s = FAIL(r, QN_E_ARG, "found %%until of an empty text or one with U+0000");
-    if (s == QN_OK && !qn_ends_with(closing.p, end.p))
+    else if (s == QN_OK && !qn_ends_with(closing.p, end.p))
         s = FAIL(r, QN_E_ARG, "found a closing text that does not end in the text");
-    if (s == QN_OK)
+    else if (s == QN_OK)
         *out = qn_form_until(r->f, end.p, most, closing.p);
     qn_str_fini(&end);
     qn_str_fini(&closing);
@@ -347,11 +348,10 @@ static qn_status read_term(reader *r)
     qn_form_id id = 0;
     qn_str text = {0};
     qn_status s = QN_OK;
-    rule *named;
-    size_t n = word_length(r);
+    size_t named = 0, n = word_length(r);
     if (n) {
         s = find_rule(r, r->p + r->i, n, &named);
-        id = s == QN_OK ? named->id : 0;
+        id = s == QN_OK ? r->rules[named].id : 0;
         r->i += n;
     } else if (peek(r) == '"') {
         s = read_literal(r, &text);
@@ -455,7 +455,7 @@ static qn_status read_body(reader *r, qn_form_id *out)
         } else if (c == '*' || c == '+' || c == '?' || c == '{') {
             QN_TRY(read_repetition(r));
         } else if (c < 0) {
-            return fail_at(r, QN_E_ARG, r->groups[r->n_groups - 1].line, "found '(' without ')'");
+            return FAIL_AT(r, QN_E_ARG, r->groups[r->n_groups - 1].line, "found '(' without ')'");
         } else {
             QN_TRY(read_term(r));
         }
@@ -465,8 +465,7 @@ static qn_status read_body(reader *r, qn_form_id *out)
 static qn_status read_rule(reader *r)
 {
     qn_form_id body = 0;
-    rule *own;
-    size_t n = word_length(r), line = r->line;
+    size_t n = word_length(r), line = r->line, own = 0;
     const char *name = r->p + r->i;
     if (!n)
         return FAIL(r, QN_E_ARG, "found no name of a rule");
@@ -476,13 +475,13 @@ static qn_status read_rule(reader *r)
         return FAIL(r, QN_E_ARG, "found a name without \"::=\" behind it");
     r->i += 3;
     QN_TRY(find_rule(r, name, n, &own));
-    if (own->is_defined)
+    QN_ASSERT(r->rules);
+    if (r->rules[own].is_defined)
         return FAIL(r, QN_E_ARG, "found the rule %.*s a second time", (int)QN_MIN(n, 64u), name);
-    own->is_defined = true;
-    own->line = line;
-    size_t index = (size_t)(own - r->rules);
+    r->rules[own].is_defined = true;
+    r->rules[own].line = line;
     QN_TRY(read_body(r, &body));
-    qn_form_define(r->f, r->rules[index].id, body);
+    qn_form_define(r->f, r->rules[own].id, body);
     return QN_OK;
 }
 
@@ -492,11 +491,12 @@ static qn_status read_all(reader *r, qn_form_id *out)
         QN_TRY(read_rule(r));
     const char *name;
     json_t *index;
+    QN_ASSERT(r->rules || !json_object_size(r->names));
     json_object_foreach(r->names, name, index)
     {
         const rule *own = &r->rules[json_integer_value(index)];
         if (!own->is_defined)
-            return fail_at(r, QN_E_ARG, own->line, "found the name %.64s, which is no rule", name);
+            return FAIL_AT(r, QN_E_ARG, own->line, "found the name %.64s, which is no rule", name);
         if (strcmp(name, "root") == 0)
             *out = own->id;
     }

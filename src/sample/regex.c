@@ -137,8 +137,8 @@ static bool add_categories(class *c, int which, uint32_t bits)
 static uint32_t category_bits(const char *name, size_t n)
 {
     uint32_t bits = 0;
-    for (uint32_t i = 0; category_names[2 * i]; i++)
-        if (n && n <= 2 && memcmp(category_names + 2 * i, name, n) == 0)
+    for (uint32_t i = 0; category_names[2 * (size_t)i]; i++)
+        if (n && n <= 2 && memcmp(category_names + 2 * (size_t)i, name, n) == 0)
             bits |= 1u << i;
     return bits;
 }
@@ -281,9 +281,9 @@ static qn_status add_class(parser *ps, class *c, bool is_negated)
     for (int which = NARROW; which <= WIDE && is_negated; which++)
         ok = ok && add_others(&other, !which, c->r[which], c->n[which]);
     const class *from = is_negated ? &other : c;
-    bool is_same =
-        from->n[0] == from->n[1] &&
-        (!from->n[0] || memcmp(from->r[0], from->r[1], from->n[0] * sizeof **from->r) == 0);
+    bool is_same = from->n[0] == from->n[1] &&
+                   (!from->n[0] || !from->r[0] ||
+                    memcmp(from->r[0], from->r[1], from->n[0] * sizeof **from->r) == 0);
     for (int which = NARROW; which <= WIDE - is_same; which++) {
         ok = ok &&
              qn_grow(&r->sets, &r->sets_cap, r->n_sets + 1, sizeof *r->sets, QN_MEM_REQUEST) &&
@@ -291,7 +291,7 @@ static qn_status add_class(parser *ps, class *c, bool is_negated)
                      QN_MEM_REQUEST);
         if (!ok)
             break;
-        if (from->n[which])
+        if (from->r[which])
             memcpy(r->ranges + r->n_ranges, from->r[which], from->n[which] * sizeof *r->ranges);
         r->sets[r->n_sets++] = (set){(uint32_t)r->n_ranges, (uint32_t)from->n[which]};
         r->n_ranges += from->n[which];
@@ -885,25 +885,28 @@ static qn_status leave(writer *w, const frame *fr)
     return push_id(w, id);
 }
 
+/* The child of a choice or a repetition that comes next; the frame may move. */
+static qn_status write_child(writer *w, frame *fr)
+{
+    const node *x = &w->r->nodes[fr->node];
+    uint32_t child = fr->child;
+    if (x->kind == REPEAT && x->has_anchor && x->b != 1)
+        return qn_fail(w->err, QN_E_UNSUPPORTED,
+                       "found an anchor that is repeated, which cannot be enforced");
+    fr->child = w->r->nodes[child].next;
+    return enter(w, child, x->has_anchor ? fr->left : INSIDE, x->has_anchor ? fr->right : INSIDE);
+}
+
 static qn_status write_all(writer *w, border outside)
 {
-    const node *nodes = w->r->nodes;
     QN_TRY(enter(w, w->r->root, outside, outside));
     while (w->n_frames) {
         frame *fr = &w->frames[w->n_frames - 1];
-        const node *x = &nodes[fr->node];
-        if (x->kind == SEQ ? fr->at < fr->end : fr->child != NONE) {
-            if (x->kind == REPEAT && x->has_anchor && x->b != 1)
-                return qn_fail(w->err, QN_E_UNSUPPORTED,
-                               "found an anchor that is repeated, which cannot be enforced");
-            if (x->kind == SEQ) {
-                QN_TRY(write_part(w, fr));
-            } else {
-                uint32_t child = fr->child;
-                fr->child = nodes[child].next;
-                QN_TRY(enter(w, child, x->has_anchor ? fr->left : INSIDE,
-                             x->has_anchor ? fr->right : INSIDE));
-            }
+        bool is_seq = w->r->nodes[fr->node].kind == SEQ;
+        if (is_seq && fr->at < fr->end) {
+            QN_TRY(write_part(w, fr));
+        } else if (!is_seq && fr->child != NONE) {
+            QN_TRY(write_child(w, fr));
         } else {
             frame done = *fr;
             w->n_frames--;

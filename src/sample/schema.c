@@ -570,6 +570,17 @@ static qn_status string_text(compiler *k, const plan *p, bool is_free, qn_form_i
     return QN_OK;
 }
 
+static qn_status multiple_form(compiler *k, const json_t *schema, const qn_number_range *r,
+                               const qn_decimal *step, qn_form_id *out)
+{
+    *out = qn_multiple_form(&k->j, r, step);
+    bool has_failed = !qn_form_bytes(k->f, "", 0); /* then 0 means nothing */
+    if (*out || has_failed)
+        return QN_OK;
+    return qn_schema_fail(&k->d, k->err, QN_E_UNSUPPORTED, schema, "multipleOf",
+                          "found a step that takes too many states");
+}
+
 static qn_status number_form(compiler *k, const plan *p, qn_form_id *out)
 {
     qn_number_range *r = qn_schema_alloc(&k->d, 1, sizeof *r);
@@ -587,10 +598,8 @@ static qn_status number_form(compiler *k, const plan *p, qn_form_id *out)
         if (!of)
             continue;
         qn_decimal_of(&step, of);
-        qn_form_id own = qn_multiple_form(&k->j, r, &step);
-        if (!own)
-            return qn_schema_fail(&k->d, k->err, QN_E_UNSUPPORTED, p->c->plain.t[i].schema,
-                                  "multipleOf", "found a step that takes too many states");
+        qn_form_id own;
+        QN_TRY(multiple_form(k, p->c->plain.t[i].schema, r, &step, &own));
         id = id ? qn_form_and(k->f, id, own) : own;
     }
     if (is_denied)
@@ -604,10 +613,8 @@ static qn_status number_form(compiler *k, const plan *p, qn_form_id *out)
             continue;
         if (of) {
             qn_decimal_of(&step, of);
-            qn_form_id own = qn_multiple_form(&k->j, r, &step);
-            if (!own)
-                return qn_schema_fail(&k->d, k->err, QN_E_UNSUPPORTED, t->schema, "multipleOf",
-                                      "found a step that takes too many states");
+            qn_form_id own;
+            QN_TRY(multiple_form(k, p->c->plain.t[i].schema, r, &step, &own));
             id = qn_form_minus(k->f, id, own);
         }
         QN_TRY(without_values(k, t, QN_TYPE_NUMBER, &id));
@@ -978,7 +985,7 @@ static qn_status goal_form(compiler *k, goal *g)
     size_t n = 0;
     if (!ids)
         return qn_schema_no_memory(&k->d, k->err);
-    for (size_t i = 0; i < g->n_plans; i++)
+    for (size_t i = 0; g->plans && i < g->n_plans; i++)
         if (g->plans[i].live)
             QN_TRY(plan_form(k, &g->plans[i], &ids[n++]));
     id = n == 1 ? ids[0] : qn_form_alt(k->f, ids, n);

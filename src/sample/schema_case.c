@@ -164,10 +164,11 @@ static qn_status add_todo(expansion *x, chain *c, todo t)
     return QN_OK;
 }
 
-#define CHAIN(c)                                                                                   \
-    chain c;                                                                                       \
-    c.first = NULL;                                                                                \
-    c.end = &c.first
+static void begin_chain(chain *c)
+{
+    c->first = NULL;
+    c->end = &c->first;
+}
 
 static qn_status add_link(expansion *x, const link **list, qn_term term)
 {
@@ -343,7 +344,8 @@ static qn_status take_apart(expansion *x, branch *b, const todo *t)
     bool has_plain = false, has_members = json_object_get(schema, "properties") != NULL;
     const char *key;
     json_t *v;
-    CHAIN(c);
+    chain c;
+    begin_chain(&c);
     json_object_foreach((json_t *)schema, key, v)
     {
         todo found = {.from = t, .schema = v, .kind = MUST};
@@ -397,7 +399,8 @@ static qn_status must(expansion *x, branch *b, const todo *t, bool *is_dead)
 /* One alternative of one or two terms. */
 static qn_status fork_to(expansion *x, const branch *b, todo first, todo second)
 {
-    CHAIN(c);
+    chain c;
+    begin_chain(&c);
     if (first.schema)
         QN_TRY(add_todo(x, &c, first));
     if (second.schema)
@@ -416,7 +419,8 @@ static qn_status choose_one(expansion *x, const branch *b, const todo *t)
     size_t n = json_array_size(list);
     for (size_t i = n; i-- > 0;) {
         const json_t *own = json_array_get(list, i);
-        CHAIN(c);
+        chain c;
+        begin_chain(&c);
         QN_TRY(add_todo(x, &c, (todo){.from = t, .schema = own, .kind = MUST}));
         for (size_t k = 0; k < n && !x->is_loose; k++) {
             const json_t *other = json_array_get(list, k);
@@ -566,7 +570,8 @@ static qn_status must_not(expansion *x, const branch *b, const todo *t)
     json_object_foreach((json_t *)schema, key, v)
     {
         todo first = {.from = t, .schema = v, .kind = MUST};
-        CHAIN(all);
+        chain all;
+        begin_chain(&all);
         if (strcmp(key, "$ref") == 0) {
             QN_TRY(qn_schema_resolve(x->d, schema, &to, x->err));
             QN_TRY(fork_to(x, b, (todo){.from = t, .schema = to, .kind = MUST_NOT}, none));
@@ -647,7 +652,8 @@ static qn_status expand(qn_schema_doc *d, qn_terms all, bool is_loose, const qn_
     expansion x = {.d = d, .is_loose = is_loose, .err = err};
     branch first = {.types = QN_TYPE_ALL};
     qn_status s = QN_OK;
-    CHAIN(c);
+    chain c;
+    begin_chain(&c);
     *out = NULL;
     *n_out = 0;
     for (size_t i = 0; i < all.n; i++)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * schema_doc.c - the table of keywords, the walk over all schemas, pointers, references. */
+#define QN_SCHEMA_DOC_C
 #include "sample/schema_doc.h"
 
 #include "base/limits.h"
@@ -151,12 +152,13 @@ static void add_pointer(const qn_schema_doc *d, qn_str *out, const json_t *schem
 {
     uint32_t path[QN_LIMIT_SCHEMA_DEPTH + 2];
     size_t n = 0;
-    const qn_schema_place *p = place_of(d, schema);
-    for (; p && p->parent != p - d->places && n < QN_COUNT(path); p = &d->places[p->parent])
-        path[n++] = (uint32_t)(p - d->places);
+    const qn_schema_place *own = place_of(d, schema);
+    for (; own && own->parent != own - d->places && n < QN_COUNT(path);
+         own = &d->places[own->parent])
+        path[n++] = (uint32_t)(own - d->places);
     qn_str_addc(out, '#');
-    while (n--) {
-        p = &d->places[path[n]];
+    while (d->places && n--) {
+        const qn_schema_place *p = &d->places[path[n]];
         if (p->key)
             add_token(out, p->key);
         if (p->member)
@@ -397,7 +399,8 @@ static void add_address(qn_str *out, const char *base, const char *ref, size_t n
 }
 
 /* The schema whose $id is this address; NULL: none here. */
-static const qn_schema_place *find_address(const qn_schema_doc *d, const char *ref, size_t n)
+static const qn_schema_place *find_address(const qn_schema_doc *d, const char *ref, size_t n,
+                                           bool *has_failed)
 {
     const json_t *id = member(d->root, "$id");
     const char *base = id ? json_string_value(id) : "";
@@ -413,6 +416,7 @@ static const qn_schema_place *find_address(const qn_schema_doc *d, const char *r
             (!have.n || memcmp(have.p, want.p, have.n) == 0))
             found = &d->places[i];
     }
+    *has_failed = want.failed || have.failed;
     qn_str_fini(&want);
     qn_str_fini(&have);
     return found;
@@ -438,7 +442,7 @@ static bool add_unescaped(qn_str *out, const char *p)
 }
 
 /* Follows a JSON pointer from v; NULL: it leads nowhere. */
-static const json_t *follow(const json_t *v, const char *p)
+static const json_t *follow(const json_t *v, const char *p, bool *has_failed)
 {
     qn_str token = {0};
     while (v && *p == '/') {
@@ -457,6 +461,7 @@ static const json_t *follow(const json_t *v, const char *p)
         else
             v = member(v, token.p ? token.p : "");
     }
+    *has_failed = token.failed;
     qn_str_fini(&token);
     return *p ? NULL : v;
 }
@@ -478,20 +483,25 @@ qn_status qn_schema_resolve(qn_schema_doc *d, const json_t *schema, const json_t
     size_t n = strcspn(ref, "#");
     qn_str fragment = {0};
     const json_t *v = NULL;
+    bool is_lost = false;
     *out = NULL;
     QN_ASSERT(from);
     uint32_t parent = (uint32_t)(from - d->places);
-    base = n ? find_address(d, ref, n) : &d->places[from->base];
+    base = n ? find_address(d, ref, n, &is_lost) : &d->places[from->base];
+    if (is_lost)
+        return qn_fail_nomem(err, strlen(ref));
     if (!base)
         return qn_schema_fail(d, err, QN_E_UNSUPPORTED, schema, "$ref",
                               "found a reference to another document, which is not fetched");
     uint32_t base_index = (uint32_t)(base - d->places);
-    bool ok = add_unescaped(&fragment, ref + n + (ref[n] == '#'));
+    bool ok = add_unescaped(&fragment, ref + n + (ref[n] == '#')), has_failed = fragment.failed;
     if (ok && !fragment.failed)
         v = !fragment.n            ? base->schema
-            : fragment.p[0] == '/' ? follow(base->schema, fragment.p)
+            : fragment.p[0] == '/' ? follow(base->schema, fragment.p, &has_failed)
                                    : find_anchor(d, base_index, fragment.p);
     qn_str_fini(&fragment);
+    if (has_failed)
+        return qn_fail_nomem(err, strlen(ref));
     if (!is_schema(v))
         return qn_schema_fail(d, err, QN_E_ARG, schema, "$ref", "found %s, want a schema",
                               v ? qn_json_type_name(v) : "a reference to nothing");

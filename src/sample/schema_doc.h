@@ -64,4 +64,10 @@ QN_MUST_USE qn_status qn_schema_regex(qn_schema_doc *d, const json_t *schema, co
 /* Whether an object has a keyword that says anything; `but`: beside that one. */
 bool qn_schema_says(const json_t *schema, const char *but);
 
+/* As in base.h: the analyzer must know that a failure is never QN_OK. */
+#if defined(__clang_analyzer__) && !defined(QN_SCHEMA_DOC_C)
+#define qn_schema_fail(d, err, s, ...) (qn_seen(err, d, __VA_ARGS__), (s))
+#define qn_schema_no_memory(d, err)    (qn_seen(err, d), QN_E_NOMEM)
+#endif
+
 #endif
