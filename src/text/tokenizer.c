@@ -230,10 +230,11 @@ static bool is_blank(qn_slice s)
 size_t qn_tokenizer_n_settled(const qn_tokenizer *t, const char *text, size_t n)
 {
     qn_added_scan scan = qn_tokenizer_scan(t, text, n);
-    size_t begin, at = 0, settled = 0;
+    size_t begin, end, settled = 0;
     int32_t id;
-    while (qn_added_scan_next(&scan, &begin, &at, &id))
-        settled = at;
+    while (qn_added_scan_next(&scan, &begin, &end, &id))
+        settled = end;
+    size_t at = settled;
     qn_pretok_iter it = {.rule = &t->pretok, .p = text + at, .n = n - at};
     qn_slice w;
     for (bool is_open = false; qn_pretok_next(&it, &w); at += w.n) {

@@ -389,6 +389,47 @@ static void test_pressure(void **state)
 
 /* ---- runs ---- */
 
+/* What is settled is cut alike whatever follows, and most of a text is. */
+static void test_settled(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "{\"name of it\": \"it's Größe\",\n\n  \"_other_key\": 12345, <tool_call>\n"
+        "</think>\"日本 語\": [ {} ]   }";
+    static const char *const more[] = {"", "a", "\"", " ", "7", "\n", ": ", "é", "re", "</think>"};
+    size_t n_settled = 0;
+    for (size_t m = 0; m < QN_COUNT(models); m++) {
+        qn_engine *e = open_named(models[m]);
+        qn_err err;
+        qn_ids part = {0}, all = {0};
+        for (size_t n = 0; n <= strlen(text); n++) {
+            size_t settled = qn_tokenizer_n_settled(e->tokenizer, text, n);
+            assert_true(settled <= n);
+            n_settled = settled;
+            part.n = 0;
+            if (!qn_utf8_valid(text, n))
+                continue;
+            assert_int_equal(
+                qn_tokenizer_encode(e->tokenizer, text, settled, QN_SPECIAL_ADDED, &part, &err),
+                QN_OK);
+            for (size_t k = 0; k < QN_COUNT(more); k++) {
+                char longer[256];
+                (void)snprintf(longer, sizeof longer, "%.*s%s", (int)n, text, more[k]);
+                all.n = 0;
+                assert_int_equal(qn_tokenizer_encode(e->tokenizer, longer, strlen(longer),
+                                                     QN_SPECIAL_ADDED, &all, &err),
+                                 QN_OK);
+                if (all.n < part.n || memcmp(all.p, part.p, part.n * sizeof *part.p) != 0)
+                    fail_msg("'%.*s' is not settled before '%s'", (int)settled, text, more[k]);
+            }
+        }
+        assert_true(n_settled + 6 >= strlen(text));
+        qn_ids_fini(&part);
+        qn_ids_fini(&all);
+        qn_engine_free(e);
+    }
+}
+
 /* What can only be said in one way is said so, in few steps, with the tokenizer's own tokens. */
 static void test_one_text(void **state)
 {
@@ -494,10 +535,12 @@ static void test_ends(void **state)
     qn_grammar *g = open_text(e, f->kind, f->text);
     transcript all = {0}, t = {0};
     qn_params sp = sampled(1, 77, g);
+    uint64_t steps = e->counts.n_steps;
     ask(e, &sp, &all);
     assert_int_equal(all.finish[0], QN_FINISH_STOP);
     size_t n = all.n_ids[0];
-    for (size_t k = 1; k <= n; k++) { /* cut anywhere */
+    assert_true(e->counts.n_steps - steps + 6 < n); /* keys come in runs */
+    for (size_t k = 1; k <= n; k++) {               /* cut anywhere */
         sp.max_tokens = (int)k;
         ask(e, &sp, &t);
         assert_int_equal(t.n_ids[0], k);
@@ -763,11 +806,12 @@ static void test_storm(void **state)
 int main(void)
 {
     const struct CMUnitTest t[] = {
-        cmocka_unit_test(test_forms),         cmocka_unit_test(test_candidates),
-        cmocka_unit_test(test_drafts),        cmocka_unit_test(test_pressure),
-        cmocka_unit_test(test_one_text),      cmocka_unit_test(test_logprobs),
-        cmocka_unit_test(test_ends),          cmocka_unit_test(test_end_tokens),
-        cmocka_unit_test(test_budget),        cmocka_unit_test(test_cache),
-        cmocka_unit_test(test_cache_threads), cmocka_unit_test(test_storm)};
+        cmocka_unit_test(test_forms),      cmocka_unit_test(test_candidates),
+        cmocka_unit_test(test_drafts),     cmocka_unit_test(test_pressure),
+        cmocka_unit_test(test_settled),    cmocka_unit_test(test_one_text),
+        cmocka_unit_test(test_logprobs),   cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_end_tokens), cmocka_unit_test(test_budget),
+        cmocka_unit_test(test_cache),      cmocka_unit_test(test_cache_threads),
+        cmocka_unit_test(test_storm)};
     return cmocka_run_group_tests(t, NULL, NULL);
 }
