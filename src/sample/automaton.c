@@ -33,7 +33,7 @@ typedef struct fact {
     uint32_t size, n_uses, rule; /* rule NONE: part of those that use it */
     uint8_t colour;
     bool is_productive, is_nullable, is_looping, has_rule; /* has_rule: a dfa of it has calls */
-    bool is_literal; /* bytes alone, or a choice of such */
+    bool is_literal;                                       /* bytes alone, or a choice of such */
 } fact;
 
 typedef struct task {

@@ -20,6 +20,14 @@ qn_status qn_form_new(qn_form **out, qn_err *err)
     if (!f)
         return qn_fail_nomem(err, sizeof *f);
     f->n_nodes = 1;
+    if (!qn_grow(&f->nodes, &f->nodes_cap, 1, sizeof *f->nodes, QN_MEM_REQUEST) ||
+        !qn_grow(&f->parts, &f->parts_cap, 1, sizeof *f->parts, QN_MEM_REQUEST) ||
+        !qn_grow(&f->ranges, &f->ranges_cap, 1, sizeof *f->ranges, QN_MEM_REQUEST) ||
+        !qn_grow(&f->bytes, &f->bytes_cap, 1, 1, QN_MEM_REQUEST)) {
+        qn_form_free(f);
+        return qn_fail_nomem(err, sizeof *f->nodes);
+    }
+    f->nodes[0] = (qn_form_node){0};
     *out = f;
     return QN_OK;
 }

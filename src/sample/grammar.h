@@ -45,7 +45,8 @@ void qn_matcher_free(qn_matcher *m); /* NULL allowed */
 /* Bit id % 64 of word id / 64: the token may follow. Valid until the next call; NULL: out of memory. */
 const uint64_t *qn_matcher_mask(qn_matcher *m);
 bool qn_matcher_allows(const qn_matcher *m, int32_t id);
-/* The token comes next. False: it may not; nothing has changed. */
+/* The token comes next. False: it may not; or there is no memory for it, or the text would have more readings than
+ * QN_LIMIT_GRAMMAR_STACKS, which a mask does not know of. Nothing has changed. */
 bool qn_matcher_accept(qn_matcher *m, int32_t id);
 bool qn_matcher_is_whole(const qn_matcher *m); /* the text may end here */
 bool qn_matcher_is_over(const qn_matcher *m);  /* and nothing else can come */

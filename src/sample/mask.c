@@ -28,6 +28,11 @@ typedef struct group {
     token_set set;
 } group;
 
+typedef struct ending {
+    uint32_t node, depth, lo,
+        hi; /* tokens from the trie's node on leave the rule behind `depth` bytes */
+} ending;
+
 /* A token with a tail, if the count is in lo..hi. */
 typedef struct tailed {
     int32_t token;
@@ -42,6 +47,8 @@ typedef struct survey {
     int32_t *ids;
     qn_trie_node *tails; /* token: the first of those with this tail in `tailed` */
     tailed *tailed;
+    ending *endings; /* of a state that others are surveyed by, in the order of the nodes */
+    size_t n_endings;
 } survey;
 
 typedef struct dense_set {
@@ -49,11 +56,6 @@ typedef struct dense_set {
     uint64_t hash;
     uint64_t words[];
 } dense_set;
-
-typedef struct ending {
-    uint32_t node, depth, lo,
-        hi; /* tokens below the trie's node leave the rule behind `depth` bytes */
-} ending;
 
 typedef struct condition {
     int32_t token;
@@ -77,6 +79,8 @@ typedef struct room {
     ending *endings;
     tail_ref *refs;
     size_t n_conditions, conditions_cap, n_endings, endings_cap, n_refs, refs_cap, n_visits;
+    uint32_t *
+        twin; /* at each depth the state that the twin's survey was in there; QN_NO_STATE: several, or none */
     bool is_complex; /* cannot be kept */
 } room;
 
@@ -103,6 +107,7 @@ static void room_free(room *r)
     qn_free(r->begin);
     qn_free(r->end_lo);
     qn_free(r->end_hi);
+    qn_free(r->twin);
     qn_free(r->main);
     qn_free(r->scratch);
     qn_free(r->conditions);
@@ -120,9 +125,11 @@ static room *room_new(const qn_masks *k)
     r->begin = qn_alloc_array(depth, sizeof *r->begin, QN_MEM_REQUEST);
     r->end_lo = qn_alloc_array(depth, sizeof *r->end_lo, QN_MEM_REQUEST);
     r->end_hi = qn_alloc_array(depth, sizeof *r->end_hi, QN_MEM_REQUEST);
+    r->twin = qn_alloc_array(depth, sizeof *r->twin, QN_MEM_REQUEST);
     r->main = qn_alloc_array(k->v->n_words + 1, sizeof *r->main, QN_MEM_REQUEST);
     r->scratch = qn_alloc_array(k->v->n_words + 1, sizeof *r->scratch, QN_MEM_REQUEST);
-    if (r->begin && r->end_lo && r->end_hi && r->main && r->scratch && qn_stacks_init(&r->own))
+    if (r->begin && r->end_lo && r->end_hi && r->twin && r->main && r->scratch &&
+        qn_stacks_init(&r->own))
         return r;
     room_free(r);
     return NULL;
@@ -151,6 +158,25 @@ static void room_put(qn_masks *k, room *r)
 static void set_bit(uint64_t *mask, int32_t token)
 {
     mask[token / 64] |= 1ull << token % 64;
+}
+
+static void add_set(uint64_t *mask, const survey *s, token_set t, uint64_t *scratch, size_t n_words)
+{
+    const int32_t *ids = t.n ? s->ids + t.at : NULL;
+    if (!t.dense) {
+        for (uint32_t i = 0; i < t.n; i++)
+            set_bit(mask, ids[i]);
+        return;
+    }
+    const uint64_t *words = t.dense;
+    if (t.n) {
+        memcpy(scratch, t.dense, n_words * sizeof *scratch);
+        for (uint32_t i = 0; i < t.n; i++)
+            scratch[ids[i] / 64] ^= 1ull << ids[i] % 64;
+        words = scratch;
+    }
+    for (size_t i = 0; i < n_words; i++)
+        mask[i] |= words[i];
 }
 
 /* The rule may end at this depth in these counts as well. What is no interval then cannot be kept. */
@@ -240,10 +266,95 @@ static void note_ending(room *r, uint32_t node, uint32_t depth)
     r->endings[r->n_endings++] = (ending){node, depth, r->end_lo[depth], r->end_hi[depth]};
 }
 
-static void walk_relative(const qn_masks *k, room *r, uint32_t state)
+/* A state that is read alone, whatever the count. */
+static bool is_simple(const qn_automaton *a, uint32_t state)
 {
-    const qn_trie *t = &k->v->trie;
-    const uint64_t *follow = k->a->rules[k->a->states[state].rule].follow;
+    const qn_state *s = &a->states[state];
+    const qn_rule *r = &a->rules[s->rule];
+    return state != QN_NO_STATE && !s->n_calls && s->lo == 0 && s->hi == QN_FORM_ENDLESS &&
+           r->min == 0 && r->max == QN_FORM_ENDLESS;
+}
+
+static uint32_t step_simple(const qn_automaton *a, uint32_t state, uint8_t byte)
+{
+    const qn_state *s = &a->states[state];
+    uint32_t to = QN_NO_STATE;
+    if (s->row != QN_NO_ROW) {
+        to = a->rows[s->row + a->class_of[byte]];
+    } else {
+        for (uint32_t i = 0; i < s->n_edges; i++) {
+            const qn_edge *e = &a->edges[s->edges + i];
+            if (byte >= e->first && byte <= e->last)
+                to = e->to;
+        }
+    }
+    return to < a->n_states && is_simple(a, to) ? to : QN_NO_STATE;
+}
+
+/* Most bytes of a state in which few texts part from the others (the names of an object that may have further ones) lead
+ * where they lead from the state that the others stay in: its twin. Below a node at which both are in one state all is
+ * as in the twin's survey. QN_NO_STATE: it has none. */
+static uint32_t twin_of(const qn_masks *k, uint32_t state)
+{
+    const qn_automaton *a = k->a;
+    const qn_state *s = &a->states[state];
+    uint32_t best = QN_NO_STATE, n_best = 0;
+    if (s->row == QN_NO_ROW)
+        return QN_NO_STATE;
+    for (uint32_t i = 0; i < s->n_edges; i++) {
+        const qn_edge *e = &a->edges[s->edges + i];
+        uint32_t n = 1u + e->last - e->first;
+        if (e->to != state && n > n_best && is_simple(a, e->to)) {
+            best = e->to;
+            n_best = n;
+        }
+    }
+    const survey *t = best ? atomic_load_explicit(&k->surveys[best], memory_order_acquire) : NULL;
+    return t && t->endings ? best : QN_NO_STATE;
+}
+
+/* Nothing more is looked at below the node: it is as in the twin's survey. */
+static void take_endings(room *r, const survey *twin, uint32_t node, uint32_t skip)
+{
+    size_t lo = 0, hi = twin->n_endings;
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        if (twin->endings[mid].node <= node)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    for (hi = lo; hi < twin->n_endings && twin->endings[hi].node < skip;)
+        hi++;
+    if (!qn_grow(&r->endings, &r->endings_cap, r->n_endings + (hi - lo) + 1, sizeof *r->endings,
+                 QN_MEM_REQUEST)) {
+        r->w.failed = true;
+        return;
+    }
+    if (hi > lo)
+        memcpy(r->endings + r->n_endings, twin->endings + lo, (hi - lo) * sizeof *r->endings);
+    r->n_endings += hi - lo;
+}
+
+/* Is the place at this depth the twin's? */
+static bool is_twin(room *r, uint32_t depth, uint8_t byte)
+{
+    const qn_head *h = &r->w.heads.p[r->begin[depth]];
+    uint32_t was = r->twin[depth - 1];
+    r->twin[depth] = was ? step_simple(r->w.a, was, byte) : QN_NO_STATE;
+    return r->twin[depth] && r->w.heads.n == r->begin[depth] + 1 && h->state == r->twin[depth] &&
+           h->stack == QN_WHOLE_STACK && h->lo == 0 && h->hi == UINT32_MAX;
+}
+
+static void clear_bits(room *r, const qn_trie_node *nodes, uint32_t from, uint32_t to)
+{
+    for (uint32_t i = from; i < to; i++)
+        if (nodes[i].token >= 0)
+            r->main[nodes[i].token / 64] &= ~(1ull << nodes[i].token % 64);
+}
+
+static void begin_walk(const qn_masks *k, room *r, uint32_t state)
+{
     r->w.a = k->a;
     r->w.stacks = &r->own;
     r->w.is_relative = true;
@@ -257,16 +368,36 @@ static void walk_relative(const qn_masks *k, room *r, uint32_t state)
     r->begin[1] = r->w.heads.n;
     r->end_lo[0] = 1; /* leaving at once is another head's */
     r->end_hi[0] = 0;
-    for (uint32_t i = 0; i < t->n && !r->w.failed && !r->is_complex; r->n_visits++) {
-        const qn_trie_node *node = &t->nodes[i];
+    r->twin[0] = twin_of(k, state);
+}
+
+static void walk_relative(const qn_masks *k, room *r, uint32_t state)
+{
+    const qn_trie_node *nodes = k->v->trie.nodes;
+    const uint64_t *follow = k->a->rules[k->a->states[state].rule].follow;
+    begin_walk(k, r, state);
+    const survey *twin = r->twin[0] ? atomic_load(&k->surveys[r->twin[0]]) : NULL;
+    if (twin)
+        add_set(r->main, twin, twin->main, r->scratch, k->v->n_words);
+    for (uint32_t i = 0; i < k->v->trie.n && !r->w.failed && !r->is_complex; r->n_visits++) {
+        const qn_trie_node *node = &nodes[i];
         uint32_t depth = node->depth;
         if (r->end_lo[depth - 1] <= r->end_hi[depth - 1] && qn_byte_in(follow, node->byte))
             note_ending(r, i, depth - 1);
         step_relative(r, depth, node->byte);
         if (r->w.heads.n == r->begin[depth]) {
+            if (twin)
+                clear_bits(r, nodes, i, node->skip);
             i = node->skip;
             continue;
         }
+        if (twin && is_twin(r, depth, node->byte)) {
+            take_endings(r, twin, i, node->skip);
+            i = node->skip;
+            continue;
+        }
+        if (twin)
+            clear_bits(r, nodes, i, i + 1);
         if (node->token >= 0)
             note_token(r, r->begin[depth], node->token);
         if (node->skip > i + 1) {
@@ -287,6 +418,7 @@ static void survey_free(survey *s)
     qn_free(s->ids);
     qn_free(s->tails);
     qn_free(s->tailed);
+    qn_free(s->endings);
     qn_free(s);
 }
 
@@ -463,20 +595,57 @@ static bool keep_tails(const qn_masks *k, room *r, survey *s)
     return good;
 }
 
+/* How many bytes may come first; of these, how many leave the state as it is. */
+static void count_first(const qn_automaton *a, uint32_t state, size_t *n, size_t *n_loop)
+{
+    uint64_t set[4] = {0}, loop[4] = {0};
+    const qn_state *s = &a->states[state];
+    for (uint32_t i = 0; i < s->n_edges; i++) {
+        const qn_edge *e = &a->edges[s->edges + i];
+        for (uint32_t b = e->first; b <= e->last; b++) {
+            set[b / 64] |= 1ull << b % 64;
+            loop[b / 64] |= (uint64_t)(e->to == state) << b % 64;
+        }
+    }
+    for (uint32_t i = 0; i < s->n_calls; i++)
+        for (int w = 0; w < 4; w++)
+            set[w] |= a->rules[a->calls[s->calls + i].rule].first[w];
+    *n = count_bits(set, 4);
+    *n_loop = count_bits(loop, 4);
+}
+
+/* The endings, where others may be surveyed by this state. */
+static bool keep_endings(const qn_masks *k, const room *r, survey *s, uint32_t state)
+{
+    size_t n, n_loop;
+    count_first(k->a, state, &n, &n_loop);
+    if (n_loop < MIN_WIDE / 2 || !is_simple(k->a, state) || s->n_groups)
+        return true;
+    s->endings = qn_alloc_array(r->n_endings + 1, sizeof *s->endings, QN_MEM_REQUEST);
+    if (!s->endings)
+        return false;
+    if (r->n_endings)
+        memcpy(s->endings, r->endings, r->n_endings * sizeof *s->endings);
+    s->n_endings = r->n_endings;
+    return true;
+}
+
 /* NULL: it cannot be kept. */
-static survey *survey_new(qn_masks *k, room *r, size_t *n_bytes)
+static survey *survey_new(qn_masks *k, room *r, uint32_t state, size_t *n_bytes)
 {
     size_t n_ids = 0, ids_cap = 0;
     survey *s = qn_calloc(1, sizeof *s, QN_MEM_REQUEST);
     if (!s)
         return NULL;
     if (!keep_set(k, s, &n_ids, &ids_cap, r->main, &s->main) ||
-        !keep_groups(k, r, s, &n_ids, &ids_cap) || !keep_tails(k, r, s)) {
+        !keep_groups(k, r, s, &n_ids, &ids_cap) || !keep_tails(k, r, s) ||
+        !keep_endings(k, r, s, state)) {
         survey_free(s);
         return NULL;
     }
     *n_bytes = sizeof *s + ids_cap * sizeof *s->ids + s->n_groups * 2 * sizeof *s->groups +
-               s->n_tails * 2 * sizeof *s->tails + r->n_refs * sizeof *s->tailed;
+               s->n_tails * 2 * sizeof *s->tails + s->n_endings * sizeof *s->endings +
+               r->n_refs * sizeof *s->tailed;
     return s;
 }
 
@@ -489,7 +658,7 @@ static const survey *survey_of(qn_masks *k, room *r, uint32_t state)
         return s;
     walk_relative(k, r, state);
     if (!r->w.failed && !r->is_complex)
-        s = survey_new(k, r, &n_bytes);
+        s = survey_new(k, r, state, &n_bytes);
     (void)pthread_mutex_lock(&k->lock);
     bool has_room = s && k->n_bytes + n_bytes <= QN_LIMIT_GRAMMAR_MASKS;
     if (has_room)
@@ -507,25 +676,6 @@ static const survey *survey_of(qn_masks *k, room *r, uint32_t state)
 }
 
 /* ---- with a stack ---- */
-
-static void add_set(uint64_t *mask, const survey *s, token_set t, uint64_t *scratch, size_t n_words)
-{
-    const int32_t *ids = t.n ? s->ids + t.at : NULL;
-    if (!t.dense) {
-        for (uint32_t i = 0; i < t.n; i++)
-            set_bit(mask, ids[i]);
-        return;
-    }
-    const uint64_t *words = t.dense;
-    if (t.n) {
-        memcpy(scratch, t.dense, n_words * sizeof *scratch);
-        for (uint32_t i = 0; i < t.n; i++)
-            scratch[ids[i] / 64] ^= 1ull << ids[i] % 64;
-        words = scratch;
-    }
-    for (size_t i = 0; i < n_words; i++)
-        mask[i] |= words[i];
-}
 
 /* The place begins in the room at 0; every token of the trie that it can go along is set: of a survey's tails those that
  * end there in this count. */
@@ -610,25 +760,6 @@ bool qn_masks_add(qn_masks *k, qn_stacks *stacks, const qn_head *heads, size_t n
 }
 
 /* ---- beforehand ---- */
-
-/* How many bytes may come first; of these, how many leave the state as it is. */
-static void count_first(const qn_automaton *a, uint32_t state, size_t *n, size_t *n_loop)
-{
-    uint64_t set[4] = {0}, loop[4] = {0};
-    const qn_state *s = &a->states[state];
-    for (uint32_t i = 0; i < s->n_edges; i++) {
-        const qn_edge *e = &a->edges[s->edges + i];
-        for (uint32_t b = e->first; b <= e->last; b++) {
-            set[b / 64] |= 1ull << b % 64;
-            loop[b / 64] |= (uint64_t)(e->to == state) << b % 64;
-        }
-    }
-    for (uint32_t i = 0; i < s->n_calls; i++)
-        for (int w = 0; w < 4; w++)
-            set[w] |= a->rules[a->calls[s->calls + i].rule].first[w];
-    *n = count_bits(set, 4);
-    *n_loop = count_bits(loop, 4);
-}
 
 /* First those that a text stays in, for it will be in them often. */
 qn_status qn_masks_prepare(qn_masks *k, qn_err *err)
