@@ -17,6 +17,7 @@
 #include <string.h>
 
 typedef struct rule {
+    qn_slice name;
     qn_form_id id;
     size_t line; /* where it was first named */
     bool is_defined;
@@ -197,7 +198,8 @@ static qn_status find_rule(reader *r, const char *name, size_t n, size_t *out)
         if (!qn_grow(&r->rules, &r->rules_cap, r->n_rules + 1, sizeof *r->rules, QN_MEM_REQUEST) ||
             json_object_setn_new(r->names, name, n, json_integer((json_int_t)r->n_rules)) != 0)
             return qn_fail_nomem(r->err, n);
-        r->rules[r->n_rules++] = (rule){.id = qn_form_rule(r->f), .line = r->line};
+        r->rules[r->n_rules++] =
+            (rule){.name = {name, n}, .id = qn_form_rule(r->f), .line = r->line};
     }
     return QN_OK;
 }
@@ -409,7 +411,8 @@ static qn_status read_repetition(reader *r)
 static qn_status end_alternative(reader *r)
 {
     const group *g = &r->groups[r->n_groups - 1];
-    qn_form_id id = qn_form_seq(r->f, r->parts.p + g->first_part, r->parts.n - g->first_part);
+    size_t n = r->parts.n - g->first_part;
+    qn_form_id id = qn_form_seq(r->f, n ? r->parts.p + g->first_part : NULL, n);
     r->parts.n = g->first_part;
     return push(r, &r->alternatives, id);
 }
@@ -489,15 +492,12 @@ static qn_status read_all(reader *r, qn_form_id *out)
 {
     for (skip_space(r, true); r->i < r->n; skip_space(r, true))
         QN_TRY(read_rule(r));
-    const char *name;
-    json_t *index;
-    QN_ASSERT(r->rules || !json_object_size(r->names));
-    json_object_foreach(r->names, name, index)
-    {
-        const rule *own = &r->rules[json_integer_value(index)];
+    for (size_t i = 0; r->rules && i < r->n_rules; i++) {
+        const rule *own = &r->rules[i];
         if (!own->is_defined)
-            return FAIL_AT(r, QN_E_ARG, own->line, "found the name %.64s, which is no rule", name);
-        if (strcmp(name, "root") == 0)
+            return FAIL_AT(r, QN_E_ARG, own->line, "found the name %.*s, which is no rule",
+                           (int)QN_MIN(own->name.n, 64u), own->name.p);
+        if (qn_slice_is(own->name, "root"))
             *out = own->id;
     }
     if (!json_object_get(r->names, "root"))

@@ -772,7 +772,7 @@ static qn_status write_anchor(writer *w, const node *x, border left, border righ
 static qn_form_id write_set(writer *w, const node *x)
 {
     const set *s = &w->r->sets[w->is_wide ? x->b : x->a];
-    const qn_char_range *r = w->r->ranges + s->at;
+    const qn_char_range *r = s->n ? w->r->ranges + s->at : NULL;
     return w->is_json ? qn_json_chars(w->f, r, s->n) : qn_form_chars(w->f, r, s->n, false);
 }
 
@@ -970,7 +970,7 @@ typedef struct search {
 
 static bool set_has(const qn_regex *r, const set *s, uint32_t c)
 {
-    const qn_char_range *ranges = r->ranges + s->at;
+    const qn_char_range *ranges = s->n ? r->ranges + s->at : NULL;
     size_t low = 0, high = s->n;
     while (low < high) {
         size_t mid = (low + high) / 2;
