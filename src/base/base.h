@@ -14,9 +14,21 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define QN_MUST_USE       __attribute__((warn_unused_result))
-#define QN_PRINTF(f, a)   __attribute__((format(printf, f, a)))
-#define QN_COUNT(a)       (sizeof(a) / sizeof(*(a)))
+#define QN_MUST_USE     __attribute__((warn_unused_result))
+#define QN_PRINTF(f, a) __attribute__((format(printf, f, a)))
+#define QN_COUNT(a)     (sizeof(a) / sizeof(*(a)))
+/* A sanitizer's build has larger frames and makes system calls of its own. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define QN_IS_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||                         \
+    __has_feature(memory_sanitizer)
+#define QN_IS_SANITIZED 1
+#endif
+#endif
+#ifndef QN_IS_SANITIZED
+#define QN_IS_SANITIZED 0
+#endif
 #define QN_MIN(a, b)      ((a) < (b) ? (a) : (b))
 #define QN_MAX(a, b)      ((a) > (b) ? (a) : (b))
 #define QN_DIV_UP(a, b)   (((a) + (b)-1) / (b))

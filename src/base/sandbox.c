@@ -26,18 +26,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define IS_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||                         \
-    __has_feature(memory_sanitizer)
-#define IS_SANITIZED 1
-#endif
-#endif
-#ifndef IS_SANITIZED
-#define IS_SANITIZED 0
-#endif
-
 /* ---- Landlock ---- */
 
 /* Of linux/landlock.h, whose older versions lack what newer kernels know. */
@@ -442,12 +430,12 @@ qn_status qn_sandbox_enter(qn_sandbox_mode mode, const char *const *readable, si
                            qn_str *told, qn_err *err)
 {
     qn_str_clear(told);
-    if (mode == QN_SANDBOX_OFF || (IS_SANITIZED && mode == QN_SANDBOX_AUTO)) {
+    if (mode == QN_SANDBOX_OFF || (QN_IS_SANITIZED && mode == QN_SANDBOX_AUTO)) {
         qn_str_adds(told,
                     mode == QN_SANDBOX_OFF ? "sandbox: off" : "sandbox: off (a sanitizer's build)");
         return told->failed ? qn_fail_nomem(err, 32) : QN_OK;
     }
-    if (IS_SANITIZED)
+    if (QN_IS_SANITIZED)
         return qn_fail(err, QN_E_UNSUPPORTED,
                        "sandbox: this is a sanitizer's build, which needs what it forbids");
     struct rlimit none = {0, 0};

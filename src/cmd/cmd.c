@@ -2,6 +2,7 @@
  * cmd.c - messages, progress, finding a model, reading input. */
 #include "cmd/cmd.h"
 
+#include <limits.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -40,6 +41,9 @@ static const qn_opt config_opts[] = {
      "sequences computed together"},
     {"max-batch-tokens", 0, QN_OPT_INT, offsetof(qn_config, max_batch_tokens), "N", 0,
      QN_LIMIT_BATCH_TOKENS, "0: 512", "tokens of one step"},
+    {"kv-blocks", 0, QN_OPT_INT, offsetof(qn_config, n_kv_blocks), "N", 0, INT_MAX - 1,
+     "0: max-ctx, or 1024 tokens for each of max-seqs",
+     "K/V cache, in blocks of 64 tokens, for sequences together and prefixes kept"},
     {"rope-scaling", 0, QN_OPT_ENUM, offsetof(qn_config, rope_scaling), "auto|always|never",
      .def = "auto",
      .help = "YaRN: only for sequences that need it, for every one as the reference does, or not "

@@ -530,12 +530,17 @@ static qn_status size_cache(qn_engine *e, qn_dtype kv_dtype, uint32_t *n_blocks,
     uint64_t used = qn_model_weight_bytes(e->model), want = (uint64_t)c->n_kv_blocks;
     if (c->dry && c->mem_limit) /* as it will be: experts get what K/V leaves */
         used -= QN_MIN(used, expert_bytes(e));
+    uint64_t left = total - QN_MIN((uint64_t)total, used);
     if (!want) {
         uint64_t tokens = QN_MAX((uint64_t)c->max_ctx, (uint64_t)c->max_seqs * 1024);
-        want = QN_DIV_UP(tokens, QN_KV_BLOCK);
-        uint64_t room = total > used ? (total - used) / 2 / one : 0;
-        want = QN_MAX(QN_MIN(want, room), (uint64_t)4);
+        want = QN_MAX(QN_MIN(QN_DIV_UP(tokens, QN_KV_BLOCK), left / 2 / one), (uint64_t)4);
         c->max_ctx = (int)QN_MIN((uint64_t)c->max_ctx, want * QN_KV_BLOCK);
+    } else if (!c->dry && want > left / one) {
+        return qn_fail(err, QN_E_NOMEM,
+                       "n_kv_blocks: %llu blocks of %u tokens take %.2f GB, want at most %.2f GB, "
+                       "what weights leave",
+                       (unsigned long long)want, QN_KV_BLOCK, (double)want * (double)one * 1e-9,
+                       (double)left * 1e-9);
     }
     if (want >= INT32_MAX)
         return qn_fail(err, QN_E_ARG, "n_kv_blocks: found %llu, want less than 2^31",

@@ -18,15 +18,16 @@
 typedef struct scorer {
     const qn_scoring *of;
     uint16_t slot;
-    size_t most, rows; /* of a chunk: at most, and of the next one */
-    size_t pos, n;     /* the step's first row, and how many it has */
-    bool go_on;        /* as the callbacks say */
+    size_t most, rows;   /* of a chunk: at most, and of the next one */
+    const qn_run_seq *q; /* its tokens, and which of them are this chunk's */
+    bool go_on;          /* as the callbacks say */
 } scorer;
 
 static void on_tap(void *arg, int layer, const float *rows, size_t n, size_t width)
 {
     scorer *s = arg;
-    size_t pos = s->pos + s->n - n; /* a pruned plan has its last layer on the wanted rows only */
+    size_t pos = s->q->n_computed + s->q->n_new -
+                 n; /* a pruned plan has its last layer on the wanted rows only */
     for (size_t i = 0; i < n && s->go_on; i++)
         if (pos + i >= s->of->first)
             s->go_on = s->of->on_hidden(s->of->arg, layer, pos + i, rows + i * width, width);
@@ -118,10 +119,9 @@ static qn_status score_chunk(qn_engine *e, qn_run_seq *q, scorer *s, qn_err *err
     qn_tap tap = {on_tap, s};
     const qn_scoring *o = s->of;
     size_t n_vocab = e->model->config.n_vocab;
-    s->pos = q->n_computed;
-    s->n = q->n_new;
-    size_t from = QN_MAX(s->pos, QN_MIN(o->first, s->pos + s->n));
-    q->n_logits = (uint32_t)(s->pos + s->n - from);
+    size_t end = q->n_computed + q->n_new, from = QN_MAX(q->n_computed, QN_MIN(o->first, end));
+    q->n_logits = (uint32_t)(end - from);
+    s->q = q;
     QN_TRY(qn_runner_step(e->runner, q, 1, o->on_hidden ? &tap : NULL, err));
     for (size_t i = 0; i < q->n_logits && o->on_logits && s->go_on; i++) {
         const float *row = e->runner->logits + i * n_vocab;

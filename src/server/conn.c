@@ -188,9 +188,7 @@ void qn_conn_open(qn_server *s, int fd, const struct sockaddr *from)
         qn_conn_close(c);
         return;
     }
-    uint64_t stall = s->times.stall_ns;
-    struct timeval t = {(time_t)(stall / QN_NS_PER_SECOND),
-                        (suseconds_t)(stall % QN_NS_PER_SECOND / 1000)};
+    struct timeval t = qn_time_of(s->times.stall_ns);
     bufferevent_setcb(c->bev, on_read, on_written, on_event, c);
     bufferevent_set_timeouts(c->bev, NULL, &t);
     bufferevent_setwatermark(c->bev, EV_WRITE, QN_LIMIT_HTTP_OUTPUT / 2, 0);

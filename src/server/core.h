@@ -38,12 +38,16 @@
 #include <sys/uio.h>
 
 #define QN_NS_PER_SECOND 1000000000u
+#define QN_NS_PER_MS     1000000u
+static inline struct timeval qn_time_of(uint64_t ns)
+{
+    return (struct timeval){(time_t)(ns / QN_NS_PER_SECOND),
+                            (suseconds_t)(ns % QN_NS_PER_SECOND / 1000)};
+}
 /* What a timer is given that shall not fire before `at`. */
 static inline struct timeval qn_time_until(uint64_t at, uint64_t now)
 {
-    uint64_t ns = at > now ? at - now : 0;
-    return (struct timeval){(time_t)(ns / QN_NS_PER_SECOND),
-                            (suseconds_t)(ns % QN_NS_PER_SECOND / 1000) + 1};
+    return qn_time_of((at > now ? at - now : 0) + 1000);
 }
 
 typedef struct qn_conn qn_conn;

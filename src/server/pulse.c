@@ -17,12 +17,10 @@
 
 #include <string.h>
 
-#define TICK_MS       1000
-#define WATCHED_NS    60000000000u /* after someone asked */
-#define PROBE_MS      30000
-#define PROBE_ROWS    512 /* of a step that QN_LIMIT_STEP_MS is for */
-#define NS_PER_MS     1000000u
-#define NS_PER_SECOND 1000000000u
+#define TICK_MS    1000
+#define WATCHED_NS 60000000000u /* after someone asked */
+#define PROBE_MS   30000
+#define PROBE_ROWS 512 /* of a step that QN_LIMIT_STEP_MS is for */
 
 struct qn_beat {
     uint64_t n_opened; /* the model's, as of the last look: which of its engines all this is of */
@@ -41,12 +39,12 @@ static uint64_t still_limit(const qn_server *s, const qn_config *c)
 {
     uint64_t ms = s->cfg->step_ms > 0 ? (uint64_t)s->cfg->step_ms : QN_LIMIT_STEP_MS;
     uint64_t rows = c->max_batch_tokens > 0 ? (uint64_t)c->max_batch_tokens : PROBE_ROWS;
-    return (ms * QN_DIV_UP(rows, PROBE_ROWS) + (uint64_t)c->batch_timeout_ms) * NS_PER_MS;
+    return (ms * QN_DIV_UP(rows, PROBE_ROWS) + (uint64_t)c->batch_timeout_ms) * QN_NS_PER_MS;
 }
 
 static uint64_t probe_every(const qn_server *s)
 {
-    return (s->cfg->probe_ms > 0 ? (uint64_t)s->cfg->probe_ms : PROBE_MS) * NS_PER_MS;
+    return (s->cfg->probe_ms > 0 ? (uint64_t)s->cfg->probe_ms : PROBE_MS) * QN_NS_PER_MS;
 }
 
 /* What fails for want of memory says nothing about the engine. */
@@ -96,7 +94,7 @@ static void tell(qn_server *s, const qn_server_model *m, const qn_beat *b, uint6
 {
     if (b->is_stuck)
         qn_server_notice(s, "sick: model '%s': no operation has ended for %llu s", m->name,
-                         (unsigned long long)(ns / NS_PER_SECOND));
+                         (unsigned long long)(ns / QN_NS_PER_SECOND));
     else if (b->has_failed)
         qn_server_notice(s, "sick: model '%s': the token asked for as a probe did not come",
                          m->name);
@@ -151,15 +149,14 @@ static void look_at_all(qn_server *s, uint64_t dt)
 
 static bool arm(qn_server *s)
 {
-    int ms = period_ms(s);
-    struct timeval t = {ms / 1000, ms % 1000 * 1000L};
+    struct timeval t = qn_time_of((uint64_t)period_ms(s) * QN_NS_PER_MS);
     return event_add(s->pulse, &t) == 0;
 }
 
 static void on_tick(evutil_socket_t fd, short what, void *arg)
 {
     qn_server *s = arg;
-    uint64_t now = qn_now_ns(), most = 2 * (uint64_t)period_ms(s) * NS_PER_MS;
+    uint64_t now = qn_now_ns(), most = 2 * (uint64_t)period_ms(s) * QN_NS_PER_MS;
     uint64_t dt = QN_MIN(now - s->looked_ns, most);
     (void)fd;
     (void)what;

@@ -144,13 +144,15 @@ void qn_server_check_drained(qn_server *s)
 /* It has its place among the timers since the beginning, so that this cannot fail. */
 static void arm(struct event *e, int ms)
 {
-    struct timeval t = {ms / 1000, ms % 1000 * 1000L};
+    struct timeval t = qn_time_of((uint64_t)ms * QN_NS_PER_MS);
     (void)event_add(e, &t);
 }
 
-/* Answers that are still being made end with an error. */
-static void end(qn_server *s)
+/* Answers that are still being made, n of them, end with an error. */
+static void end(qn_server *s, size_t n, const char *why)
 {
+    if (n)
+        qn_server_notice(s, "stopping: %s%zu answer%s cut", why, n, n == 1 ? " is" : "s are");
     s->phase = QN_SERVER_ENDING;
     qn_listener_close(s);
     for (qn_conn *c = s->conns, *next; c; c = next) {
@@ -176,9 +178,7 @@ static void drain(qn_server *s)
     n -= QN_MIN(n_refused, n);
     serve_ready(s); /* those are answered before anything is cut */
     if (n_owed(s) == 0 || seconds <= 0) {
-        if (n)
-            qn_server_notice(s, "stopping: %zu answer%s cut", n, n == 1 ? " is" : "s are");
-        end(s);
+        end(s, n, "");
         return;
     }
     if (n_refused)
@@ -195,15 +195,10 @@ static void on_deadline(evutil_socket_t fd, short what, void *arg)
     qn_server *s = arg;
     (void)fd;
     (void)what;
-    if (s->phase == QN_SERVER_DRAINING) {
-        size_t n = n_owed(s);
-        if (n)
-            qn_server_notice(s, "stopping: the time is over, %zu answer%s cut", n,
-                             n == 1 ? " is" : "s are");
-        end(s);
-    } else {
+    if (s->phase == QN_SERVER_DRAINING)
+        end(s, n_owed(s), "the time is over, ");
+    else
         (void)event_base_loopbreak(s->base);
-    }
     qn_server_check_drained(s);
 }
 
@@ -223,7 +218,7 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
         drain(s);
     if (n_stops >= 2) {
         if (s->phase != QN_SERVER_ENDING)
-            end(s);
+            end(s, 0, "");
         (void)event_base_loopbreak(s->base);
     }
     qn_server_check_drained(s);

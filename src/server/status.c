@@ -44,7 +44,7 @@ static void ready(qn_exchange *x)
     qn_server *s = x->server;
     bool is_ready = qn_models_are_ready(s, &progress);
     qn_str out = {0};
-    qn_pulse_ask(x->server);
+    qn_pulse_ask(s);
     if (is_ready && s->phase == QN_SERVER_RUNNING && !qn_pulse_is_sick(s)) {
         reply_status(x, 200, "ready");
         return;

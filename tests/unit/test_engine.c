@@ -4,6 +4,7 @@
 #include "golden.h"
 
 #include "sample/sampler.h"
+#include <limits.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -302,6 +303,22 @@ static void test_beams_without_room(void **state)
     qn_engine_free(e);
 }
 
+/* More K/V cache than the machine has memory; planning it takes none. */
+static void test_too_many_blocks(void **state)
+{
+    (void)state;
+    qn_config c = qn_config_default();
+    qn_engine *e = NULL;
+    qn_err err;
+    c.model = model_path;
+    c.n_kv_blocks = INT_MAX - 1;
+    assert_int_equal(qn_engine_open(&e, &c, &err), QN_E_NOMEM);
+    assert_non_null(strstr(err.msg, "n_kv_blocks: 2147483646 blocks of 64 tokens take"));
+    c.dry = true;
+    assert_int_equal(qn_engine_open(&e, &c, &err), QN_OK);
+    qn_engine_free(e);
+}
+
 typedef struct bell {
     pthread_mutex_t lock;
     pthread_cond_t rang;
@@ -532,6 +549,7 @@ int main(void)
                                    cmocka_unit_test(test_candidates),
                                    cmocka_unit_test(test_beam_search),
                                    cmocka_unit_test(test_beams_without_room),
+                                   cmocka_unit_test(test_too_many_blocks),
                                    cmocka_unit_test(test_poll),
                                    cmocka_unit_test(test_drop),
                                    cmocka_unit_test(test_encode),

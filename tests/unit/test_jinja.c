@@ -265,15 +265,7 @@ static void test_stack(void **state)
     (void)state;
     pthread_t thread;
     pthread_attr_t attr;
-    size_t size = 64 << 10;
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    size = 1 << 20;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||                         \
-    __has_feature(memory_sanitizer)
-    size = 1 << 20;
-#endif
-#endif
+    size_t size = QN_IS_SANITIZED ? 1 << 20 : 64 << 10;
     assert_int_equal(pthread_attr_init(&attr), 0);
     assert_int_equal(pthread_attr_setstacksize(&attr, size), 0);
     assert_int_equal(pthread_create(&thread, &attr, on_small_stack, NULL), 0);

@@ -120,6 +120,19 @@ static int ask_model(const fixture *f, const char *model)
     return send_request(f, text);
 }
 
+static void start(fixture *f, const qn_server_config *cfg)
+{
+    assert_int_equal(qn_server_new(&f->server, cfg, NULL), QN_OK);
+    assert_int_equal(pthread_create(&f->thread, NULL, run, f), 0);
+}
+
+static void stop(fixture *f)
+{
+    qn_server_stop(f->server);
+    assert_int_equal(pthread_join(f->thread, NULL), 0);
+    qn_server_free(f->server);
+}
+
 static void test_sick(void **state)
 {
     (void)state;
@@ -138,8 +151,7 @@ static void test_sick(void **state)
     qn_engine_stats st;
     m.config.model = model_path;
     m.config.max_ctx = 256;
-    assert_int_equal(qn_server_new(&f.server, &cfg, NULL), QN_OK);
-    assert_int_equal(pthread_create(&f.thread, NULL, run, &f), 0);
+    start(&f, &cfg);
     (void)pthread_mutex_lock(&f.lock);
     while (!f.engine)
         (void)pthread_cond_wait(&f.changed, &f.lock);
@@ -166,9 +178,7 @@ static void test_sick(void **state)
     qn_step_unlock(f.engine);
     (void)wait_over(&f, &f.n_well, 0);
     (void)wait_over(&f, &f.n_alive, n_alive);
-    qn_server_stop(f.server);
-    assert_int_equal(pthread_join(f.thread, NULL), 0);
-    qn_server_free(f.server);
+    stop(&f);
 }
 
 static void test_put_away(void **state)
@@ -193,15 +203,12 @@ static void test_put_away(void **state)
         m[i].config.max_ctx = 256;
         m[i].config.n_kv_blocks = 64;
     }
-    assert_int_equal(qn_server_new(&f.server, &cfg, NULL), QN_OK);
-    assert_int_equal(pthread_create(&f.thread, NULL, run, &f), 0);
+    start(&f, &cfg);
     for (int i = 0; i < 20; i++) { /* though it is probed all the time */
         assert_int_equal(ask_model(&f, m[i % 2].name), 200);
         (void)wait_over(&f, &f.n_closed, i);
     }
-    qn_server_stop(f.server);
-    assert_int_equal(pthread_join(f.thread, NULL), 0);
-    qn_server_free(f.server);
+    stop(&f);
     assert_int_equal(f.n_sick, 0);
 }
 

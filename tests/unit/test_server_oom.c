@@ -123,22 +123,25 @@ static bool is_ready(void)
     return real.thread && !is_looking;
 }
 
-/* A sanitizer allocates for itself, and ends the program where that fails. */
-static bool is_of_sanitizer(void)
+/* A sanitizer allocates for itself, through libc too (pthread_getattr_np where a thread begins), and ends the program where that
+ * fails: whether the first one outside libc, from the allocator's caller outwards, is one. Further out it is where threads begin. */
+static bool is_of_sanitizer(const void *caller)
 {
+    int i = 0;
+    while (i < sh->n_frames && sh->frames[i] != caller)
+        i++;
     Dl_info info;
-    for (int i = 2; i < sh->n_frames && i < 6; i++) /* further out it is where threads begin */
-        if (dladdr(sh->frames[i], &info) && info.dli_fname &&
-            (strstr(info.dli_fname, "libasan") || strstr(info.dli_fname, "libtsan")))
-            return true;
+    for (; i < sh->n_frames && dladdr(sh->frames[i], &info) && info.dli_fname; i++)
+        if (!strstr(info.dli_fname, "/libc.so"))
+            return strstr(info.dli_fname, "libasan") || strstr(info.dli_fname, "libtsan");
     return false;
 }
 
-static bool note_place(void)
+static bool note_place(const void *caller)
 {
     uint64_t h = 0xcbf29ce484222325u;
     sh->n_frames = backtrace(sh->frames, FRAMES);
-    if (is_of_sanitizer())
+    if (is_of_sanitizer(caller))
         return false;
     for (int i = 2; i < sh->n_frames; i++)
         h = (h ^ (uint64_t)(uintptr_t)sh->frames[i]) * 0x100000001b3u;
@@ -150,18 +153,21 @@ static bool note_place(void)
     return true;
 }
 
-static bool fails(void)
+static bool fails_for(const void *caller)
 {
     if (!sh || is_exempt || !atomic_load(&sh->fail_at))
         return false;
     if (atomic_fetch_add(&sh->n_calls, 1) + 1 != atomic_load(&sh->fail_at))
         return false;
     is_exempt = true;
-    bool is_ours = note_place();
+    bool is_ours = note_place(caller);
     is_exempt = false;
     errno = is_ours ? ENOMEM : errno;
     return is_ours;
 }
+
+/* in each allocator: whether it fails for who called it */
+#define FAILS() fails_for(__builtin_extract_return_addr(__builtin_return_address(0)))
 
 static void *counted(void *p)
 {
@@ -174,21 +180,21 @@ PUBLIC void *malloc(size_t n)
 {
     if (!is_ready())
         return take_early(n);
-    return fails() ? NULL : counted(real.malloc(n));
+    return FAILS() ? NULL : counted(real.malloc(n));
 }
 
 PUBLIC void *calloc(size_t n, size_t size)
 {
     if (!is_ready())
         return take_early(n * size); /* zeros */
-    return fails() ? NULL : counted(real.calloc(n, size));
+    return FAILS() ? NULL : counted(real.calloc(n, size));
 }
 
 PUBLIC void *realloc(void *p, size_t n)
 {
     if (!is_ready() || is_early(p))
         abort(); /* no one does */
-    if (fails())
+    if (FAILS())
         return NULL;
     void *q = real.realloc(p, n);
     if (!p)
@@ -198,17 +204,17 @@ PUBLIC void *realloc(void *p, size_t n)
 
 PUBLIC void *memalign(size_t border, size_t n)
 {
-    return !is_ready() || fails() ? NULL : counted(real.memalign(border, n));
+    return !is_ready() || FAILS() ? NULL : counted(real.memalign(border, n));
 }
 
 PUBLIC void *aligned_alloc(size_t border, size_t n)
 {
-    return memalign(border, n);
+    return !is_ready() || FAILS() ? NULL : counted(real.memalign(border, n));
 }
 
 PUBLIC int posix_memalign(void **out, size_t border, size_t n)
 {
-    void *p = memalign(border, n);
+    void *p = !is_ready() || FAILS() ? NULL : counted(real.memalign(border, n));
     if (p)
         *out = p;
     return p ? 0 : ENOMEM;
@@ -227,12 +233,12 @@ PUBLIC void *mmap(void *p, size_t n, int prot, int flags, int fd, off_t at)
 {
     if (!is_ready())
         abort();
-    return fd < 0 && fails() ? MAP_FAILED : real.mmap(p, n, prot, flags, fd, at);
+    return fd < 0 && FAILS() ? MAP_FAILED : real.mmap(p, n, prot, flags, fd, at);
 }
 
 PUBLIC int pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*run)(void *), void *arg)
 {
-    return is_ready() && fails() ? EAGAIN : real.thread(t, a, run, arg);
+    return is_ready() && FAILS() ? EAGAIN : real.thread(t, a, run, arg);
 }
 
 static void arm(long at)
