@@ -2,8 +2,8 @@
  * cmd.c - messages, progress, finding a model, reading input. */
 #include "cmd/cmd.h"
 
-#include <limits.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
