@@ -4,7 +4,9 @@
 is drawn at random from it is valid for Python's jsonschema, or it is refused at the right place; regular expressions against
 Python's re; schemas that want too much end in an error, soon.
 
-usage: test_forms.py QUERN; the program `forms` stands beside it"""
+usage: test_forms.py QUERN [--full [MODEL]]; the program `forms` stands beside it (--full: 20 answers to each schema of a model that says
+    nonsense, and of MODEL if there is one; else two of the former)"""
+import concurrent.futures
 import decimal
 import importlib.util
 import json
@@ -13,9 +15,11 @@ import pathlib
 import random
 import re
 import subprocess
+import sys
 import time
 
-from cli import QUERN, check, finish, skip
+from cli import GOLDEN, QUERN, check, finish, skip
+from server import Server
 
 FORMS = pathlib.Path(QUERN).parent / "forms"
 SCHEMAS = json.loads((pathlib.Path(__file__).parent / "schemas.json").read_text(encoding="utf-8"), parse_float=decimal.Decimal)
@@ -198,7 +202,49 @@ def bombs():
         check(f"text: {name}", got["status"] in ("bad argument", "too long") and got["error"].startswith("#"), got)
 
 
+def answered(model, n, *args):
+    """What a server answers at temperature 1: whole documents that are valid, or the beginning of one cut at max_tokens, or 400."""
+    reason = judge()
+    ends = {"stop": 0, "length": 0, "refused": 0}
+
+    def answers(s, case):
+        status, got = s.post("/v1/chat/completions", {
+            "messages": [{"role": "user", "content": "Answer with JSON of this schema: " + text_of(case["schema"])[:1000]}],
+            "n": n, "temperature": 1, "seed": SEED, "max_tokens": 200,
+            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": case["schema"], "strict": True}}})
+        return status, got
+
+    with Server("-m", model, "-q", *args) as s, concurrent.futures.ThreadPoolExecutor(4) as pool:
+        cases = [c for c in json.loads((pathlib.Path(__file__).parent / "schemas.json").read_text(encoding="utf-8")) if isinstance(c["schema"], dict)]
+        for case, (status, got) in zip(cases, pool.map(lambda c: answers(s, c), cases)):
+            name = text_of(case["schema"])[:200]
+            if status != 200:
+                ends["refused"] += 1
+                check(f"refused {name}", status == 400 and "refused" in case, got)
+                continue
+            check(f"answered {name}", "refused" not in case and len(got["choices"]) == n, got)
+            for c in got["choices"]:
+                ends[c["finish_reason"]] += 1
+                if c["finish_reason"] == "length":
+                    continue
+                try:
+                    document = json.loads(c["message"]["content"], parse_float=decimal.Decimal)
+                    why = reason(case["schema"], document) if reason and all(map(python_knows, patterns(case["schema"]))) else None
+                except ValueError as e:
+                    why = str(e)
+                if why:
+                    check(f"{name} answered: {c['message']['content']}", False, why)
+        check("some are whole", ends["stop"] > 0, ends)
+        check("clean end", s.stop() == 0, s.log[-3:])
+    print(f"{pathlib.Path(model).name}: {n} answers to each of {len(cases) - ends['refused']} schemas: {ends['stop']} whole and valid, "
+          f"{ends['length']} cut at max_tokens; {ends['refused']} schemas refused")
+
+
 schemas()
 regexes()
 bombs()
+full = "--full" in sys.argv
+answered(GOLDEN / "models" / "qwen3-tied-bf16", 20 if full else 2, "-c", "4096")
+for path in [a for a in sys.argv[2:] if a != "--full"]:
+    answered(path, 20, "-c", "4096", "--kv-blocks", "600")
 finish()
