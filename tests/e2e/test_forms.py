@@ -208,14 +208,14 @@ def answered(model, n, *args):
     ends = {"stop": 0, "length": 0, "refused": 0}
 
     def answers(s, case):
-        status, got = s.post("/v1/chat/completions", {
+        status, _, got = s.request("POST", "/v1/chat/completions", text_of({
             "messages": [{"role": "user", "content": "Answer with JSON of this schema: " + text_of(case["schema"])[:1000]}],
             "n": n, "temperature": 1, "seed": SEED, "max_tokens": 200,
-            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": case["schema"], "strict": True}}})
-        return status, got
+            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": case["schema"], "strict": True}}}).encode())
+        return status, json.loads(got)
 
     with Server("-m", model, "-q", *args) as s, concurrent.futures.ThreadPoolExecutor(4) as pool:
-        cases = [c for c in json.loads((pathlib.Path(__file__).parent / "schemas.json").read_text(encoding="utf-8")) if isinstance(c["schema"], dict)]
+        cases = [c for c in SCHEMAS if isinstance(c["schema"], dict)]
         for case, (status, got) in zip(cases, pool.map(lambda c: answers(s, c), cases)):
             name = text_of(case["schema"])[:200]
             if status != 200:
