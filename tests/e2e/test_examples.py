@@ -40,7 +40,7 @@ def test_scripts():
 
 
 def ask(model, *args, **env):
-    p = subprocess.run([str(HERE / args[0]), *args[1:]], env={**os.environ, "QUERN": QUERN, "MODEL": str(model), **env},
+    p = subprocess.run([str(HERE / args[0]), *args[1:]], env={**os.environ, "QUERN": str(pathlib.Path(QUERN).resolve()), "MODEL": str(model), **env},
                        stdin=subprocess.DEVNULL, capture_output=True, check=False)
     check(" ".join(args) + " ends well", p.returncode == 0, p.stderr.decode()[-400:])
     return p.stdout.decode()
