@@ -213,35 +213,38 @@ static int by_key(const void *x, const void *y)
                             : (a->to > b->to) - (a->to < b->to);
 }
 
-/* The arcs of set i by what they read: bytes cut at every border that one of them has. */
-static bool gather(subsets *s, uint32_t i, uint32_t kind, uint8_t piece_of[257])
+/* The bytes cut at every border that an arc of set i has. */
+static void cut_bytes(const subsets *s, uint32_t i, uint8_t piece_of[257])
 {
     const qn_nfa *a = s->a;
     bool borders[257] = {true};
+    for (uint32_t k = s->at[i]; k < s->at[i + 1]; k++)
+        for (uint32_t j = a->head[s->pool[k] / 2]; j; j = a->arcs[j].next)
+            if (a->arcs[j].kind == QN_ARC_BYTES)
+                borders[a->arcs[j].first] = borders[a->arcs[j].last + 1] = true;
+    for (uint32_t b = 0, p = 0; b < 256; b++)
+        piece_of[b] = (uint8_t)(b && borders[b] ? ++p : p);
+}
+
+static bool add_targets(subsets *s, const qn_arc *arc, uint32_t ticked, const uint8_t piece_of[257])
+{
+    if (arc->kind == QN_ARC_CALL)
+        return add_target(s, arc->rule * 2 + ticked, arc->to);
+    for (uint32_t p = piece_of[arc->first]; p <= piece_of[arc->last]; p++)
+        if (!add_target(s, p * 2 + ticked, arc->to))
+            return false;
+    return true;
+}
+
+/* The arcs of set i by what they read: rules, or pieces of bytes. */
+static bool gather(subsets *s, uint32_t i, uint32_t kind, const uint8_t piece_of[257])
+{
+    const qn_nfa *a = s->a;
     s->targets_n = 0;
-    for (int pass = kind == QN_ARC_BYTES ? 0 : 1; pass < 2; pass++) {
-        for (uint32_t k = s->at[i]; k < s->at[i + 1]; k++) {
-            uint32_t state = s->pool[k] / 2, ticked = s->pool[k] & 1;
-            for (uint32_t j = a->head[state]; j; j = a->arcs[j].next) {
-                const qn_arc *arc = &a->arcs[j];
-                if (arc->kind != kind)
-                    continue;
-                if (pass == 0) {
-                    borders[arc->first] = borders[arc->last + 1] = true;
-                } else if (kind == QN_ARC_CALL) {
-                    if (!add_target(s, arc->rule * 2 + ticked, arc->to))
-                        return false;
-                } else {
-                    for (uint32_t p = piece_of[arc->first]; p <= piece_of[arc->last]; p++)
-                        if (!add_target(s, p * 2 + ticked, arc->to))
-                            return false;
-                }
-            }
-        }
-        if (pass == 0)
-            for (uint32_t b = 0, p = 0; b < 256; b++)
-                piece_of[b] = (uint8_t)(b && borders[b] ? ++p : p);
-    }
+    for (uint32_t k = s->at[i]; k < s->at[i + 1]; k++)
+        for (uint32_t j = a->head[s->pool[k] / 2]; j; j = a->arcs[j].next)
+            if (a->arcs[j].kind == kind && !add_targets(s, &a->arcs[j], s->pool[k] & 1, piece_of))
+                return false;
     if (s->targets_n)
         qsort(s->targets, s->targets_n, sizeof *s->targets, by_key);
     return true;
@@ -291,6 +294,7 @@ static qn_status make_states(subsets *s)
         bool is_final = false;
         for (uint32_t k = s->at[i]; k < s->at[i + 1]; k++)
             is_final |= s->pool[k] / 2 == 1;
+        cut_bytes(s, i, piece_of);
         if (!begin_state(&s->b, is_final) || !gather(s, i, QN_ARC_BYTES, piece_of))
             return qn_fail_nomem(s->err, s->n);
         QN_TRY(add_arcs(s, QN_ARC_BYTES, piece_of));
@@ -482,24 +486,33 @@ typedef struct pairs {
     qn_err *err;
 } pairs;
 
+static bool grow_pairs(pairs *q)
+{
+    if (!qn_grow(&q->p, &q->cap, q->n + 1, sizeof *q->p, QN_MEM_REQUEST))
+        return false;
+    if (q->n * 2 < q->table_size)
+        return true;
+    size_t size = q->table_size ? q->table_size * 4 : 64;
+    uint32_t *table = qn_alloc_array(size, sizeof *table, QN_MEM_REQUEST);
+    if (!table)
+        return false;
+    memset(table, 0xff, size * sizeof *table);
+    for (uint32_t i = 0; i < q->n; i++) {
+        size_t h = mix(q->p[i].a, q->p[i].b) & (size - 1);
+        while (table[h] != NONE)
+            h = (h + 1) & (size - 1);
+        table[h] = i;
+    }
+    qn_free(q->table);
+    q->table = table;
+    q->table_size = size;
+    return true;
+}
+
 static qn_status number_pair(pairs *q, pair x, uint32_t *out)
 {
-    if (q->n * 2 >= q->table_size) {
-        size_t size = q->table_size ? q->table_size * 4 : 64;
-        uint32_t *table = qn_alloc_array(size, sizeof *table, QN_MEM_REQUEST);
-        if (!table)
-            return qn_fail_nomem(q->err, size * sizeof *table);
-        memset(table, 0xff, size * sizeof *table);
-        for (uint32_t i = 0; i < q->n; i++) {
-            size_t h = mix(q->p[i].a, q->p[i].b) & (size - 1);
-            while (table[h] != NONE)
-                h = (h + 1) & (size - 1);
-            table[h] = i;
-        }
-        qn_free(q->table);
-        q->table = table;
-        q->table_size = size;
-    }
+    if (!grow_pairs(q))
+        return qn_fail_nomem(q->err, q->table_size * sizeof *q->table);
     size_t h = mix(x.a, x.b) & (q->table_size - 1);
     for (; q->table[h] != NONE; h = (h + 1) & (q->table_size - 1))
         if (q->p[q->table[h]].a == x.a && q->p[q->table[h]].b == x.b) {
@@ -509,36 +522,40 @@ static qn_status number_pair(pairs *q, pair x, uint32_t *out)
     if (q->fuel->n_states + q->n >= QN_LIMIT_GRAMMAR_STATES)
         return qn_fail(q->err, QN_E_TOO_LONG, "grammar: found more than %d states",
                        QN_LIMIT_GRAMMAR_STATES);
-    if (!qn_grow(&q->p, &q->cap, q->n + 1, sizeof *q->p, QN_MEM_REQUEST))
-        return qn_fail_nomem(q->err, q->n * sizeof *q->p);
     q->p[q->n] = x;
     q->table[h] = *out = (uint32_t)q->n++;
     return QN_OK;
 }
 
-/* What both read next, cut at the borders of both. */
+/* What both read of the bytes of e, cut at the borders of b's edges *j and on. */
+static qn_status add_pair_edge(pairs *q, builder *out, const qn_edge *e, const qn_dfa *b,
+                               uint32_t *j, uint32_t end, bool is_minus)
+{
+    for (uint32_t at = e->first; at <= e->last;) {
+        while (*j < end && b->edges[*j].last < at)
+            ++*j;
+        const qn_edge *f = *j < end && b->edges[*j].first <= e->last ? &b->edges[*j] : NULL;
+        bool is_both = f && f->first <= at;
+        uint32_t last = is_both ? QN_MIN(e->last, f->last) : f ? f->first - 1u : e->last, to;
+        if (is_both || is_minus) {
+            QN_TRY(number_pair(q, (pair){e->to, is_both ? f->to : NONE}, &to));
+            if (!add_edge(out, (qn_edge){to, (uint8_t)at, (uint8_t)last,
+                                         e->ticks || (is_both && f->ticks)}))
+                return qn_fail_nomem(q->err, out->d.n_edges * sizeof(qn_edge));
+        }
+        at = last + 1;
+    }
+    return QN_OK;
+}
+
 static qn_status add_pair_edges(pairs *q, builder *out, const qn_dfa *a, const qn_dfa *b, pair x,
                                 bool is_minus)
 {
     uint32_t j = x.b == NONE ? 0 : b->edge_at[x.b], end = x.b == NONE ? 0 : b->edge_at[x.b + 1];
-    for (uint32_t i = a->edge_at[x.a]; i < a->edge_at[x.a + 1]; i++) {
-        const qn_edge *e = &a->edges[i];
-        for (uint32_t at = e->first; at <= e->last;) {
-            while (j < end && b->edges[j].last < at)
-                j++;
-            const qn_edge *f = j < end && b->edges[j].first <= e->last ? &b->edges[j] : NULL;
-            bool is_both = f && f->first <= at;
-            uint32_t last = is_both ? QN_MIN(e->last, f->last) : f ? f->first - 1u : e->last, to;
-            if (is_both || is_minus) {
-                QN_TRY(number_pair(q, (pair){e->to, is_both ? f->to : NONE}, &to));
-                if (!add_edge(out, (qn_edge){to, (uint8_t)at, (uint8_t)last,
-                                             e->ticks || (is_both && f->ticks)}))
-                    return qn_fail_nomem(q->err, out->d.n_edges * sizeof(qn_edge));
-            }
-            at = last + 1;
-        }
-    }
-    return qn_fuel_take(q->fuel, 4u * (a->edge_at[x.a + 1] - a->edge_at[x.a] + 2), q->err);
+    size_t n = a->edge_at[x.a + 1] - a->edge_at[x.a];
+    for (uint32_t i = a->edge_at[x.a]; i < a->edge_at[x.a + 1]; i++)
+        QN_TRY(add_pair_edge(q, out, &a->edges[i], b, &j, end, is_minus));
+    return qn_fuel_take(q->fuel, 4 * (n + 2), q->err);
 }
 
 qn_status qn_dfa_product(qn_dfa *out, const qn_dfa *a, const qn_dfa *b, bool is_minus,

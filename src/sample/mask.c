@@ -643,8 +643,8 @@ static survey *survey_new(qn_masks *k, room *r, uint32_t state, size_t *n_bytes)
         survey_free(s);
         return NULL;
     }
-    *n_bytes = sizeof *s + ids_cap * sizeof *s->ids + s->n_groups * 2 * sizeof *s->groups +
-               s->n_tails * 2 * sizeof *s->tails + s->n_endings * sizeof *s->endings +
+    *n_bytes = sizeof *s + ids_cap * sizeof *s->ids + 2 * sizeof *s->groups * s->n_groups +
+               2 * sizeof *s->tails * s->n_tails + s->n_endings * sizeof *s->endings +
                r->n_refs * sizeof *s->tailed;
     return s;
 }
