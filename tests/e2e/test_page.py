@@ -418,6 +418,39 @@ def test_real():
         return headers
 
 
+def test_real_forms():
+    """A model that says nonsense keeps to a schema and calls a tool, and the page shows both."""
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}
+    tool = {"type": "function", "function": {"name": "switch", "parameters": schema, "strict": True}}
+    with server.Server("-m", f"tiny={TINY}", "-c", "4096", "--chat-template", GOLDEN / "templates" / "qwen2.5-instruct.jinja") as s:
+        b = Browser(s.port)
+
+        def choose(**values):
+            b.js("""for (const [name, v] of Object.entries(arguments[0])) { const e = document.querySelector('#set-' + name); e.value = v; e.dispatchEvent(new Event('input')); }""",
+                 values)
+
+        b.open()
+        b.until("ready", "document.querySelector('#state.ready')")
+        b.click("#open-settings")
+        choose(format="json_schema", schema=json.dumps(schema), max_tokens="200")
+        b.press(Keys.ESCAPE)
+        b.send("Is it?")
+        check("a document of the schema", re.search(r'\{\s*"ok": (true|false)\s*\}', b.last(".json")), b.last())
+        b.click("#open-settings")
+        choose(schema=json.dumps({**schema, "unevaluatedProperties": False}))
+        b.press(Keys.ESCAPE)
+        b.send("And this?")
+        check("what cannot be enforced is told", "unevaluatedProperties" in b.text("#log") or "unevaluatedProperties" in b.text("#banner"), b.text("#log"))
+        b.click("#new")
+        b.click("#open-settings")
+        choose(tools=json.dumps([tool]), tool_choice="required", format="", max_tokens="400")
+        b.press(Keys.ESCAPE)
+        b.send("Switch it.")
+        call = b.last(".call")
+        check("the call of a tool", "switch" in call and re.search(r'"ok":\s*(true|false)', call), b.last())
+        b.finish("real server, forms", allowed=("400 (Bad Request)",))
+
+
 def test_chat(b, fake):
     b.open()
     b.until("ready", "document.querySelector('#state.ready')")
@@ -757,6 +790,7 @@ def main():
         finish()
     if not AXE:
         skip("the rules of axe", "want the package axe-playwright-python")
+    test_real_forms()
     fake = Fake(headers)
     b = Browser(fake.port)
     test_chat(b, fake)
