@@ -689,7 +689,7 @@ static qn_status find_bounds(bounder *b, qn_dfa *d, bool *is_exact, qn_fuel *fue
     return QN_OK;
 }
 
-/* Without states that no number of ticks leads on from, and the edges to them. */
+/* Without states that no number of ticks leads on from, and the edges to them; of all if none can be where there are none yet. */
 static bool drop_dead(qn_dfa *d)
 {
     builder b = {0};
@@ -697,7 +697,7 @@ static bool drop_dead(qn_dfa *d)
     bool good = to;
     for (uint32_t s = 0; good && s < d->n; s++)
         to[s] = d->lo[s] == UINT32_MAX ? NONE : n++;
-    if (good && to[0] == NONE)
+    if (good && d->lo[0] > 0) /* a text begins there, without a tick */
         n = 0;
     for (uint32_t s = 0; good && n && s < d->n; s++) {
         if (to[s] == NONE)

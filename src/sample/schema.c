@@ -770,7 +770,7 @@ static qn_status object_form(compiler *k, const plan *p, qn_form_id *out)
     QN_TRY(other_form(k, p, &n.other));
     for (size_t i = 0; i < p->n_members; i++)
         n.n_required += p->members[i].is_required;
-    if (!n.other && n.max >= p->n_members)
+    if ((!n.other && n.max >= p->n_members) || n.max >= NO_BOUND)
         n.max = UINT64_MAX;
     if (n.min <= n.n_required)
         n.min = 0;

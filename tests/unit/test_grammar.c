@@ -321,6 +321,13 @@ static void test_repeats(void **state)
     end(&x);
 }
 
+/* "a", of at least five letters, in quotes: its count is never reached. */
+static qn_form_id impossible(qn_form *f)
+{
+    qn_form_id long_ = qn_form_repeat(f, range(f, 'a', 'z'), 5, QN_FORM_ENDLESS);
+    return SEQ(f, text(f, "\""), qn_form_and(f, text(f, "a"), long_), text(f, "\""));
+}
+
 static void test_and_minus(void **state)
 {
     (void)state;
@@ -341,6 +348,13 @@ static void test_and_minus(void **state)
     assert_true(is_prefix(&x, "ab"));
     assert_false(is_prefix(&x, "abc"));
     check_mask(x.m);
+    end(&x);
+    x = begin();
+    f = x.f;
+    compile(&x, ALT(f, impossible(f), text(f, "\"b")));
+    assert_string_equal(forced(&x), "\"b");
+    assert_true(is_text(&x, "\"b"));
+    assert_false(is_prefix(&x, "\"a"));
     end(&x);
 }
 
@@ -404,6 +418,8 @@ static void test_errors(void **state)
     expect_error(f, qn_form_rule(f), QN_E_ARG, "never defined");
     f = form();
     expect_error(f, qn_form_alt(f, NULL, 0), QN_E_ARG, "no text");
+    f = form();
+    expect_error(f, impossible(f), QN_E_ARG, "no text");
     f = form();
     qn_form_id r = qn_form_rule(f);
     qn_form_define(f, r, SEQ(f, text(f, "a"), r));
