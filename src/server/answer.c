@@ -87,7 +87,7 @@ static void recall(qn_answer_part *p)
     }
 }
 
-/* The item that goes on, or a new one. */
+/* The item that goes on, or a new one; a new call is the last of p->calls. */
 static qn_answer_item *open_item(qn_answer_part *p, qn_reply_kind kind)
 {
     qn_answer_item *last = p->n_items ? &p->items[p->n_items - 1] : NULL;
@@ -98,50 +98,59 @@ static qn_answer_item *open_item(qn_answer_part *p, qn_reply_kind kind)
     if (!qn_grow(&p->items, &p->items_cap, p->n_items + 1, sizeof *p->items, QN_MEM_REQUEST))
         return NULL;
     size_t at = kind == QN_REPLY_REASONING ? p->reasoning.n : p->text.n;
-    p->items[p->n_items] = (qn_answer_item){kind, at, at, p->n_calls};
+    p->items[p->n_items] = (qn_answer_item){kind, at, at, is_text ? 0 : p->n_calls - 1};
     return &p->items[p->n_items++];
 }
 
-static qn_answer_call *add_call(qn_answer *a, qn_answer_part *p)
+static bool add_call(qn_answer *a, qn_answer_part *p)
 {
     if (!qn_grow(&p->calls, &p->calls_cap, p->n_calls + 1, sizeof *p->calls, QN_MEM_REQUEST))
-        return NULL;
+        return false;
     qn_answer_call *c = &p->calls[p->n_calls++];
     *c = (qn_answer_call){0};
     qn_answer_make_id(c->id, a->call_prefix ? a->call_prefix : "call_");
-    return c;
+    return true;
 }
 
+static qn_str *string_of(qn_answer_part *p, const qn_answer_item *item, qn_reply_kind kind)
+{
+    return kind == QN_REPLY_CONTENT     ? &p->text
+           : kind == QN_REPLY_REASONING ? &p->reasoning
+           : kind == QN_REPLY_CALL      ? &p->calls[item->call].name
+                                        : &p->calls[item->call].arguments;
+}
+
+/* A delta is only told of what was kept. After a piece that was not, nothing is: what follows would go to another item. */
 static void on_reply(void *arg, qn_reply_kind kind, const char *text, size_t n)
 {
     qn_answer *a = arg;
     qn_answer_part *p = a->at;
+    if (a->failed)
+        return;
     if (kind == QN_REPLY_RECALL) {
         if (!a->is_stream)
             recall(p);
         return;
     }
-    qn_answer_item *item = open_item(p, kind);
-    qn_answer_call *c = !item                         ? NULL
-                        : kind == QN_REPLY_CALL       ? add_call(a, p)
-                        : item->kind == QN_REPLY_CALL ? &p->calls[item->call]
-                                                      : NULL;
-    if (!item || (item->kind == QN_REPLY_CALL && !c) ||
+    /* the call before its item, which names it */
+    bool is_kept = kind != QN_REPLY_CALL || add_call(a, p);
+    qn_answer_item *item = is_kept ? open_item(p, kind) : NULL;
+    if (!item ||
         !qn_grow(&a->deltas, &a->deltas_cap, a->n_deltas + 1, sizeof *a->deltas, QN_MEM_REQUEST)) {
         a->failed = true;
         return;
     }
-    qn_str *to = kind == QN_REPLY_CONTENT     ? &p->text
-                 : kind == QN_REPLY_REASONING ? &p->reasoning
-                 : kind == QN_REPLY_CALL      ? &c->name
-                                              : &c->arguments;
-    a->deltas[a->n_deltas++] = (qn_answer_delta){kind, (size_t)(item - p->items), to->n, n};
+    qn_str *to = string_of(p, item, kind);
+    size_t begin = to->n;
     qn_str_add(to, text, n);
-    a->failed |= to->failed;
-    if (!c)
+    a->failed = to->failed;
+    if (a->failed)
+        return;
+    a->deltas[a->n_deltas++] = (qn_answer_delta){kind, (size_t)(item - p->items), begin, n};
+    if (item->kind != QN_REPLY_CALL)
         item->end = to->n;
     else if (kind == QN_REPLY_CALL_END)
-        c->is_whole = true;
+        p->calls[item->call].is_whole = true;
 }
 
 /* A token is one of thoughts if it begins or ends among them: their tags are, too. */
@@ -159,12 +168,7 @@ static void take_apart(qn_answer *a, qn_answer_part *p, const qn_event *ev)
 
 qn_slice qn_answer_delta_text(const qn_answer_part *p, const qn_answer_delta *d)
 {
-    const qn_answer_call *c =
-        p->items[d->item].kind == QN_REPLY_CALL ? &p->calls[p->items[d->item].call] : NULL;
-    const qn_str *s = d->kind == QN_REPLY_CONTENT     ? &p->text
-                      : d->kind == QN_REPLY_REASONING ? &p->reasoning
-                      : d->kind == QN_REPLY_CALL      ? &c->name
-                                                      : &c->arguments;
+    const qn_str *s = string_of((qn_answer_part *)p, &p->items[d->item], d->kind);
     return (qn_slice){s->p ? s->p + d->begin : "", d->n};
 }
 

@@ -4,8 +4,39 @@
 
 #include "base/mem.h"
 #include "server/answer.h"
+#include <limits.h>
 #include <math.h>
 #include <string.h>
+#include <sys/mman.h>
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__real_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at);
+
+static long n_calls, fail_from; /* 0: never; memory that is gone stays gone */
+
+static bool fails(void)
+{
+    return fail_from && ++n_calls >= fail_from;
+}
+
+void *__wrap_malloc(size_t n)
+{
+    return fails() ? NULL : __real_malloc(n);
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+    return fails() ? NULL : __real_calloc(n, size);
+}
+
+void *__wrap_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at)
+{
+    return fails() ? MAP_FAILED : __real_mmap(p, n, prot, flags, fd, at);
+}
 
 static qn_event token(int index, int32_t id, const char *text)
 {
@@ -72,9 +103,57 @@ static void test_ids_differ(void **state)
     assert_string_not_equal(one, other);
 }
 
+/* An answer that is taken apart, without memory from some allocation on: nothing is told that was not kept. */
+static bool answer_calls(bool *failed)
+{
+    static const char text[] =
+        "I look.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>\n"
+        "<tool_call>\n{\"name\": \"g\", \"arguments\": {}}\n</tool_call>";
+    qn_reply_style style = {.has_calls = true};
+    qn_params p = {.n = 1};
+    qn_answer a = {.style = &style};
+    bool is_begun = qn_answer_init(&a, 1, &p, NULL) == QN_OK;
+    for (size_t i = 0, n; is_begun && text[i]; i += n) {
+        n = QN_MIN(sizeof text - 1 - i, (size_t)40);
+        qn_event ev = {.kind = QN_EVENT_TOKEN, .text = text + i, .n_text = n};
+        ev.finish = text[i + n] ? QN_FINISH_NONE : QN_FINISH_STOP;
+        const qn_answer_part *part = qn_answer_add(&a, 0, &ev);
+        for (size_t k = 0; k < a.n_deltas; k++) {
+            qn_slice s = qn_answer_delta_text(part, &a.deltas[k]);
+            assert_true(strlen(s.p) >= s.n);
+        }
+        for (size_t k = 0; k < part->n_items; k++)
+            assert_true(part->items[k].kind != QN_REPLY_CALL ||
+                        part->items[k].call < part->n_calls);
+    }
+    bool is_whole = is_begun && a.parts->n_calls == 2 && a.parts->calls[1].is_whole;
+    *failed = !is_begun || a.failed;
+    qn_answer_fini(&a);
+    return is_whole;
+}
+
+static void test_memory_fails(void **state)
+{
+    (void)state;
+    bool failed;
+    fail_from = LONG_MAX;
+    n_calls = 0;
+    assert_true(answer_calls(&failed));
+    assert_false(failed);
+    for (long at = 1, n = n_calls; at <= n; at++) {
+        fail_from = at;
+        n_calls = 0;
+        (void)answer_calls(&failed);
+        assert_true(failed);
+        assert_int_equal(qn_mem_live(QN_MEM_REQUEST), 0);
+    }
+    fail_from = 0;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gathers),
-                                       cmocka_unit_test(test_ids_differ)};
+                                       cmocka_unit_test(test_ids_differ),
+                                       cmocka_unit_test(test_memory_fails)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
