@@ -73,6 +73,7 @@ qn_status qn_demand_form(qn_demand *d, const char *param, qn_grammar_kind kind, 
 qn_status qn_demand_read_format(qn_demand *d, const char *param, const json_t *v, qn_err *err)
 {
     const json_t *inner = json_object_get(v, "json_schema");
+    const json_t *schema = json_object_get(is_given(inner) ? inner : v, "schema");
     const char *type = json_string_value(json_object_get(v, "type"));
     if (!type)
         return qn_fail(err, QN_E_ARG,
@@ -81,14 +82,13 @@ qn_status qn_demand_read_format(qn_demand *d, const char *param, const json_t *v
                        param, json_is_object(v) ? "no type" : qn_json_type_name(v));
     if (strcmp(type, "text") == 0)
         return QN_OK;
-    if (strcmp(type, "json_object") == 0)
+    bool is_object = strcmp(type, "json_object") == 0;
+    if (is_object && !is_given(schema))
         return qn_demand_form(d, param, QN_GRAMMAR_JSON, NULL, err);
-    if (strcmp(type, "json_schema") == 0) {
-        const json_t *schema = json_object_get(inner ? inner : v, "schema");
-        if (!is_given(schema))
-            return qn_fail(err, QN_E_ARG, "%s: found json_schema without a schema", param);
-        return qn_demand_form(d, param, QN_GRAMMAR_SCHEMA, schema, err);
-    }
+    if (is_object || strcmp(type, "json_schema") == 0)
+        return is_given(schema)
+                   ? qn_demand_form(d, param, QN_GRAMMAR_SCHEMA, schema, err)
+                   : qn_fail(err, QN_E_ARG, "%s: found json_schema without a schema", param);
     return qn_fail(
         err,
         strcmp(type, "structural_tag") == 0 || strcmp(type, "grammar") == 0 ? QN_E_UNSUPPORTED
@@ -236,7 +236,6 @@ qn_status qn_demand_name(qn_demand *d, const char *param, const char *name, qn_e
     allow_none(d);
     t->is_allowed = true;
     d->choice = QN_TOOLS_REQUIRED;
-    d->choice_param = param;
     d->is_single = true;
     return QN_OK;
 }
@@ -284,7 +283,6 @@ qn_status qn_demand_read_choice(qn_demand *d, const json_t *v, qn_err *err)
 {
     const char *type = json_string_value(json_object_get(v, "type"));
     const char *name = function_name(v);
-    d->choice_param = "tool_choice";
     if (!is_given(v))
         return QN_OK;
     if (type && strcmp(type, "allowed_tools") == 0)

@@ -40,7 +40,6 @@ typedef struct qn_demand {
     qn_tool *tools;
     size_t n_tools, tools_cap;
     qn_tool_choice choice;
-    const char *choice_param;
     bool is_single; /* at most one call; of one that is named: exactly one */
     bool is_subset; /* not all tools are allowed */
     int budget;     /* tokens of thoughts; -1: no limit; 0: none */
@@ -60,7 +59,8 @@ QN_MUST_USE qn_status qn_demand_form(qn_demand *d, const char *param, qn_grammar
  * grammar. */
 QN_MUST_USE qn_status qn_demand_read_forms(qn_demand *d, const json_t *o, const char **param,
                                            qn_err *err);
-/* {"type": "text" | "json_object" | "json_schema", ...}: schema below json_schema, or beside the type. */
+/* {"type": "text" | "json_object" | "json_schema", ...}: schema below json_schema, or beside the type; of json_object, as
+ * llama.cpp has it, it need not be there. */
 QN_MUST_USE qn_status qn_demand_read_format(qn_demand *d, const char *param, const json_t *v,
                                             qn_err *err);
 

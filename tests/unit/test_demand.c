@@ -126,6 +126,21 @@ static void test_forms(void **state)
                "quern-thoughts ::= %until \"</think>\"\n", "quern-body ::= quern-form\n");
         json_decref(v);
     }
+    static const char *const formats[][2] = {
+        {"{\"type\": \"json_object\", \"json_schema\": null}",
+         "quern-form ::= %json {\"type\": \"object\"}\n"},
+        {"{\"type\": \"json_object\", \"schema\": {\"type\": \"null\"}}",
+         "quern-form ::= %json {\"type\": \"null\"}\n"},
+        {"{\"type\": \"json_schema\", \"json_schema\": {\"schema\": {}}}",
+         "quern-form ::= %json {}\n"}};
+    for (size_t i = 0; i < QN_COUNT(formats); i++) {
+        qn_demand d = demand();
+        json_t *v = parse(formats[i][0]);
+        d.style.begin = QN_REPLY_THINKS;
+        assert_int_equal(qn_demand_read_format(&d, "response_format", v, NULL), QN_OK);
+        EXPECT(&d, formats[i][1]);
+        json_decref(v);
+    }
     /* the text of a schema is one value, whatever follows it */
     qn_demand d = demand();
     json_t *v = json_string("{} root ::= \"x\"");
