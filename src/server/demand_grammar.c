@@ -258,16 +258,6 @@ static unsigned type_named(const char *name)
     return 0;
 }
 
-static unsigned type_of(const json_t *v)
-{
-    static const unsigned types[] = {
-        [JSON_OBJECT] = QN_REPLY_OBJECT, [JSON_ARRAY] = QN_REPLY_ARRAY,
-        [JSON_STRING] = QN_REPLY_STRING, [JSON_INTEGER] = QN_REPLY_INTEGER,
-        [JSON_REAL] = QN_REPLY_NUMBER,   [JSON_TRUE] = QN_REPLY_BOOL,
-        [JSON_FALSE] = QN_REPLY_BOOL,    [JSON_NULL] = QN_REPLY_NULL};
-    return types[json_typeof(v)];
-}
-
 /* "#/$defs/name" in the tool's schema; NULL: nothing there. */
 static const json_t *resolve(const json_t *root, const char *ref)
 {
@@ -336,9 +326,9 @@ static unsigned types_of(const json_t *root, const json_t *schema)
         for (size_t i = 0; i < json_array_size(type); i++)
             all |= type_named(json_string_value(json_array_get(type, i)));
         if (!type && json_object_get(s, "const"))
-            all |= type_of(json_object_get(s, "const"));
+            all |= qn_reply_type_of(json_object_get(s, "const"));
         for (size_t i = 0; !type && i < json_array_size(values); i++)
-            all |= type_of(json_array_get(values, i));
+            all |= qn_reply_type_of(json_array_get(values, i));
     }
     return all;
 }
@@ -371,6 +361,9 @@ static bool is_one_of(const char *name, const char *const *list)
 static const char *const said[] = {"type",     "anyOf",       "oneOf",     "$ref",       "title",
                                    "default",  "description", "examples",  "deprecated", "$comment",
                                    "readOnly", "writeOnly",   "minLength", "maxLength",  NULL};
+static const char *const said_of_values[] = {"type",     "enum",        "const",     "title",
+                                             "default",  "description", "examples",  "deprecated",
+                                             "$comment", "readOnly",    "writeOnly", NULL};
 static const char *const said_of_objects[] = {
     "type",    "properties",  "required", "additionalProperties",
     "$defs",   "definitions", "title",    "description",
@@ -432,14 +425,21 @@ static qn_status add_string(qn_str *out, const parameter *p, unsigned types, qn_
     return QN_OK;
 }
 
-/* One of some values. */
-static void add_values(qn_str *out, const json_t *values)
+/* One of some values, those that are of its types. */
+static qn_status add_values(qn_str *out, const parameter *p, const json_t *values, unsigned types,
+                            qn_err *err)
 {
+    const char *keyword = unsaid(p->schema, said_of_values);
+    size_t n = 0;
+    if (keyword)
+        return not_in_text(p, keyword, err);
     qn_str_adds(out, "( ");
     for (size_t i = 0; i < json_array_size(values); i++) {
         const json_t *v = json_array_get(values, i);
         qn_str text = {0};
-        qn_str_adds(out, i ? " | " : "");
+        if (!(qn_reply_type_of(v) & types))
+            continue;
+        qn_str_adds(out, n++ ? " | " : "");
         if (json_is_string(v))
             qn_str_add(&text, json_string_value(v), json_string_length(v));
         else
@@ -449,6 +449,7 @@ static void add_values(qn_str *out, const json_t *values)
         qn_str_fini(&text);
     }
     qn_str_adds(out, " ) \"\\n</parameter>\\n\"");
+    return n ? QN_OK : not_in_text(p, "type", err);
 }
 
 static qn_status add_typed(qn_str *out, const parameter *p, qn_err *err)
@@ -484,18 +485,16 @@ static qn_status add_value(qn_str *out, parameter *p, qn_err *err)
     unsigned types = types_of(root, p->schema);
     if (types && !(types & QN_REPLY_STRING))
         return add_typed(out, p, err);
+    if (constant && values)
+        return not_in_text(p, "const", err);
     if (constant) {
         json_t *one = json_pack("[O]", constant);
-        if (!one)
-            return qn_fail_nomem(err, 64);
-        add_values(out, one);
+        qn_status s = one ? add_values(out, p, one, types, err) : qn_fail_nomem(err, sizeof one);
         json_decref(one);
-        return QN_OK;
+        return s;
     }
-    if (json_array_size(values)) {
-        add_values(out, values);
-        return QN_OK;
-    }
+    if (json_array_size(values))
+        return add_values(out, p, values, types, err);
     return add_string(out, p, types, err);
 }
 

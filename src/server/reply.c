@@ -6,7 +6,6 @@
  * its last tag can begin another one: where that may be one of others, it is gone through again (at most AGAIN bytes). */
 #include "server/reply.h"
 
-#include "base/json.h"
 #include <string.h>
 
 #define BLANKS 64 /* as many may stand where none has a meaning; more are text */
@@ -649,7 +648,7 @@ static void add_value(qn_reply *r, const char *p, size_t n)
         say_string(r, false);
 }
 
-static unsigned type_of(const json_t *v)
+unsigned qn_reply_type_of(const json_t *v)
 {
     switch (json_typeof(v)) {
     case JSON_OBJECT:
@@ -681,7 +680,7 @@ static const char *as_json(const qn_reply *r, const char *p, size_t *n)
         }
     if (qn_json_parse(&v, p, *n, QN_LIMIT_HTTP_JSON_DEPTH, "value", NULL) != QN_OK)
         return NULL;
-    bool fits = (type_of(v) & r->types) && !json_is_string(v);
+    bool fits = (qn_reply_type_of(v) & r->types) && !json_is_string(v);
     json_decref(v);
     return fits ? p : NULL;
 }

@@ -21,8 +21,8 @@
 #ifndef QN_SERVER_REPLY_H
 #define QN_SERVER_REPLY_H
 
+#include "base/json.h"
 #include "base/limits.h"
-#include "base/str.h"
 
 typedef enum qn_reply_kind {
     QN_REPLY_CONTENT,
@@ -46,6 +46,7 @@ enum {
     QN_REPLY_OBJECT = 64
 };
 typedef unsigned (*qn_reply_types)(void *arg, qn_slice tool, qn_slice parameter);
+unsigned qn_reply_type_of(const json_t *v); /* a whole number is a NUMBER too */
 
 typedef enum qn_reply_begin {
     QN_REPLY_ANSWERS, /* thinks not: think tags are text */

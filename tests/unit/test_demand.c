@@ -150,7 +150,8 @@ static void test_forms(void **state)
 
 static const char weather[] =
     "[{\"name\": \"f\", \"parameters\": {\"properties\": {\"s\": {\"type\": \"string\"}, \"i\": "
-    "{\"$ref\": \"#/$defs/n\"}, \"e\": {\"enum\": [\"a\", \"b\\n\"]}, \"m\": {\"type\": "
+    "{\"$ref\": \"#/$defs/n\"}, \"e\": {\"type\": \"string\", \"enum\": [\"a\", \"b\\n\", null]}, "
+    "\"m\": {\"type\": "
     "\"string\", "
     "\"maxLength\": 3}, \"o\": {\"anyOf\": [{\"type\": \"string\"}, {\"type\": \"null\"}]}}, "
     "\"required\": [\"s\"], \"$defs\": {\"n\": {\"type\": \"integer\"}}}}, {\"name\": \"g\"}]";
@@ -205,6 +206,9 @@ static void test_unsaid(void **state)
          "{\"a\": "
          "{\"type\": \"string\", \"format\": \"date\"}}}",
          "#/properties/s/format"},
+        {"{\"properties\": {\"s\": {\"enum\": [\"a\", \"bb\"], \"minLength\": 2}}}",
+         "#/properties/s/minLength"},
+        {"{\"properties\": {\"s\": {\"type\": \"string\", \"const\": 1}}}", "#/properties/s/type"},
         {"{\"minProperties\": 1}", "#/minProperties"},
         {"{\"required\": [\"x\"]}", "#/required/0"},
         {"{\"properties\": {\"a>b\": {}}}", "#/properties"},
