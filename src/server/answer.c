@@ -4,6 +4,7 @@
 
 #include "base/mem.h"
 #include <math.h>
+#include <quern/grammar.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
@@ -172,6 +173,23 @@ qn_slice qn_answer_delta_text(const qn_answer_part *p, const qn_answer_delta *d)
     return (qn_slice){s->p ? s->p + d->begin : "", d->n};
 }
 
+const qn_answer_item *qn_answer_item_at(const qn_answer_part *p, size_t i)
+{
+    static const qn_answer_item nothing = {.kind = QN_REPLY_CONTENT};
+    return i < p->n_items ? &p->items[i] : &nothing;
+}
+
+qn_slice qn_answer_item_text(const qn_answer_part *p, const qn_answer_item *item)
+{
+    bool is_call = item->kind == QN_REPLY_CALL;
+    const qn_str *s =
+        string_of((qn_answer_part *)p, item, is_call ? QN_REPLY_ARGUMENTS : item->kind);
+    if (!s->p)
+        return QN_SLICE("");
+    return is_call ? (qn_slice){s->p, s->n}
+                   : (qn_slice){s->p + item->begin, item->end - item->begin};
+}
+
 bool qn_answer_call_is_sound(const qn_answer_call *c)
 {
     json_t *v = NULL;
@@ -232,11 +250,14 @@ qn_status qn_answer_start(qn_exchange *x, const qn_answer_api *api, void *arg, q
                           const qn_prompt *prompts, size_t n_prompts, const qn_params *params,
                           qn_err *err)
 {
+    qn_grammar *grammar =
+        params->grammar; /* params may lie in arg, which is the I/O thread's then */
     qn_status s = qn_answer_init(arg, n_prompts, params, err);
     if (s == QN_OK)
         s = qn_x_generate(x, api, arg, e, prompts, n_prompts, params, err);
     if (s != QN_OK)
         qn_answer_free(arg);
+    qn_grammar_close(grammar);
     return s;
 }
 

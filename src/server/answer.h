@@ -94,12 +94,17 @@ qn_answer_part *qn_answer_add(qn_answer *a, size_t i, const qn_event *ev);
 qn_answer_usage qn_answer_sum(const qn_answer *a);
 /* Valid until the next event. */
 qn_slice qn_answer_delta_text(const qn_answer_part *p, const qn_answer_delta *d);
+/* Item i; of an answer of nothing an empty text. */
+const qn_answer_item *qn_answer_item_at(const qn_answer_part *p, size_t i);
+/* Its text, reasoning or arguments, as far as they are known. Valid until the next event. */
+qn_slice qn_answer_item_text(const qn_answer_part *p, const qn_answer_item *item);
 /* Its arguments are a JSON object; others (cut off, malformed) are no calls where APIs give an object. */
 bool qn_answer_call_is_sound(const qn_answer_call *c);
 /* For a qn_answer_api whose arg begins with a qn_answer: gathers, and writes nothing; ends it. */
 void qn_answer_event(qn_exchange *x, void *arg, size_t i, const qn_event *ev);
 void qn_answer_free(void *arg);
-/* Worker: begins such an answer and submits its prompts, as qn_x_generate; on failure nothing is left of it. */
+/* Worker: begins such an answer and submits its prompts, as qn_x_generate; on failure nothing is left of it. Closes params->grammar
+ * in any case: the request has it. */
 QN_MUST_USE qn_status qn_answer_start(qn_exchange *x, const qn_answer_api *api, void *arg,
                                       qn_engine *e, const qn_prompt *prompts, size_t n_prompts,
                                       const qn_params *params, qn_err *err);

@@ -446,37 +446,27 @@ static void begin_stream(qn_exchange *x, message *m)
     send_event(x, m, "ping");
 }
 
-/* An answer of nothing is an empty text. */
-static const qn_answer_item nothing = {.kind = QN_REPLY_CONTENT};
-
-static const qn_answer_item *item_at(const message *m, size_t i)
-{
-    const qn_answer_part *p = m->answer.parts;
-    return i < p->n_items ? &p->items[i] : &nothing;
-}
-
 /* Whole, or (is_begin) as a stream begins it. */
 static void add_block(qn_str *out, const message *m, size_t i, bool is_begin)
 {
     const qn_answer_part *p = m->answer.parts;
-    const qn_answer_item *item = item_at(m, i);
-    size_t n = is_begin || (item->kind == QN_REPLY_REASONING && m->demand.is_silent)
-                   ? 0
-                   : item->end - item->begin;
+    const qn_answer_item *item = qn_answer_item_at(p, i);
+    bool is_hidden = is_begin || (item->kind == QN_REPLY_REASONING && m->demand.is_silent);
+    qn_slice text = is_hidden ? QN_SLICE("") : qn_answer_item_text(p, item);
     if (item->kind == QN_REPLY_CALL) {
         const qn_answer_call *c = &p->calls[item->call];
         qn_str_addf(out, "{\"type\":\"tool_use\",\"id\":\"%s\",\"name\":", c->id);
         qn_answer_add_text(out, &c->name);
         qn_str_adds(out, ",\"input\":");
-        qn_str_add(out, is_begin ? "{}" : c->arguments.p, is_begin ? 2 : c->arguments.n);
+        qn_str_add(out, is_begin ? "{}" : text.p, is_begin ? 2 : text.n);
         qn_str_addc(out, '}');
     } else if (item->kind == QN_REPLY_REASONING) {
         qn_str_adds(out, "{\"type\":\"thinking\",\"thinking\":");
-        qn_str_add_json(out, n ? p->reasoning.p + item->begin : "", n);
+        qn_str_add_json(out, text.p, text.n);
         qn_str_adds(out, ",\"signature\":\"\"}");
     } else {
         qn_str_adds(out, "{\"type\":\"text\",\"text\":");
-        qn_str_add_json(out, n ? p->text.p + item->begin : "", n);
+        qn_str_add_json(out, text.p, text.n);
         qn_str_addc(out, '}');
     }
 }
@@ -535,7 +525,7 @@ static void on_done_whole(qn_exchange *x, void *arg)
     add_head(&m->answer.out, m);
     qn_str_adds(&m->answer.out, ",\"content\":[");
     for (size_t i = 0; i < QN_MAX(p->n_items, 1); i++) {
-        const qn_answer_item *item = item_at(m, i);
+        const qn_answer_item *item = qn_answer_item_at(p, i);
         if (item->kind == QN_REPLY_CALL && !qn_answer_call_is_sound(&p->calls[item->call]))
             continue;
         qn_str_adds(&m->answer.out, n++ ? "," : "");
@@ -620,12 +610,10 @@ static void handle_messages(qn_exchange *x)
     if (s == QN_OK)
         s = qn_demand_settle(&m->demand, e, ids, n_ids, &params.grammar, &param, &err);
     if (s == QN_OK) {
-        qn_grammar *grammar = params.grammar;
         param = NULL;
         qn_x_add_header(x, "request-id", qn_x_id(x));
         s = qn_answer_start(x, b.stream ? &stream_api : &whole_api, m, e,
                             &(qn_prompt){.ids = ids, .n_ids = n_ids}, 1, &params, &err);
-        qn_grammar_close(grammar);
     }
     qn_release(ids);
     if (s != QN_OK)

@@ -341,11 +341,6 @@ static void add_usage(qn_str *out, const generation *g)
     qn_answer_add_usage(out, &u);
 }
 
-static void add_string(qn_str *out, const qn_str *text)
-{
-    qn_str_add_json(out, text->p ? text->p : "", text->n);
-}
-
 static void add_simple(qn_str *out, const generation *g)
 {
     const qn_answer *a = &g->answer;
@@ -353,7 +348,7 @@ static void add_simple(qn_str *out, const generation *g)
     qn_str_adds(out, is_many ? "{\"text\":[" : "{\"text\":");
     for (int i = 0; i < a->n; i++) {
         qn_str_adds(out, i ? "," : "");
-        add_string(out, &a->parts[i].text);
+        qn_answer_add_text(out, &a->parts[i].text);
     }
     qn_str_adds(out, is_many ? "],\"finish_reason\":[" : ",\"finish_reason\":");
     for (int i = 0; i < a->n; i++) {
@@ -416,7 +411,7 @@ static void add_sglang(qn_str *out, const generation *g, size_t at, int index)
     const qn_answer_part *p = &g->answer.parts[at];
     size_t prompt = at / (size_t)g->answer.n;
     qn_str_adds(out, "{\"text\":");
-    add_string(out, &p->text);
+    qn_answer_add_text(out, &p->text);
     if (p->finish != QN_FINISH_NONE) {
         qn_str_adds(out, ",\"output_ids\":");
         qn_answer_add_ids(out, p->ids, p->n_ids);
@@ -495,7 +490,7 @@ static void add_tgi_text(qn_str *out, const generation *g)
     qn_str_add(&full, g->full_text.p, g->full_text.n);
     qn_str_add(&full, p->text.p ? p->text.p : "", p->text.n);
     qn_str_adds(out, "\"generated_text\":");
-    add_string(out, &full);
+    qn_answer_add_text(out, &full);
     out->failed |= full.failed;
     qn_str_fini(&full);
 }
@@ -547,7 +542,6 @@ static void send_event(qn_exchange *x, generation *g)
     qn_str_clear(&g->answer.out);
 }
 
-/* A candidate's last event waits for DONE, which brings the counts. */
 /* Each event has the whole text so far: as it grows they come less often, so that all together are at most
  * SO_FAR bytes a token. */
 static bool is_worth(const qn_answer_part *p)
@@ -555,6 +549,7 @@ static bool is_worth(const qn_answer_part *p)
     return p->n_ids % (1 + p->text.n / SO_FAR) == 0;
 }
 
+/* A candidate's last event waits for DONE, which brings the counts. */
 static void send_sglang(qn_exchange *x, generation *g, size_t i, const qn_answer_part *p)
 {
     bool is_many = g->is_list || g->answer.n > 1;
@@ -627,11 +622,9 @@ static qn_status submit(qn_exchange *x, generation *g, qn_engine *e, const char 
     if (s == QN_OK)
         s = read_demand(x, g, e, param, err);
     if (s == QN_OK) {
-        qn_grammar *grammar = g->params.grammar;
         *param = NULL;
         s = qn_answer_start(x, g->body.stream ? &stream_api : &whole_api, g, e, prompts, n,
                             &g->params, err);
-        qn_grammar_close(grammar);
     }
     for (size_t i = 0; prompts && i < n; i++)
         qn_release((void *)(uintptr_t)prompts[i].ids);

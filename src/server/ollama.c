@@ -589,12 +589,10 @@ static void answer(qn_exchange *x, bool is_chat)
     if (s == QN_OK)
         s = settle(r, &b, e, ids, n_ids, &params.grammar, &param, &err);
     if (s == QN_OK) {
-        qn_grammar *grammar = params.grammar;
         fit_tokens(e, n_ids, &params);
         param = NULL;
         s = qn_answer_start(x, b.stream ? &stream_api : &whole_api, r, e,
                             &(qn_prompt){.ids = ids, .n_ids = n_ids}, 1, &params, &err);
-        qn_grammar_close(grammar);
     }
     qn_release(ids);
     if (s != QN_OK)

@@ -321,13 +321,9 @@ static const char *status_of(const response *r)
     return r->answer.parts->finish == QN_FINISH_LENGTH ? "incomplete" : "completed";
 }
 
-/* An answer of nothing is an empty message. */
-static const qn_answer_item nothing = {.kind = QN_REPLY_CONTENT};
-
 static const qn_answer_item *item_at(const response *r, size_t i)
 {
-    const qn_answer_part *p = r->answer.parts;
-    return i < p->n_items ? &p->items[i] : &nothing;
+    return qn_answer_item_at(r->answer.parts, i);
 }
 
 static size_t n_items(const response *r)
@@ -344,15 +340,7 @@ static void add_item_id(qn_str *out, const response *r, size_t i)
 
 static qn_slice item_text(const response *r, size_t i)
 {
-    const qn_answer_part *p = r->answer.parts;
-    const qn_answer_item *item = item_at(r, i);
-    const qn_str *s = item->kind == QN_REPLY_CALL        ? &p->calls[item->call].arguments
-                      : item->kind == QN_REPLY_REASONING ? &p->reasoning
-                                                         : &p->text;
-    if (!s->p)
-        return QN_SLICE("");
-    return item->kind == QN_REPLY_CALL ? (qn_slice){s->p, s->n}
-                                       : (qn_slice){s->p + item->begin, item->end - item->begin};
+    return qn_answer_item_text(r->answer.parts, item_at(r, i));
 }
 
 /* {"type": "output_text", ...} with the text so far, or without any. */
@@ -680,12 +668,9 @@ static void handle_create(qn_exchange *x)
     }
     if (s == QN_OK)
         s = qn_demand_settle(&r->demand, e, ids, n_ids, &params.grammar, &param, &err);
-    if (s == QN_OK) {
-        qn_grammar *grammar = params.grammar;
+    if (s == QN_OK)
         s = qn_answer_start(x, b.stream ? &stream_api : &whole_api, r, e,
                             &(qn_prompt){.ids = ids, .n_ids = n_ids}, 1, &params, &err);
-        qn_grammar_close(grammar);
-    }
     qn_release(ids);
     if (s != QN_OK)
         qn_x_fail(x, &err, param);

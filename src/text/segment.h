@@ -51,7 +51,7 @@ typedef struct qn_segments {
 } qn_segments;
 void qn_segments_fini(qn_segments *s);
 
-/* Appends the pieces of text; none for an empty one. Bytes that are not UTF-8: QN_E_FORMAT. A code
+/* The pieces of text; none for an empty one. Bytes that are not UTF-8: QN_E_FORMAT. A code
  * point of more than max_tokens tokens: QN_E_TOO_LONG. overlap must be less than max_tokens. On
  * failure out is empty. */
 QN_MUST_USE qn_status qn_segments_cut(qn_segments *out, const qn_tokenizer *t, qn_slice text,
