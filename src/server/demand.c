@@ -37,16 +37,21 @@ static qn_status keep_text(qn_demand *d, const json_t *v, qn_err *err)
 /* As a value, so that nothing but a schema can stand in it. */
 static qn_status keep_schema(qn_demand *d, const char *param, const json_t *v, qn_err *err)
 {
+    static const char *const booleans[] = {"{\"not\": {}}",
+                                           "{}"}; /* as objects, which %json takes */
     json_t *parsed = NULL;
     if (json_is_string(v)) {
         QN_TRY(qn_json_parse(&parsed, json_string_value(v), json_string_length(v),
                              QN_LIMIT_HTTP_JSON_DEPTH, param, err));
         v = parsed;
     }
-    qn_status s = json_is_object(v) || json_is_boolean(v)
-                      ? keep_text(d, v, err)
-                      : qn_fail(err, QN_E_ARG, "%s: found %s, want a JSON Schema", param,
-                                qn_json_type_name(v));
+    qn_status s = QN_OK;
+    if (json_is_boolean(v))
+        d->text = qn_slice_of(booleans[json_is_true(v)]);
+    else
+        s = json_is_object(v) ? keep_text(d, v, err)
+                              : qn_fail(err, QN_E_ARG, "%s: found %s, want a JSON Schema", param,
+                                        qn_json_type_name(v));
     json_decref(parsed);
     return s;
 }

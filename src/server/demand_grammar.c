@@ -66,7 +66,10 @@ static void add_regex(qn_str *out, qn_slice re)
     qn_str_adds(out, "%regex /");
     for (size_t i = 0; i < re.n; i++) {
         char c = re.p[i];
-        if (c == '\\' && i + 1 < re.n) {
+        bool is_escape = c == '\\' && i + 1 < re.n;
+        if (is_escape && (re.p[i + 1] == '\n' || re.p[i + 1] == '\r'))
+            continue;
+        if (is_escape) {
             qn_str_addc(out, c);
             qn_str_addc(out, re.p[++i]);
         } else if (c == '\n' || c == '\r' || c == '/')

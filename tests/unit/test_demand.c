@@ -104,6 +104,9 @@ static void test_forms(void **state)
     } rows[] = {
         {QN_GRAMMAR_SCHEMA, "{\"type\": \"null\"}", "quern-form ::= %json {\"type\": \"null\"}\n"},
         {QN_GRAMMAR_SCHEMA, "\"{}\"", "quern-form ::= %json {}\n"},
+        {QN_GRAMMAR_SCHEMA, "true", "quern-form ::= %json {}\n"},
+        {QN_GRAMMAR_SCHEMA, "\"false\"", "quern-form ::= %json {\"not\": {}}\n"},
+        {QN_GRAMMAR_REGEX, "\"a\\\\\\nb\"", "quern-form ::= %regex /a\\nb/\n"},
         {QN_GRAMMAR_REGEX, "\"a/[/]\\\\/\\n\"", "quern-form ::= %regex /a\\/[\\/]\\/\\n/\n"},
         {QN_GRAMMAR_CHOICE, "[\"a\\\"\\\\\", \"\\n\\u0001\"]",
          "quern-form ::= \"a\\\"\\\\\" | \"\\n\\x01\"\n"},
