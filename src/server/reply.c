@@ -824,13 +824,13 @@ void qn_reply_end(qn_reply *r, qn_reply_fn fn, void *arg)
         break;
     case QN_REPLY_AT_LEAD:
     case QN_REPLY_AT_TEXT:
-    case QN_REPLY_AT_HEAD:
-    case QN_REPLY_AT_FUNCTION:
         if (!(r->is_after && all_blank(&r->held)))
             go_on(r);
         break;
+    case QN_REPLY_AT_HEAD:
+    case QN_REPLY_AT_FUNCTION:
     case QN_REPLY_AT_BODY:
-        if (!r->is_told)
+        if (!r->is_told && !r->style.is_enforced) /* else it would have become one */
             go_on(r);
         break;
     default: /* a call that is cut off */

@@ -56,8 +56,9 @@ typedef enum qn_reply_begin {
 
 typedef struct qn_reply_style {
     qn_reply_begin begin;
-    bool has_calls;       /* there are tools; else their tags are text */
-    bool is_enforced;     /* every <tool_call> of the answer itself is a call */
+    bool has_calls; /* there are tools; else their tags are text */
+    /* Every <tool_call> of the answer itself is a call: one that is cut off before its name is told is no text either. */
+    bool is_enforced;
     bool is_bare;         /* <function= is one without <tool_call>, too */
     qn_reply_types types; /* NULL: all unknown */
     /* Some models forget the tags, or write a fence in their place: an answer that begins with the object of a call to a known tool

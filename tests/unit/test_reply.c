@@ -205,6 +205,10 @@ static void test_no_calls(void **state)
     }
     check(&tools, "```\n```\n" CALL, "C:```\n```|>f {\"a\": 1}.");
     check(&enforced, "```\n" CALL, "C:```|>f {\"a\": 1}.");
+    check(&enforced, "a\n<tool_call>\n{\"na", "C:a");
+    check(&enforced, "<tool_call>\n<function=f>\n<para", "");
+    check(&enforced, "a <tool", "C:a <tool");
+    check(&tools, "a\n<tool_call>\n{\"na", "C:a\n<tool_call>\n{\"na");
     check(&tools, "<tool_call><tool_call>{\"name\":\"f\"}", "C:<tool_call>|>f {}.");
     check(&tools, "<tool_call>\n<function=f>\n" CALL,
           "C:<tool_call>\n<function=f>\n|>f {\"a\": 1}.");
