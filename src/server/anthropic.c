@@ -408,12 +408,12 @@ static void add_usage(qn_str *out, const message *m, bool is_end)
     qn_str_addc(out, '}');
 }
 
-/* "stop_reason": ..., "stop_sequence": ... */
-static void add_stop(qn_str *out, const qn_answer_part *p)
+/* "stop_reason": ..., "stop_sequence": ...; has_calls: of the blocks that were told some are tool_use. */
+static void add_stop(qn_str *out, const qn_answer_part *p, bool has_calls)
 {
     const char *reason = p->stop                         ? "stop_sequence"
                          : p->finish == QN_FINISH_LENGTH ? "max_tokens"
-                         : p->n_calls                    ? "tool_use"
+                         : has_calls                     ? "tool_use"
                                                          : "end_turn";
     qn_str_addf(out, "\"stop_reason\":\"%s\",\"stop_sequence\":", reason);
     qn_str_add_json_or_null(out, p->stop);
@@ -522,17 +522,19 @@ static void on_done_whole(qn_exchange *x, void *arg)
     message *m = arg;
     const qn_answer_part *p = m->answer.parts;
     size_t n = 0;
+    bool has_calls = false;
     add_head(&m->answer.out, m);
     qn_str_adds(&m->answer.out, ",\"content\":[");
     for (size_t i = 0; i < QN_MAX(p->n_items, 1); i++) {
         const qn_answer_item *item = qn_answer_item_at(p, i);
         if (item->kind == QN_REPLY_CALL && !qn_answer_call_is_sound(&p->calls[item->call]))
             continue;
+        has_calls |= item->kind == QN_REPLY_CALL;
         qn_str_adds(&m->answer.out, n++ ? "," : "");
         add_block(&m->answer.out, m, i, false);
     }
     qn_str_adds(&m->answer.out, "],");
-    add_stop(&m->answer.out, p);
+    add_stop(&m->answer.out, p, has_calls);
     qn_str_adds(&m->answer.out, ",\"usage\":");
     add_usage(&m->answer.out, m, true);
     qn_str_addc(&m->answer.out, '}');
@@ -548,7 +550,7 @@ static void on_done_stream(qn_exchange *x, void *arg)
         open_block(x, m, 0);
     close_block(x, m);
     qn_str_adds(&m->answer.out, "{\"type\":\"message_delta\",\"delta\":{");
-    add_stop(&m->answer.out, m->answer.parts);
+    add_stop(&m->answer.out, m->answer.parts, m->answer.parts->n_calls > 0);
     qn_str_adds(&m->answer.out, "},\"usage\":");
     add_usage(&m->answer.out, m, true);
     qn_str_addc(&m->answer.out, '}');
