@@ -470,8 +470,11 @@ int cmd_load(int argc, char **argv)
             rc = CMD_INTERRUPTED;
     }
     load_client_free(l->run.client);
-    if (l->base)
+    if (l->base) {
+        (void)event_base_loop(l->base,
+                              EVLOOP_NONBLOCK); /* callbacks put off keep their bufferevents */
         event_base_free(l->base);
+    }
     load_results_fini(&l->results);
     qn_str_fini(&l->key);
     qn_str_fini(&l->model);

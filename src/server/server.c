@@ -470,8 +470,11 @@ void qn_server_free(qn_server *s)
     for (size_t i = 0; i < QN_COUNT(events); i++)
         if (events[i])
             event_free(events[i]);
-    if (s->base)
+    if (s->base) {
+        (void)event_base_loop(s->base,
+                              EVLOOP_NONBLOCK); /* callbacks put off keep their bufferevents */
         event_base_free(s->base);
+    }
     if (s->wake_fd >= 0)
         (void)close(s->wake_fd);
     (void)pthread_mutex_destroy(&s->ready_lock);
