@@ -360,7 +360,7 @@ static qn_status explain(const qn_demand *d, qn_engine *e, qn_status s, const ch
                          qn_err *err)
 {
     qn_grammar *g = NULL;
-    if (s == QN_E_NOMEM)
+    if (s == QN_E_NOMEM || s == QN_E_BUSY)
         return s;
     if (d->has_form) {
         *param = d->form_param;
