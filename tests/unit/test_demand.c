@@ -190,6 +190,23 @@ static void test_unsaid(void **state)
          "{\"a\": "
          "{\"type\": \"string\", \"format\": \"date\"}}}",
          "#/properties/s/format"},
+        {"{\"properties\": {\"s\": {\"$ref\": \"#/$defs/none\"}}}", "#/properties/s/anyOf"},
+        {"{\"properties\": {\"s\": {\"$ref\": \"#/$defs/a%20b\"}}, \"$defs\": {\"a b\": "
+         "{\"type\": \"integer\"}}}",
+         "#/properties/s/anyOf"},
+        {"{\"properties\": {\"s\": {\"$ref\": \"#a\"}}, \"$defs\": {\"a\": {\"$anchor\": \"a\"}}}",
+         "#/properties/s/anyOf"},
+        {"{\"properties\": {\"s\": {\"type\": \"string\", \"anyOf\": [{\"type\": \"integer\"}]}}}",
+         "#/properties/s/anyOf"},
+        {"{\"properties\": {\"s\": {\"type\": \"strng\"}}}", "#/properties/s/type"},
+        {"{\"properties\": {\"s\": 5}}", "#/properties/s/type"},
+        {"{\"properties\": {\"s\": false}, \"required\": [\"s\"]}", "#/properties/s/type"},
+        {"{\"properties\": {\"s\": {\"enum\": [\"a\"], \"minLength\": 2}}}",
+         "#/properties/s/minLength"},
+        /* which would be read as a number */
+        {"{\"properties\": {\"s\": {\"type\": [\"string\", \"number\"], \"enum\": [\" 5\"]}}}",
+         "#/properties/s/enum"},
+        {"{\"properties\": {\"s\": {\"enum\": [\"None\", null]}}}", "#/properties/s/enum"},
         {"{\"minProperties\": 1}", "#/minProperties"},
         {"{\"required\": [\"x\"]}", "#/required/0"},
         {"{\"properties\": {\"a>b\": {}}}", "#/properties"},
