@@ -379,8 +379,9 @@ static qn_status build_part(maker *m, qn_nfa *a, task t)
         qn_nfa_chars(a, t.from, t.to, f->ranges + v->at, v->n);
         return QN_OK;
     case QN_FORM_UNTIL:
+        QN_TRY(qn_fuel_take(&m->fuel, 512ull * v->n * v->n, m->err)); /* before it is spent */
         qn_nfa_until(a, t.from, t.to, (const uint8_t *)f->bytes + v->at, v->n);
-        return qn_fuel_take(&m->fuel, 512ull * v->n * v->n, m->err);
+        return QN_OK;
     case QN_FORM_ANY: {
         uint32_t loop = qn_nfa_state(a);
         qn_nfa_arc(a, t.from, (qn_arc){.kind = QN_ARC_EMPTY, .to = loop});

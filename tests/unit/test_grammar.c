@@ -578,6 +578,11 @@ static void test_limits(void **state)
     qn_form_set_root(f, part);
     qn_form_id any = qn_form_any(f), bomb = qn_form_and(f, part, any);
     expect_error(f, bomb, QN_E_TOO_LONG, "found");
+    f = form();
+    static char end[200000];
+    memset(end, 'a', sizeof end);
+    end[sizeof end - 1] = 0;
+    expect_error(f, qn_form_until(f, end, 0, NULL), QN_E_TOO_LONG, "too long");
     f = form(); /* states whose rows take more than they may */
     qn_form_id list[600];
     qn_char_range every[128];
