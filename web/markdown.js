@@ -115,11 +115,16 @@ function fence(text, line, m, b) {
 
 function math(text, at, m, b) {
   const close = m[1] === '$$' ? '$$' : '\\]';
-  const end = text.indexOf(close, at + m[0].length);
-  const blank = text.slice(at).search(/\n[ \t]*\r?\n/);
+  let line = lineAt(text, at), from = m[0].length;
   b.kind = 'math';
-  if (end >= 0 && (blank < 0 || end < at + blank)) b.end = lineAt(text, end).next;
-  else b.end = blank < 0 ? text.length : at + blank + 1;
+  // to the line that closes it, or a blank one; not looked for behind those: this is called for each of many
+  for (;;) {
+    b.end = line.next;
+    if (line.s.indexOf(close, from) >= 0 || b.end >= text.length) break;
+    line = lineAt(text, b.end);
+    from = 0;
+    if (isBlank(line.s)) break;
+  }
   b.text = text.slice(at, b.end).trim();
   return b;
 }

@@ -69,7 +69,7 @@ qn_status qn_constrain_accept(qn_seq *q, int32_t id, bool *is_over, qn_err *err)
     if (!q->matcher)
         return QN_OK;
     if (!qn_matcher_accept(q->matcher, id)) /* it was allowed */
-        return qn_fail_nomem(err, 0);
+        return qn_matcher_fail(q->matcher, err);
     *is_over = qn_matcher_is_over(q->matcher);
     if (q->n_run_taken < q->run.n)
         q->n_run_taken++;

@@ -233,6 +233,11 @@ static qn_status get(qn_grammar_cache *c, qn_grammar **out, qn_grammar_kind kind
         e->last_use = c->n_asked;
         return use(e, out, err);
     }
+    evict(c); /* requests have ended since */
+    size_t bytes = n_bytes(c);
+    if (bytes > QN_LIMIT_GRAMMARS_IN_USE)
+        return qn_fail(err, QN_E_BUSY, "grammar: found %zu MB of grammars in use, want at most %d",
+                       bytes >> 20, QN_LIMIT_GRAMMARS_IN_USE >> 20);
     QN_TRY(open_entry(c, hash, kind, text, err));
     c->n_compiled++;
     (void)pthread_mutex_unlock(&c->lock);

@@ -6,7 +6,7 @@
  * Entries are found by hash and compared in full. They and the vocabulary are made on the caller's thread, outside of the
  * engine's locks; who asks for a text that another one compiles waits for that. The least recently used go when all take
  * more than QN_LIMIT_GRAMMAR_CACHE bytes or are more than QN_LIMIT_GRAMMARS; what requests use stays, since letting it go
- * would give nothing back.
+ * would give nothing back. While that is more than QN_LIMIT_GRAMMARS_IN_USE, further texts are QN_E_BUSY.
  * Threads: any; a lock of its own, not held while compiling. */
 #ifndef QN_ENGINE_GRAMMAR_CACHE_H
 #define QN_ENGINE_GRAMMAR_CACHE_H

@@ -379,8 +379,9 @@ static qn_status build_part(maker *m, qn_nfa *a, task t)
         qn_nfa_chars(a, t.from, t.to, f->ranges + v->at, v->n);
         return QN_OK;
     case QN_FORM_UNTIL:
+        QN_TRY(qn_fuel_take(&m->fuel, 512ull * v->n * v->n, m->err)); /* before it is spent */
         qn_nfa_until(a, t.from, t.to, (const uint8_t *)f->bytes + v->at, v->n);
-        return qn_fuel_take(&m->fuel, 512ull * v->n * v->n, m->err);
+        return QN_OK;
     case QN_FORM_ANY: {
         uint32_t loop = qn_nfa_state(a);
         qn_nfa_arc(a, t.from, (qn_arc){.kind = QN_ARC_EMPTY, .to = loop});
@@ -592,6 +593,15 @@ static qn_status add_dfa(maker *m, const qn_dfa *d, uint32_t rule, bool is_text)
     return QN_OK;
 }
 
+static qn_status check_bytes(const maker *m, size_t more)
+{
+    size_t n = qn_automaton_n_bytes(m->out) + more;
+    return n <= QN_LIMIT_GRAMMAR_BYTES
+               ? QN_OK
+               : qn_fail(m->err, QN_E_TOO_LONG, "grammar: found %zu MB of states, want at most %d",
+                         n >> 20, QN_LIMIT_GRAMMAR_BYTES >> 20);
+}
+
 /* The dfa of a rule that is no and / minus. */
 static qn_status make_rule_dfa(maker *m, qn_dfa *d, uint32_t node)
 {
@@ -633,7 +643,7 @@ static qn_status add_rule(maker *m, uint32_t node)
         s = qn_fail_nomem(m->err, a->n_rules * sizeof r);
     if (s == QN_OK)
         a->rules[a->n_rules++] = r;
-    return s;
+    return s == QN_OK ? check_bytes(m, 0) : s;
 }
 
 /* ---- what begins, what follows ---- */
@@ -733,6 +743,7 @@ static qn_status add_rows(maker *m)
         a->class_of[b] = (uint8_t)(a->n_classes += b && borders[b]);
     a->n_classes++;
     QN_TRY(qn_fuel_take(&m->fuel, n_rows * a->n_classes, m->err));
+    QN_TRY(check_bytes(m, n_rows * a->n_classes * sizeof *a->rows));
     if (!qn_grow(&a->rows, &a->rows_cap, n_rows * a->n_classes + 1, sizeof *a->rows,
                  QN_MEM_REQUEST))
         return qn_fail_nomem(m->err, n_rows * a->n_classes * sizeof *a->rows);

@@ -10,7 +10,9 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#define MIN_SWEEP 1024u /* frames */
+#define MIN_SWEEP  1024u /* frames */
+#define TOKEN_FUEL 8u    /* walks of the vocabulary that a token brings */
+#define MAX_FUEL   32u   /* that are kept */
 
 struct qn_grammar {
     atomic_uint n_users;
@@ -25,7 +27,8 @@ struct qn_matcher {
     qn_stacks stacks;
     qn_walker w; /* heads [0, n): the place; behind them what is tried */
     size_t n;
-    size_t n_swept;        /* frames that were left */
+    size_t n_swept; /* frames that were left */
+    uint64_t fuel;
     bool is_end_forbidden; /* unless nothing else can come */
 };
 
@@ -108,6 +111,8 @@ static qn_matcher *matcher_new(qn_grammar *g)
     m->g = g;
     m->w.a = &g->a;
     m->w.stacks = &m->stacks;
+    m->w.fuel = &m->fuel;
+    m->fuel = MAX_FUEL * qn_masks_walk_fuel(g->v);
     m->mask = qn_calloc(g->v->n_words + 1, sizeof *m->mask, QN_MEM_REQUEST);
     if (m->mask)
         return m;
@@ -143,6 +148,7 @@ qn_status qn_matcher_fork(qn_matcher **out, const qn_matcher *m, qn_err *err)
     if (good) {
         c->n = m->n;
         c->n_swept = m->n_swept;
+        c->fuel = m->fuel;
         c->is_end_forbidden = m->is_end_forbidden;
         return QN_OK;
     }
@@ -155,7 +161,7 @@ qn_status qn_matcher_fork(qn_matcher **out, const qn_matcher *m, qn_err *err)
 static bool follow(qn_matcher *m, const uint8_t *p, size_t n, size_t *begin)
 {
     qn_walker *w = &m->w;
-    w->failed = false;
+    w->failed = w->is_spent = false;
     w->heads.n = m->n;
     for (size_t i = 0; i < m->n; i++)
         qn_walker_add(w, m->n, w->heads.p[i]);
@@ -284,6 +290,8 @@ bool qn_matcher_accept(qn_matcher *m, int32_t id)
     }
     m->n = w->heads.n - end;
     memmove(w->heads.p, w->heads.p + end, m->n * sizeof *w->heads.p);
+    uint64_t walk = qn_masks_walk_fuel(m->g->v);
+    m->fuel = QN_MIN(m->fuel + TOKEN_FUEL * walk, MAX_FUEL * walk);
     if (m->stacks.n > 2 * m->n_swept + MIN_SWEEP &&
         qn_stacks_sweep(&m->stacks, w->heads.p, m->n)) /* no memory: at another token */
         m->n_swept = m->stacks.n;
@@ -294,12 +302,21 @@ const uint64_t *qn_matcher_mask(qn_matcher *m)
 {
     const qn_vocabulary *v = m->g->v;
     memset(m->mask, 0, v->n_words * sizeof *m->mask);
-    if (!qn_masks_add(m->g->masks, &m->stacks, m->w.heads.p, m->n, m->mask))
+    m->w.is_spent = false;
+    if (!qn_masks_add(m->g->masks, &m->w, m->n, m->mask))
         return NULL;
     bool ends = may_end(m);
     for (size_t i = 0; ends && i < v->n_ends; i++)
         m->mask[v->ends[i] / 64] |= 1ull << v->ends[i] % 64;
     return m->mask;
+}
+
+qn_status qn_matcher_fail(const qn_matcher *m, qn_err *err)
+{
+    if (m->w.is_spent)
+        return qn_fail(err, QN_E_UNSUPPORTED,
+                       "grammar: found too many ways to read the answer so far");
+    return qn_fail_nomem(err, m->g->v->n_words * sizeof *m->mask);
 }
 
 /* The one byte that the place [begin, end) can go on with, or -1. */

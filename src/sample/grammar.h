@@ -44,12 +44,15 @@ QN_MUST_USE qn_status qn_matcher_new(qn_matcher **out, qn_grammar *g, qn_err *er
 QN_MUST_USE qn_status qn_matcher_fork(qn_matcher **out, const qn_matcher *m, qn_err *err);
 void qn_matcher_free(qn_matcher *m); /* NULL allowed */
 
-/* Bit id % 64 of word id / 64: the token may follow. Valid until the next call; NULL: out of memory. */
+/* Bit id % 64 of word id / 64: the token may follow. Valid until the next call; NULL: qn_matcher_fail says why. */
 const uint64_t *qn_matcher_mask(qn_matcher *m);
 bool qn_matcher_allows(const qn_matcher *m, int32_t id);
 /* The token comes next. False: it may not; or there is no memory for it, or the text would have more readings than
  * QN_LIMIT_GRAMMAR_STACKS, which a mask does not know of. Nothing has changed. */
 bool qn_matcher_accept(qn_matcher *m, int32_t id);
+/* Why there was no mask, or a token of one was not accepted. What may follow takes time where a text can be read in many ways:
+ * each token brings some, and what is left of it is kept for later ones, up to a bound. */
+qn_status qn_matcher_fail(const qn_matcher *m, qn_err *err);
 bool qn_matcher_is_whole(const qn_matcher *m); /* the text may end here */
 bool qn_matcher_is_over(const qn_matcher *m);  /* and nothing else can come */
 /* The bytes that must come next, at most `most` of them; 0: there is a choice, or the end. *is_end: the text is over behind

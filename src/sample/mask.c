@@ -13,6 +13,8 @@
 
 #define MAX_TAILS   (1u << 17) /* tokens with a tail, of a state */
 #define MAX_VISITS  20000000u  /* nodes of the trie that are walked beforehand */
+#define MAX_WALK    16u        /* heads, about, that a state is surveyed with; or it is not kept */
+#define MIN_WALK    (1u << 18) /* fuel of a walk of a small vocabulary */
 #define MIN_WIDE    32         /* first bytes of a state that is surveyed beforehand */
 #define MAX_FLIPS   512u /* tokens by which a set may differ from another to be kept as that */
 #define MAX_COMPARE 16u  /* sets that it is compared with */
@@ -79,6 +81,7 @@ typedef struct room {
     ending *endings;
     tail_ref *refs;
     size_t n_conditions, conditions_cap, n_endings, endings_cap, n_refs, refs_cap, n_visits;
+    uint64_t fuel;
     uint32_t *
         twin; /* at each depth the state that the twin's survey was in there; QN_NO_STATE: several, or none */
     bool is_complex; /* cannot be kept */
@@ -357,8 +360,9 @@ static void begin_walk(const qn_masks *k, room *r, uint32_t state)
 {
     r->w.a = k->a;
     r->w.stacks = &r->own;
+    r->w.fuel = &r->fuel;
     r->w.is_relative = true;
-    r->w.failed = r->is_complex = false;
+    r->w.failed = r->w.is_spent = r->is_complex = false;
     r->w.heads.n = r->n_conditions = r->n_endings = r->n_refs = 0;
     qn_stacks_cut(&r->own, QN_WHOLE_STACK + 1);
     memset(r->main, 0, k->v->n_words * sizeof *r->main);
@@ -379,9 +383,10 @@ static void walk_relative(const qn_masks *k, room *r, uint32_t state)
     const survey *twin = r->twin[0] ? atomic_load(&k->surveys[r->twin[0]]) : NULL;
     if (twin)
         add_set(r->main, twin, twin->main, r->scratch, k->v->n_words);
-    for (uint32_t i = 0; i < k->v->trie.n && !r->w.failed && !r->is_complex; r->n_visits++) {
+    for (uint32_t i = 0; i < k->v->trie.n && !r->w.failed && !r->is_complex;) {
         const qn_trie_node *node = &nodes[i];
         uint32_t depth = node->depth;
+        qn_walker_burn(&r->w, 1);
         if (r->end_lo[depth - 1] <= r->end_hi[depth - 1] && qn_byte_in(follow, node->byte))
             note_ending(r, i, depth - 1);
         step_relative(r, depth, node->byte);
@@ -656,7 +661,10 @@ static const survey *survey_of(qn_masks *k, room *r, uint32_t state)
     size_t n_bytes = 0;
     if (s)
         return s;
+    uint64_t fuel = MAX_WALK * qn_masks_walk_fuel(k->v);
+    r->fuel = fuel;
     walk_relative(k, r, state);
+    r->n_visits += fuel - r->fuel;
     if (!r->w.failed && !r->is_complex)
         s = survey_new(k, r, state, &n_bytes);
     (void)pthread_mutex_lock(&k->lock);
@@ -690,6 +698,7 @@ static void walk_on(room *r, const qn_trie_node *nodes, size_t n, const tailed *
         const qn_trie_node *node = &nodes[i];
         size_t begin = r->begin[node->depth];
         w->heads.n = begin;
+        qn_walker_burn(w, 1);
         qn_walker_step(w, r->begin[node->depth - 1], begin, node->byte);
         if (w->heads.n == begin) {
             i = node->skip;
@@ -707,16 +716,22 @@ static void walk_on(room *r, const qn_trie_node *nodes, size_t n, const tailed *
     }
 }
 
-static void add_head(qn_masks *k, room *r, qn_stacks *stacks, qn_head h, uint64_t *mask)
+static void add_head(qn_masks *k, room *r, qn_walker *place, qn_head h, uint64_t *mask)
 {
     const survey *s = &walks_each_time;
+    qn_stacks *stacks = place->stacks;
+    r->n_visits = 0;
     /* near the limit what a token opens may be too much: a survey does not know that */
     if (stacks->frames[h.stack].depth + k->v->max_depth < QN_LIMIT_GRAMMAR_DEPTH)
         s = survey_of(k, r, h.state);
     r->w.a = k->a;
     r->w.stacks = stacks;
-    r->w.is_relative = r->w.failed = false;
+    r->w.fuel = place->fuel;
+    r->w.is_relative = r->w.failed = r->w.is_spent = false;
     r->w.heads.n = 0;
+    qn_walker_burn(&r->w, 1 + r->n_visits);
+    if (r->w.failed)
+        return;
     if (s == &walks_each_time) {
         qn_walker_add(&r->w, 0, h);
         walk_on(r, k->v->trie.nodes, k->v->trie.n, NULL, 0, mask);
@@ -740,20 +755,27 @@ static void add_head(qn_masks *k, room *r, qn_stacks *stacks, qn_head h, uint64_
     walk_on(r, s->tails, s->n_tails, s->tailed, h.count, mask);
 }
 
-bool qn_masks_add(qn_masks *k, qn_stacks *stacks, const qn_head *heads, size_t n, uint64_t *mask)
+uint64_t qn_masks_walk_fuel(const qn_vocabulary *v)
+{
+    return QN_MAX(4 * v->trie.n, (size_t)MIN_WALK);
+}
+
+bool qn_masks_add(qn_masks *k, qn_walker *w, size_t n, uint64_t *mask)
 {
     room *r = room_take(k);
     if (!r)
         return false;
-    size_t n_frames = stacks->n;
+    const qn_head *heads = w->heads.p;
+    size_t n_frames = w->stacks->n;
     bool good = true;
     for (size_t i = 0; good && i < n; i++) {
         const qn_state *s = &k->a->states[heads[i].state];
         if (!s->n_edges && !s->n_calls)
             continue;
-        add_head(k, r, stacks, heads[i], mask);
+        add_head(k, r, w, heads[i], mask);
         good = !r->w.failed;
-        qn_stacks_cut(stacks, n_frames);
+        w->is_spent |= r->w.is_spent;
+        qn_stacks_cut(w->stacks, n_frames);
     }
     room_put(k, r);
     return good;

@@ -28,8 +28,10 @@ void qn_masks_free(qn_masks *k); /* NULL allowed */
 size_t qn_masks_n_bytes(qn_masks *k);
 /* Surveys beforehand those states that take long. */
 QN_MUST_USE qn_status qn_masks_prepare(qn_masks *k, qn_err *err);
-/* Sets the bits of the tokens that may follow one of the heads; their stacks come back as they were. */
-QN_MUST_USE bool qn_masks_add(qn_masks *k, qn_stacks *stacks, const qn_head *heads, size_t n,
-                              uint64_t *mask);
+/* Sets the bits of the tokens that may follow where the walker is: at its first n heads; their stacks come back as they were.
+ * False: no memory, or (w->is_spent) its fuel does not do. */
+QN_MUST_USE bool qn_masks_add(qn_masks *k, qn_walker *w, size_t n, uint64_t *mask);
+/* Fuel for a walk of the vocabulary with one head, and more. */
+uint64_t qn_masks_walk_fuel(const qn_vocabulary *v);
 
 #endif

@@ -143,20 +143,24 @@ static bool comes_before(const qn_frame *x, const qn_frame *y)
 }
 
 /* The frames of both lists in order, put together from the end. 0: out of memory or of the limit. */
-static uint32_t unite(qn_stacks *s, uint32_t a, uint32_t b)
+static uint32_t unite(qn_walker *w, uint32_t a, uint32_t b)
 {
+    qn_stacks *s = w->stacks;
     uint32_t all[QN_LIMIT_GRAMMAR_STACKS], n = 0, list = 0;
     if (a == b)
         return a;
     while (a || b) {
         const qn_frame *x = &s->frames[a], *y = &s->frames[b];
         bool takes_a = a && (!b || !comes_before(y, x)), takes_b = b && (!a || !comes_before(x, y));
-        if (n == QN_LIMIT_GRAMMAR_STACKS)
+        if (n == QN_LIMIT_GRAMMAR_STACKS) {
+            w->is_spent = true;
             return 0;
+        }
         all[n++] = takes_a ? a : b;
         a = takes_a ? x->next : a;
         b = takes_b ? y->next : b;
     }
+    qn_walker_burn(w, 2 * n);
     while (n) {
         qn_frame f = s->frames[all[--n]];
         f.next = list;
@@ -171,18 +175,22 @@ static uint32_t unite(qn_stacks *s, uint32_t a, uint32_t b)
 
 void qn_walker_add(qn_walker *w, size_t begin, qn_head h)
 {
-    for (size_t i = begin; i < w->heads.n; i++) {
+    size_t i = begin;
+    for (; i < w->heads.n; i++) {
         qn_head *x = &w->heads.p[i];
         if (x->state != h.state || x->count != h.count || x->lo != h.lo || x->hi != h.hi)
             continue;
+        qn_walker_burn(w, i - begin + 1);
         if (x->stack != h.stack) {
-            uint32_t both = unite(w->stacks, x->stack, h.stack);
+            uint32_t both = unite(w, x->stack, h.stack);
             w->failed |= !both;
             x->stack = both ? both : x->stack;
         }
         return;
     }
-    if (w->heads.n - begin >= QN_LIMIT_GRAMMAR_STACKS ||
+    qn_walker_burn(w, i - begin + 1);
+    w->is_spent |= i - begin >= QN_LIMIT_GRAMMAR_STACKS;
+    if (i - begin >= QN_LIMIT_GRAMMAR_STACKS ||
         !qn_grow(&w->heads.p, &w->heads.cap, w->heads.n + 1, sizeof h, QN_MEM_REQUEST)) {
         w->failed = true;
         return;
@@ -234,6 +242,7 @@ void qn_walker_leave(qn_walker *w, size_t begin)
 {
     for (bool is_new = true; is_new && !w->failed;) {
         is_new = false;
+        qn_walker_burn(w, w->heads.n - begin);
         for (size_t i = begin; i < w->heads.n && !w->failed; i++) {
             qn_head h = w->heads.p[i];
             if (h.state == QN_NO_STATE || h.done == h.stack)
@@ -279,12 +288,14 @@ void qn_walker_enter(qn_walker *w, size_t begin)
 {
     for (bool is_new = true; is_new && !w->failed;) {
         is_new = false;
+        qn_walker_burn(w, w->heads.n - begin);
         for (size_t i = begin; i < w->heads.n && !w->failed; i++) {
             qn_head h = w->heads.p[i];
             const qn_state *s = &w->a->states[h.state];
             if (!s->n_calls || h.done == h.stack)
                 continue;
             w->heads.p[i].done = h.stack;
+            qn_walker_burn(w, s->n_calls);
             for (uint32_t k = 0; k < s->n_calls && !w->failed; k++)
                 enter(w, begin, h, &w->a->calls[s->calls + k]);
             is_new = true;
@@ -296,7 +307,8 @@ void qn_walker_enter(qn_walker *w, size_t begin)
 
 void qn_walker_step(qn_walker *w, size_t begin, size_t end, uint8_t byte)
 {
-    for (size_t i = begin; i < end; i++) {
+    qn_walker_burn(w, end - begin);
+    for (size_t i = begin; i < end && !w->failed; i++) {
         qn_head h = w->heads.p[i];
         const qn_state *s = &w->a->states[h.state];
         if (s->row != QN_NO_ROW) {

@@ -44,9 +44,21 @@ typedef struct qn_walker {
     const qn_automaton *a;
     qn_stacks *stacks;
     qn_heads heads;
+    uint64_t *fuel; /* heads that may still be looked at */
     bool is_relative;
-    bool failed; /* out of memory or of QN_LIMIT_GRAMMAR_STACKS */
+    bool failed;   /* out of memory, of fuel or of QN_LIMIT_GRAMMAR_STACKS */
+    bool is_spent; /* of one of the last two */
 } qn_walker;
+
+static inline void qn_walker_burn(qn_walker *w, size_t n)
+{
+    if (*w->fuel >= n) {
+        *w->fuel -= n;
+        return;
+    }
+    *w->fuel = 0;
+    w->failed = w->is_spent = true;
+}
 
 QN_MUST_USE bool qn_stacks_init(qn_stacks *s);
 void qn_stacks_fini(qn_stacks *s);

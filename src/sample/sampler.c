@@ -712,7 +712,7 @@ qn_status qn_sampler_sample(qn_sampler *s, const float *logits, qn_matcher *m, q
     if (m && (s->n_items || !qn_matcher_allows(m, id))) { /* greedy: the best of all may do */
         const uint64_t *mask = qn_matcher_mask(m);
         if (!mask)
-            return qn_fail_nomem(err, s->n_tokens / 8);
+            return qn_matcher_fail(m, err);
         id = choose_allowed(s, row, mask);
         if (id < 0)
             return qn_fail(err, QN_E_UNSUPPORTED,

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define EXPLAIN_NS 300000000u
+
 void qn_demand_init(qn_demand *d, const qn_engine *e, qn_arena *arena)
 {
     qn_text_info text;
@@ -358,19 +360,21 @@ static qn_status open_grammar(qn_engine *e, qn_grammar_kind kind, const char *te
     return s == QN_OK ? s : as_argument(qn_wrap(err, s, "%s", where), err);
 }
 
-/* Why the whole could not be compiled: a part that cannot be either, and tells the place within itself. */
+/* Why the whole could not be compiled: a part that cannot be either, and tells the place within itself. It is looked for only so
+ * long: each part of hundreds may take as long as the whole. */
 static qn_status explain(const qn_demand *d, qn_engine *e, qn_status s, const char **param,
                          qn_err *err)
 {
     qn_grammar *g = NULL;
-    if (s == QN_E_NOMEM)
+    uint64_t end = qn_now_ns() + EXPLAIN_NS;
+    if (s == QN_E_NOMEM || s == QN_E_BUSY)
         return s;
     if (d->has_form) {
         *param = d->form_param;
         QN_TRY(open_grammar(e, d->form, d->text.p, d->text.n, d->form_param, &g, err));
         qn_grammar_close(g);
     }
-    for (size_t i = 0; i < d->n_tools; i++) {
+    for (size_t i = 0; i < d->n_tools && qn_now_ns() < end; i++) {
         const qn_tool *t = &d->tools[i];
         qn_str text = {0};
         if (!t->parameters || !t->is_allowed)
@@ -384,7 +388,8 @@ static qn_status explain(const qn_demand *d, qn_engine *e, qn_status s, const ch
         QN_TRY(part);
         qn_grammar_close(g);
     }
-    qn_str text = {0}; /* the parts are fine: what the whole said comes again */
+    qn_str text = {0}; /* the parts looked at are fine: what the whole said comes again */
+    *param = NULL;
     QN_TRY(qn_demand_write(d, &text, param, err));
     s = open_grammar(e, QN_GRAMMAR_GBNF, text.p, text.n, *param ? *param : "grammar", &g, err);
     qn_str_fini(&text);

@@ -278,11 +278,13 @@ static const json_t *resolve(const json_t *root, const char *ref)
         }
         key[n] = 0;
         v = *p && *p != '/' ? NULL : json_object_get(v, key);
+        if (!*p)
+            return v;
     }
-    return v;
+    return ref[1] ? NULL : v; /* an anchor */
 }
 
-/* A schema and those that it is one of, one after the other. */
+/* A schema and those that it is one of, one after the other. is_cut: there are more, or it is not just one of these. */
 typedef struct walk {
     const json_t *root, *left[NESTED];
     size_t n, n_seen;
@@ -306,15 +308,22 @@ static const json_t *next(walk *w)
         w->is_cut |= w->n > 0;
         return NULL;
     }
-    const json_t *s = w->left[--w->n];
-    const char *ref = json_string_value(json_object_get(s, "$ref"));
-    if (ref)
-        push(w, resolve(w->root, ref));
+    const json_t *s = w->left[--w->n], *to = json_object_get(s, "$ref");
+    int n_ways = (json_object_get(s, "type") != NULL) + (to != NULL);
+    if (to) {
+        const char *ref = json_string_value(to);
+        to = ref ? resolve(w->root, ref) : NULL;
+        w->is_cut |= !to;
+        push(w, to);
+    }
     for (size_t i = 0; i < QN_COUNT(several); i++) {
         const json_t *list = json_object_get(s, several[i]);
+        n_ways += list != NULL;
+        w->is_cut |= list && !json_array_size(list);
         for (size_t k = 0; k < json_array_size(list); k++)
             push(w, json_array_get(list, k));
     }
+    w->is_cut |= n_ways > 1;
     return s;
 }
 
@@ -400,6 +409,15 @@ static qn_status not_in_text(const parameter *p, const char *keyword, qn_err *er
                    p->tool->where, p->key, keyword);
 }
 
+/* Whether the type is one, or a list of such. */
+static bool is_type(const json_t *v)
+{
+    bool is_known = json_is_array(v) ? json_array_size(v) > 0 : type_named(json_string_value(v));
+    for (size_t i = 0; i < json_array_size(v); i++)
+        is_known &= type_named(json_string_value(json_array_get(v, i))) != 0;
+    return is_known;
+}
+
 /* Text up to the closing tag. */
 static qn_status add_string(qn_str *out, const parameter *p, unsigned types, qn_err *err)
 {
@@ -410,8 +428,11 @@ static qn_status add_string(qn_str *out, const parameter *p, unsigned types, qn_
     for (const json_t *s; (s = next(&w));) {
         const char *keyword = unsaid(s, said);
         bool is_long = json_object_get(s, "minLength") || json_object_get(s, "maxLength");
+        const json_t *type = json_object_get(s, "type");
         if (keyword || (is_long && (s != p->schema || types != QN_REPLY_STRING)))
             return not_in_text(p, keyword ? keyword : "maxLength", err);
+        if ((type && !is_type(type)) || !(json_is_object(s) || json_is_true(s)))
+            return not_in_text(p, "type", err);
     }
     if (w.is_cut)
         return not_in_text(p, "anyOf", err);
@@ -428,20 +449,48 @@ static qn_status add_string(qn_str *out, const parameter *p, unsigned types, qn_
     return QN_OK;
 }
 
-/* One of some values, those that are of its types. */
-static qn_status add_values(qn_str *out, const parameter *p, const json_t *values, unsigned types,
-                            qn_err *err)
+/* Whether the text of a value of the types is read as that value again (reply.c, as_json). */
+static bool is_read_back(const json_t *v, unsigned types)
 {
-    const char *keyword = unsaid(p->schema, said_of_values);
+    static const struct {
+        const char *word;
+        unsigned type;
+    } words[] = {{"True", QN_REPLY_BOOL}, {"False", QN_REPLY_BOOL}, {"None", QN_REPLY_NULL}};
+    const char *text = json_string_value(v);
+    json_t *read = NULL;
+    if (!text || types == QN_REPLY_STRING)
+        return true;
+    size_t n = json_string_length(v);
+    for (; n && strchr(" \t\r\n", *text); n--)
+        text++;
+    while (n && strchr(" \t\r\n", text[n - 1]))
+        n--;
+    for (size_t i = 0; i < QN_COUNT(words); i++)
+        if (qn_slice_is((qn_slice){text, n}, words[i].word))
+            return !(types & words[i].type);
+    bool is_json = qn_json_parse(&read, text, n, QN_LIMIT_HTTP_JSON_DEPTH, "value", NULL) == QN_OK;
+    bool is_other = is_json && !json_is_string(read) && (qn_reply_type_of(read) & types);
+    json_decref(read);
+    return !is_other;
+}
+
+/* One of some values of the keyword, those that are of its types. */
+static qn_status add_values(qn_str *out, const parameter *p, unsigned types, const json_t *values,
+                            const char *keyword, qn_err *err)
+{
+    const char *other = unsaid(p->schema, said_of_values);
+    const json_t *type = json_object_get(p->schema, "type");
     size_t n = 0;
-    if (keyword)
-        return not_in_text(p, keyword, err);
+    if (other || (type && !is_type(type)))
+        return not_in_text(p, other ? other : "type", err);
     qn_str_adds(out, "( ");
     for (size_t i = 0; i < json_array_size(values); i++) {
         const json_t *v = json_array_get(values, i);
         qn_str text = {0};
         if (!(qn_reply_type_of(v) & types))
             continue;
+        if (!is_read_back(v, types))
+            return not_in_text(p, keyword, err);
         qn_str_adds(out, n++ ? " | " : "");
         if (json_is_string(v))
             qn_str_add(&text, json_string_value(v), json_string_length(v));
@@ -492,12 +541,13 @@ static qn_status add_value(qn_str *out, parameter *p, qn_err *err)
         return not_in_text(p, "const", err);
     if (constant) {
         json_t *one = json_pack("[O]", constant);
-        qn_status s = one ? add_values(out, p, one, types, err) : qn_fail_nomem(err, sizeof one);
+        qn_status s =
+            one ? add_values(out, p, types, one, "const", err) : qn_fail_nomem(err, sizeof one);
         json_decref(one);
         return s;
     }
     if (json_array_size(values))
-        return add_values(out, p, values, types, err);
+        return add_values(out, p, types, values, "enum", err);
     return add_string(out, p, types, err);
 }
 
@@ -541,6 +591,8 @@ static qn_status add_parameters(qn_str *out, const qn_tool *t, qn_err *err)
     json_object_foreach(json_object_get(t->parameters, "properties"), key, schema)
     {
         parameter p = {t, key, schema};
+        if (json_is_false(schema) && !is_required(t, key))
+            continue; /* it may not be there */
         if (!*key || strpbrk(key, "<>\n") || strlen(key) > QN_LIMIT_REPLY_NAME)
             return qn_fail(err, QN_E_UNSUPPORTED,
                            "%s: #/properties: found a name that no call of this model can have: "

@@ -729,6 +729,42 @@ static void test_cache(void **state)
     assert_int_equal(qn_mem_live(QN_MEM_REQUEST), 0);
 }
 
+/* What is in use may not take all memory: then further ones wait until it is let go. */
+static void test_cache_full(void **state)
+{
+    (void)state;
+    enum { N_PARTS = 300, MOST = 64 };
+    qn_engine *e = open_named(models[0]);
+    qn_grammar *held[MOST];
+    qn_status s = QN_OK;
+    qn_err err;
+    int n = 0;
+    while (s == QN_OK && n < MOST) { /* tens of megabytes each */
+        qn_str text = {0};
+        qn_str_adds(&text, "root ::=");
+        for (int i = 0; i < N_PARTS; i++)
+            qn_str_addf(&text, " ([024%c%c%c]{16}){16}", '6' + 2 * (i / 169), 'A' + 2 * (i % 13),
+                        'a' + 2 * (i / 13 % 13));
+        qn_str_adds(&text, " [");
+        for (unsigned c = 0x21; c < 0x7e; c += 2)
+            qn_str_addf(&text, "\\x%02X", c);
+        qn_str_addf(&text, "] \"%d\"\n", n);
+        s = qn_grammar_open(&held[n], e, QN_GRAMMAR_GBNF, text.p, text.n, &err);
+        n += s == QN_OK;
+        qn_str_fini(&text);
+    }
+    assert_int_equal(s, QN_E_BUSY);
+    assert_true(qn_grammar_cache_count(e->grammars).n_bytes <=
+                QN_LIMIT_GRAMMARS_IN_USE + QN_LIMIT_GRAMMAR_BYTES + QN_LIMIT_GRAMMAR_MASKS);
+    qn_grammar *again = held[0];
+    qn_grammar_keep(again); /* what is there is found all the same */
+    while (n)
+        qn_grammar_close(held[--n]);
+    qn_grammar_close(open_text(e, QN_GRAMMAR_REGEX, "a+"));
+    qn_grammar_close(again);
+    qn_engine_free(e);
+}
+
 static void *open_many(void *arg)
 {
     qn_engine *e = arg;
@@ -813,6 +849,6 @@ int main(void)
         cmocka_unit_test(test_logprobs),   cmocka_unit_test(test_ends),
         cmocka_unit_test(test_end_tokens), cmocka_unit_test(test_budget),
         cmocka_unit_test(test_cache),      cmocka_unit_test(test_cache_threads),
-        cmocka_unit_test(test_storm)};
+        cmocka_unit_test(test_cache_full), cmocka_unit_test(test_storm)};
     return cmocka_run_group_tests(t, NULL, NULL);
 }

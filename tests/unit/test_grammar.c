@@ -7,6 +7,7 @@
 #include "sample/grammar.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -593,6 +594,66 @@ static void test_limits(void **state)
     qn_form_set_root(f, part);
     qn_form_id any = qn_form_any(f), bomb = qn_form_and(f, part, any);
     expect_error(f, bomb, QN_E_TOO_LONG, "found");
+    f = form();
+    static char end[200000];
+    memset(end, 'a', sizeof end);
+    end[sizeof end - 1] = 0;
+    expect_error(f, qn_form_until(f, end, 0, NULL), QN_E_TOO_LONG, "too long");
+    f = form(); /* states whose rows take more than they may */
+    qn_form_id list[600];
+    qn_char_range every[128];
+    for (uint32_t i = 0; i < 128; i++)
+        every[i] = (qn_char_range){2 * i, 2 * i};
+    for (uint32_t i = 0; i < QN_COUNT(list); i++) {
+        const uint32_t c[6] = {
+            '0', '2', '4', '6' + 2 * (i / 169), 'A' + 2 * (i % 13), 'a' + 2 * (i / 13 % 13)};
+        qn_char_range r[6];
+        for (uint32_t k = 0; k < 6; k++)
+            r[k] = (qn_char_range){c[k], c[k]};
+        part = qn_form_repeat(f, qn_form_chars(f, r, 6, false), 16, 16);
+        list[i] = qn_form_repeat(f, part, 16, 16);
+    }
+    qn_form_id wide = qn_form_chars(f, every, QN_COUNT(every), false);
+    expect_error(f, SEQ(f, qn_form_seq(f, list, QN_COUNT(list)), wide), QN_E_TOO_LONG, "MB");
+}
+
+/* Texts of three letters: enough that many readings of each take long. */
+static qn_vocab_kind letters_of(void *arg, int32_t id, const char **text, size_t *n)
+{
+    static char three[3];
+    (void)arg;
+    for (int i = 2; i >= 0; i--, id /= 26)
+        three[i] = (char)('a' + id % 26);
+    *text = three;
+    *n = 3;
+    return QN_VOCAB_TEXT;
+}
+
+/* A text that can be read in hundreds of ways: it is compiled in time, and what may follow is refused in time. */
+static void test_readings(void **state)
+{
+    (void)state;
+    enum { N = 900 };
+    fixture x = {0};
+    qn_form_id all[N];
+    qn_err err = {0};
+    assert_int_equal(qn_vocabulary_new(&x.v, 26 * 26 * 26, letters_of, NULL, NULL), QN_OK);
+    assert_int_equal(qn_form_new(&x.f, NULL), QN_OK);
+    for (int i = 0; i < N; i++) {
+        char tail[16];
+        (void)snprintf(tail, sizeof tail, "x%d", i);
+        all[i] = qn_form_rule(x.f);
+        qn_form_define(
+            x.f, all[i],
+            ALT(x.f, SEQ(x.f, range(x.f, 'a', 'z'), all[i], text(x.f, tail)), text(x.f, "0")));
+    }
+    compile(&x, SEQ(x.f, range(x.f, 'a', 'z'), qn_form_alt(x.f, all, N)));
+    for (int i = 0; i < 20 && qn_matcher_mask(x.m); i++)
+        if (!qn_matcher_accept(x.m, 0))
+            break;
+    assert_int_equal(qn_matcher_fail(x.m, &err), QN_E_UNSUPPORTED);
+    assert_non_null(strstr(err.msg, "too many ways"));
+    end(&x);
 }
 
 int main(void)
@@ -602,6 +663,6 @@ int main(void)
         cmocka_unit_test(test_repeats), cmocka_unit_test(test_and_minus),
         cmocka_unit_test(test_until),   cmocka_unit_test(test_errors),
         cmocka_unit_test(test_limits),  cmocka_unit_test(test_out_of_memory),
-        cmocka_unit_test(test_stack)};
+        cmocka_unit_test(test_stack),   cmocka_unit_test(test_readings)};
     return cmocka_run_group_tests(t, NULL, NULL);
 }
