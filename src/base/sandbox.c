@@ -57,13 +57,16 @@ static ll_ruleset ruleset_of(long abi)
                         .scope = abi >= 6 ? LL_SCOPE : 0};
 }
 
-/* The descriptor stays open if `keep`. False: it exists, and cannot be allowed. */
+/* The descriptor stays open if `keep`. False: it exists, or nobody can say, and cannot be allowed. */
 static bool allow_path(int ruleset, const char *path, bool keep)
 {
     struct stat st;
-    int fd = open(path, O_PATH | O_CLOEXEC);
+    int fd;
+    do
+        fd = open(path, O_PATH | O_CLOEXEC);
+    while (fd < 0 && errno == EINTR);
     if (fd < 0)
-        return true;
+        return errno == ENOENT || errno == ENOTDIR || errno == EACCES;
     ll_path rule = {LL_READ_FILE, fd};
     if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode))
         rule.allowed |= LL_READ_DIR;
