@@ -418,6 +418,21 @@ static bool is_type(const json_t *v)
     return is_known;
 }
 
+/* No value can be of two of the schemas. */
+static bool is_apart(const json_t *root, const json_t *schemas)
+{
+    const unsigned number = QN_REPLY_INTEGER | QN_REPLY_NUMBER;
+    unsigned seen = 0;
+    for (size_t i = 0; i < json_array_size(schemas); i++) {
+        unsigned types = types_of(root, json_array_get(schemas, i));
+        types |= types & number ? number : 0;
+        if (!types || (types & seen))
+            return false;
+        seen |= types;
+    }
+    return true;
+}
+
 /* Text up to the closing tag. */
 static qn_status add_string(qn_str *out, const parameter *p, unsigned types, qn_err *err)
 {
@@ -433,6 +448,8 @@ static qn_status add_string(qn_str *out, const parameter *p, unsigned types, qn_
             return not_in_text(p, keyword ? keyword : "maxLength", err);
         if ((type && !is_type(type)) || !(json_is_object(s) || json_is_true(s)))
             return not_in_text(p, "type", err);
+        if (!is_apart(w.root, json_object_get(s, "oneOf")))
+            return not_in_text(p, "oneOf", err);
     }
     if (w.is_cut)
         return not_in_text(p, "anyOf", err);
@@ -504,9 +521,24 @@ static qn_status add_values(qn_str *out, const parameter *p, unsigned types, con
     return n ? QN_OK : not_in_text(p, "type", err);
 }
 
+/* The text has a reference to something that is elsewhere in the tool's schema, and not behind $defs. */
+static bool refers_elsewhere(const char *json)
+{
+    static const char key[] = "\"$ref\": \"", *const known[] = {"#/$defs/", "#/definitions/"};
+    for (const char *at = json; (at = strstr(at, key));) {
+        at += sizeof key - 1;
+        if (strncmp(at, known[0], strlen(known[0])) != 0 &&
+            strncmp(at, known[1], strlen(known[1])) != 0)
+            return true;
+    }
+    return false;
+}
+
+/* Definitions go along: the schema stands by itself. */
 static qn_status add_typed(qn_str *out, const parameter *p, qn_err *err)
 {
     static const char *const defs[] = {"$defs", "definitions"};
+    size_t begin = out->n;
     json_t *schema = json_copy((json_t *)p->schema);
     bool is_ok = schema;
     for (size_t i = 0; is_ok && i < QN_COUNT(defs); i++) {
@@ -519,7 +551,9 @@ static qn_status add_typed(qn_str *out, const parameter *p, qn_err *err)
         qn_str_adds(out, " \"\\n</parameter>\\n\"");
     }
     json_decref(schema);
-    return is_ok ? QN_OK : qn_fail_nomem(err, 64);
+    if (!is_ok)
+        return qn_fail_nomem(err, 64);
+    return !out->failed && refers_elsewhere(out->p + begin) ? not_in_text(p, "$ref", err) : QN_OK;
 }
 
 static qn_status add_value(qn_str *out, parameter *p, qn_err *err)

@@ -227,6 +227,13 @@ static void test_unsaid(void **state)
         {"{\"properties\": {\"s\": {\"type\": [\"string\", \"number\"], \"enum\": [\" 5\"]}}}",
          "#/properties/s/enum"},
         {"{\"properties\": {\"s\": {\"enum\": [\"None\", null]}}}", "#/properties/s/enum"},
+        {"{\"properties\": {\"s\": {\"oneOf\": [{\"type\": \"string\"}, {\"type\": \"string\"}]}}}",
+         "#/properties/s/oneOf"},
+        {"{\"properties\": {\"s\": {\"oneOf\": [{\"type\": \"string\"}, {\"type\": \"number\"}, "
+         "{\"type\": \"integer\"}]}}}",
+         "#/properties/s/oneOf"},
+        {"{\"properties\": {\"s\": {\"type\": \"array\", \"items\": {\"$ref\": \"#\"}}}}",
+         "#/properties/s/$ref"},
         {"{\"minProperties\": 1}", "#/minProperties"},
         {"{\"required\": [\"x\"]}", "#/required/0"},
         {"{\"properties\": {\"a>b\": {}}}", "#/properties"},
