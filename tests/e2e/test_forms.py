@@ -208,11 +208,16 @@ def answered(model, n, *args):
     ends = {"stop": 0, "length": 0, "refused": 0}
 
     def answers(s, case):
-        status, _, got = s.request("POST", "/v1/chat/completions", text_of({
-            "messages": [{"role": "user", "content": "Answer with JSON of this schema: " + text_of(case["schema"])[:1000]}],
-            "n": n, "temperature": 1, "seed": SEED, "max_tokens": 200,
-            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": case["schema"], "strict": True}}}).encode())
-        return status, json.loads(got)
+        got = {"choices": []}
+        while len(got["choices"]) < n:
+            status, _, text = s.request("POST", "/v1/chat/completions", text_of({
+                "messages": [{"role": "user", "content": "Answer with JSON of this schema: " + text_of(case["schema"])[:1000]}],
+                "n": min(n, 10), "temperature": 1, "seed": SEED + len(got["choices"]), "max_tokens": 200,
+                "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": case["schema"], "strict": True}}}).encode())
+            if status != 200:
+                return status, text
+            got["choices"] += json.loads(text)["choices"]
+        return 200, got
 
     with Server("-m", model, "-q", *args) as s, concurrent.futures.ThreadPoolExecutor(4) as pool:
         cases = [c for c in SCHEMAS if isinstance(c["schema"], dict)]
