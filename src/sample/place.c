@@ -160,7 +160,7 @@ static uint32_t unite(qn_walker *w, uint32_t a, uint32_t b)
         a = takes_a ? x->next : a;
         b = takes_b ? y->next : b;
     }
-    qn_walker_burn(w, 2 * n);
+    qn_walker_burn(w, (size_t)2 * n);
     while (n) {
         qn_frame f = s->frames[all[--n]];
         f.next = list;

@@ -304,7 +304,7 @@ static void push(walk *w, const json_t *schema)
 static const json_t *next(walk *w)
 {
     static const char *const several[] = {"anyOf", "oneOf", "allOf"};
-    if (!w->n || w->n_seen++ == 4 * NESTED) {
+    if (!w->n || w->n_seen++ == (size_t)4 * NESTED) {
         w->is_cut |= w->n > 0;
         return NULL;
     }

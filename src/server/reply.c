@@ -498,7 +498,7 @@ static bool step_head(qn_reply *r, char c)
     }
     if (begin_tag(r, c, TAG_FUNCTION))
         return true;
-    if (c != '{' && !(is_blank(c) && r->held.n < 2 * BLANKS)) {
+    if (c != '{' && !(is_blank(c) && r->held.n < (size_t)2 * BLANKS)) {
         not_a_call(r);
         return false;
     }
