@@ -466,31 +466,6 @@ static qn_status add_string(qn_str *out, const parameter *p, unsigned types, qn_
     return QN_OK;
 }
 
-/* Whether the text of a value of the types is read as that value again (reply.c, as_json). */
-static bool is_read_back(const json_t *v, unsigned types)
-{
-    static const struct {
-        const char *word;
-        unsigned type;
-    } words[] = {{"True", QN_REPLY_BOOL}, {"False", QN_REPLY_BOOL}, {"None", QN_REPLY_NULL}};
-    const char *text = json_string_value(v);
-    json_t *read = NULL;
-    if (!text || types == QN_REPLY_STRING)
-        return true;
-    size_t n = json_string_length(v);
-    for (; n && strchr(" \t\r\n", *text); n--)
-        text++;
-    while (n && strchr(" \t\r\n", text[n - 1]))
-        n--;
-    for (size_t i = 0; i < QN_COUNT(words); i++)
-        if (qn_slice_is((qn_slice){text, n}, words[i].word))
-            return !(types & words[i].type);
-    bool is_json = qn_json_parse(&read, text, n, QN_LIMIT_HTTP_JSON_DEPTH, "value", NULL) == QN_OK;
-    bool is_other = is_json && !json_is_string(read) && (qn_reply_type_of(read) & types);
-    json_decref(read);
-    return !is_other;
-}
-
 /* One of some values of the keyword, those that are of its types. */
 static qn_status add_values(qn_str *out, const parameter *p, unsigned types, const json_t *values,
                             const char *keyword, qn_err *err)
@@ -506,7 +481,8 @@ static qn_status add_values(qn_str *out, const parameter *p, unsigned types, con
         qn_str text = {0};
         if (!(qn_reply_type_of(v) & types))
             continue;
-        if (!is_read_back(v, types))
+        const qn_slice string = {json_string_value(v), json_string_length(v)};
+        if (string.p && qn_reply_read(string, types).p) /* it would not be a string */
             return not_in_text(p, keyword, err);
         qn_str_adds(out, n++ ? " | " : "");
         if (json_is_string(v))

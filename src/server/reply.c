@@ -668,21 +668,22 @@ unsigned qn_reply_type_of(const json_t *v)
     }
 }
 
-/* The value as JSON of a type that the parameter may have; templates write constants as Python does. NULL: it is none. */
-static const char *as_json(const qn_reply *r, const char *p, size_t *n)
+qn_slice qn_reply_read(qn_slice text, unsigned types)
 {
     static const char *const words[][2] = {{"True", "true"}, {"False", "false"}, {"None", "null"}};
     json_t *v = NULL;
+    for (; text.n && is_blank(*text.p); text.n--)
+        text.p++;
+    while (text.n && is_blank(text.p[text.n - 1]))
+        text.n--;
     for (size_t i = 0; i < QN_COUNT(words); i++)
-        if (qn_slice_is((qn_slice){p, *n}, words[i][0])) {
-            p = words[i][1];
-            *n = strlen(p);
-        }
-    if (qn_json_parse(&v, p, *n, QN_LIMIT_HTTP_JSON_DEPTH, "value", NULL) != QN_OK)
-        return NULL;
-    bool fits = (qn_reply_type_of(v) & r->types) && !json_is_string(v);
+        if (qn_slice_is(text, words[i][0]))
+            text = qn_slice_of(words[i][1]);
+    if (qn_json_parse(&v, text.p, text.n, QN_LIMIT_HTTP_JSON_DEPTH, "value", NULL) != QN_OK)
+        return (qn_slice){0};
+    bool fits = (qn_reply_type_of(v) & types) && !json_is_string(v);
     json_decref(v);
-    return fits ? p : NULL;
+    return fits ? text : (qn_slice){0};
 }
 
 static void end_value(qn_reply *r)
@@ -692,19 +693,13 @@ static void end_value(qn_reply *r)
         say(r, QN_REPLY_ARGUMENTS, "\"", 1);
         return;
     }
-    const char *p = r->value.p ? r->value.p : "", *json;
-    size_t begin = 0, n = r->value.n;
-    while (begin < n && is_blank(p[begin]))
-        begin++;
-    while (n > begin && is_blank(p[n - 1]))
-        n--;
-    size_t n_json = n - begin;
-    json = as_json(r, p + begin, &n_json);
-    if (json) {
-        say(r, QN_REPLY_ARGUMENTS, json, n_json);
+    qn_slice text = {r->value.p ? r->value.p : "", r->value.n},
+             json = qn_reply_read(text, r->types);
+    if (json.p) {
+        say(r, QN_REPLY_ARGUMENTS, json.p, json.n);
     } else {
         say(r, QN_REPLY_ARGUMENTS, "", 0);
-        qn_str_add_json(&r->out, p, r->value.n);
+        qn_str_add_json(&r->out, text.p, text.n);
     }
 }
 

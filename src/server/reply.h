@@ -47,6 +47,9 @@ enum {
 };
 typedef unsigned (*qn_reply_types)(void *arg, qn_slice tool, qn_slice parameter);
 unsigned qn_reply_type_of(const json_t *v); /* a whole number is a NUMBER too */
+/* The text of a parameter as JSON of one of the types other than STRING, blanks around it left out; templates write
+ * constants as Python does. p NULL: it is none, so a string. */
+qn_slice qn_reply_read(qn_slice text, unsigned types);
 
 typedef enum qn_reply_begin {
     QN_REPLY_ANSWERS, /* thinks not: think tags are text */
