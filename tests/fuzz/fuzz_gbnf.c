@@ -1,20 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * fuzz_gbnf.c - any bytes as a grammar: a form that compiles or not, or a line that says where it is wrong. */
-#include "sample/grammar.h"
+#include "single_bytes.h"
+
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
-
-static char bytes[257];
-
-static qn_vocab_kind single_byte(void *arg, int32_t id, const char **text, size_t *n)
-{
-    (void)arg;
-    bytes[id] = (char)id;
-    *text = bytes + id;
-    *n = 1;
-    return id < 256 ? QN_VOCAB_TEXT : QN_VOCAB_END;
-}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {

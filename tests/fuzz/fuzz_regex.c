@@ -1,24 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  * fuzz_regex.c - "expression NUL text": the form of an expression that parses has the text if and only if the expression is
  * found in it. */
+#include "single_bytes.h"
+
 #include "base/mem.h"
 #include "base/str.h"
-#include "sample/grammar.h"
 #include "sample/regex.h"
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
-
-static char bytes[257];
-
-static qn_vocab_kind single_byte(void *arg, int32_t id, const char **text, size_t *n)
-{
-    (void)arg;
-    bytes[id] = (char)id;
-    *text = bytes + id;
-    *n = 1;
-    return id < 256 ? QN_VOCAB_TEXT : QN_VOCAB_END;
-}
 
 static void check(bool holds)
 {

@@ -1,42 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * test_answer.c - events gathered into parts and sums, without an engine. */
 #include "check.h"
+#include "failing.h"
 
-#include "base/mem.h"
 #include "server/answer.h"
 #include <limits.h>
 #include <math.h>
 #include <string.h>
-#include <sys/mman.h>
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__real_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at);
-
-static long n_calls, fail_from; /* 0: never; memory that is gone stays gone */
-
-static bool fails(void)
-{
-    return fail_from && ++n_calls >= fail_from;
-}
-
-void *__wrap_malloc(size_t n)
-{
-    return fails() ? NULL : __real_malloc(n);
-}
-
-void *__wrap_calloc(size_t n, size_t size)
-{
-    return fails() ? NULL : __real_calloc(n, size);
-}
-
-void *__wrap_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at)
-{
-    return fails() ? MAP_FAILED : __real_mmap(p, n, prot, flags, fd, at);
-}
 
 static qn_event token(int index, int32_t id, const char *text)
 {
@@ -136,18 +106,19 @@ static void test_memory_fails(void **state)
 {
     (void)state;
     bool failed;
-    fail_from = LONG_MAX;
+    stays_failed = true;
+    fail_at = LONG_MAX;
     n_calls = 0;
     assert_true(answer_calls(&failed));
     assert_false(failed);
     for (long at = 1, n = n_calls; at <= n; at++) {
-        fail_from = at;
+        fail_at = at;
         n_calls = 0;
         (void)answer_calls(&failed);
         assert_true(failed);
         assert_int_equal(qn_mem_live(QN_MEM_REQUEST), 0);
     }
-    fail_from = 0;
+    fail_at = 0;
 }
 
 int main(void)

@@ -1,54 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  * test_grammar.c - forms and what may follow in their texts. */
 #include "check.h"
+#include "failing.h"
 
 #include "base/limits.h"
-#include "base/mem.h"
 #include "sample/grammar.h"
 
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
-
-/* ---- memory that fails (CMakeLists.txt wraps these) ---- */
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__real_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at);
-
-static long n_calls, fail_at; /* fail_at 0: never */
-
-static bool fails(void)
-{
-    return ++n_calls == fail_at;
-}
-
-void *__wrap_malloc(size_t n)
-{
-    return fails() ? NULL : __real_malloc(n);
-}
-
-void *__wrap_calloc(size_t n, size_t size)
-{
-    return fails() ? NULL : __real_calloc(n, size);
-}
-
-void *__wrap_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at)
-{
-    return fd < 0 && fails() ? MAP_FAILED : __real_mmap(p, n, prot, flags, fd, at);
-}
-
-static size_t live(void)
-{
-    size_t n = 0;
-    for (int t = 0; t < QN_MEM_N_TAGS; t++)
-        n += qn_mem_live((qn_mem_tag)t);
-    return n;
-}
 
 /* ---- a vocabulary of the 256 bytes and a few words; the last token ends an answer ---- */
 

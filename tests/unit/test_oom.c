@@ -2,52 +2,12 @@
  * test_oom.c - every allocation of loading a model and of answering a request fails once: an error
  * each time, no crash, no leak. Then: a warm step allocates nothing. malloc, calloc and mmap are
  * wrapped by the linker (CMakeLists.txt). */
+#include "failing.h"
 #include "golden.h"
 
 #include "engine/engine.h"
 #include <quern/grammar.h>
-#include <stdatomic.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__real_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at);
-
-static atomic_long n_calls, fail_at; /* fail_at 0: never */
-
-static bool fails(void)
-{
-    long call = atomic_fetch_add(&n_calls, 1) + 1, at = atomic_load(&fail_at);
-    return at && call == at;
-}
-
-void *__wrap_malloc(size_t n)
-{
-    return fails() ? NULL : __real_malloc(n);
-}
-
-void *__wrap_calloc(size_t n, size_t size)
-{
-    return fails() ? NULL : __real_calloc(n, size);
-}
-
-/* Memory only; files have their own errors. */
-void *__wrap_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at)
-{
-    return fd < 0 && fails() ? MAP_FAILED : __real_mmap(p, n, prot, flags, fd, at);
-}
-
-static size_t live(void)
-{
-    size_t n = 0;
-    for (int t = 0; t < QN_MEM_N_TAGS; t++)
-        n += qn_mem_live((qn_mem_tag)t);
-    return n;
-}
 
 static qn_status answer_once(qn_engine *e, const qn_params *sp, qn_err *err)
 {

@@ -1,40 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  * test_schema.c - JSON Schema as forms: spaces, what is refused where, spellings of numbers and strings. Its keywords have a
  * corpus of their own, tests/e2e/schemas.json. */
+#include "failing.h"
 #include "taken.h"
 
 #include "base/json.h"
 #include "base/limits.h"
-#include "base/mem.h"
 #include "base/str.h"
 #include "sample/decimal.h"
 #include <stdio.h>
-
-/* ---- memory that fails (CMakeLists.txt wraps these) ---- */
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at);
-
-static long n_calls, fail_at; /* fail_at 0: never */
-
-void *__wrap_malloc(size_t n)
-{
-    return ++n_calls == fail_at ? NULL : __real_malloc(n);
-}
-
-void *__wrap_calloc(size_t n, size_t size)
-{
-    return ++n_calls == fail_at ? NULL : __real_calloc(n, size);
-}
-
-void *__real_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at);
-void *__wrap_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at)
-{
-    return __real_mmap(p, n, prot, flags, fd, at);
-}
 
 typedef struct sample {
     const char *form, *texts[8];
