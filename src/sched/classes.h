@@ -40,6 +40,7 @@ typedef struct qn_sched_tenant {
     uint32_t n_seqs, class_id;
     uint32_t n_guests; /* of n_seqs */
     bool ran;          /* in the last step */
+    bool is_shortest;  /* its shortest prompt goes first; else its oldest. In turns */
 } qn_sched_tenant;
 
 typedef struct qn_classes {

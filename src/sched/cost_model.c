@@ -7,7 +7,9 @@
 #define ROW_NS    ((uint64_t)1000000)
 #define CONTEXT   (ROW_NS / 8192 * 1024)
 /* A measurement weighs at least 1/8 of what was known. */
-#define FADE         8u
+#define FADE 8u
+/* In 1/1024: the median is found in steps of so much, larger ones at first. */
+#define MEDIAN_STEP  8
 #define MOST_NS      ((uint64_t)1 << 40)
 #define MOST_CONTEXT ((uint64_t)1 << 27)
 
@@ -22,22 +24,17 @@ static uint64_t shape(uint64_t rows)
     return BASE_ROWS + rows;
 }
 
-/* ns of 2^i rows, by what was measured at 2^j. */
-static uint64_t by_shape(const qn_cost_model *m, int i, int j)
+/* ns of 2^i rows; ns: one of m's. */
+static uint64_t at(const qn_cost_model *m, const uint64_t *ns, int i)
 {
-    return m->ns[j] * shape((uint64_t)1 << i) / shape((uint64_t)1 << j);
-}
-
-/* ns of 2^i rows. */
-static uint64_t at(const qn_cost_model *m, int i)
-{
-    for (int d = 0; d < QN_COST_POINTS; d++) {
+    uint64_t own = shape((uint64_t)1 << i);
+    for (int d = 0; d < QN_COST_POINTS; d++) { /* the nearest that was measured, the lower first */
         if (i >= d && m->seen[i - d])
-            return by_shape(m, i, i - d);
+            return ns[i - d] * own / shape((uint64_t)1 << (i - d));
         if (i + d < QN_COST_POINTS && m->seen[i + d])
-            return by_shape(m, i, i + d);
+            return ns[i + d] * own / shape((uint64_t)1 << (i + d));
     }
-    return ROW_NS * shape((uint64_t)1 << i);
+    return ROW_NS * own;
 }
 
 /* 2^i is the largest power that is not more than rows, and has one above it. */
@@ -49,10 +46,10 @@ static int below(uint32_t rows)
     return i;
 }
 
-static uint64_t base_ns(const qn_cost_model *m, uint32_t rows)
+static uint64_t base_ns(const qn_cost_model *m, const uint64_t *ns, uint32_t rows)
 {
     int i = below(rows);
-    uint64_t low = (uint64_t)1 << i, a = at(m, i), b = QN_MAX(a, at(m, i + 1));
+    uint64_t low = (uint64_t)1 << i, a = at(m, ns, i), b = QN_MAX(a, at(m, ns, i + 1));
     return a + (b - a) * (rows - low) / low;
 }
 
@@ -64,7 +61,12 @@ static uint64_t context_ns(const qn_cost_model *m, uint64_t context)
 
 uint64_t qn_cost_model_ns(const qn_cost_model *m, uint32_t rows, uint64_t context)
 {
-    return rows ? base_ns(m, rows) + context_ns(m, context) : 0;
+    return rows ? base_ns(m, m->ns, rows) + context_ns(m, context) : 0;
+}
+
+uint64_t qn_cost_model_usual_ns(const qn_cost_model *m, uint32_t rows, uint64_t context)
+{
+    return rows ? base_ns(m, m->usual, rows) + context_ns(m, context) : 0;
 }
 
 static int nearest(uint32_t rows)
@@ -86,14 +88,14 @@ void qn_cost_model_add(qn_cost_model *m, uint32_t rows, uint64_t context, uint64
     if (!rows || !ns)
         return;
     ns = QN_MIN(ns, MOST_NS);
-    uint64_t base = base_ns(m, rows), past = context_ns(m, context), all = base + past;
+    uint64_t base = base_ns(m, m->ns, rows), past = context_ns(m, context), all = base + past;
     int i = nearest(rows);
     uint64_t ratio = QN_MIN(ns * 1024 / all, (uint64_t)1 << 20), part = base * 1024 / all;
     if (!m->n_steps++) /* all of the first guess was wrong by as much */
         m->context = QN_MAX(m->context * QN_MIN(ratio, 1u << 19) / 1024, (uint64_t)1);
     if (!m->seen[i]) {
         m->ns[i] = ns * part / 1024 * shape((uint64_t)1 << i) / shape(rows);
-        m->ns[i] = QN_MAX(m->ns[i], (uint64_t)1);
+        m->ns[i] = m->usual[i] = QN_MAX(m->ns[i], (uint64_t)1);
         m->seen[i] = 1;
         return;
     }
@@ -101,6 +103,8 @@ void qn_cost_model_add(qn_cost_model *m, uint32_t rows, uint64_t context, uint64
     int64_t error = (int64_t)QN_MIN(ratio, 2048u) - 1024;
     m->seen[i] = QN_MIN(m->seen[i] + 1, FADE);
     int64_t weight = m->seen[i];
+    int64_t median_step = ns > base_ns(m, m->usual, rows) + past ? MEDIAN_STEP : -MEDIAN_STEP;
+    m->usual[i] = QN_MIN(changed(m->usual[i], median_step * FADE / weight), MOST_NS);
     /* Each part is wrong in proportion to what it is of the whole. */
     m->ns[i] = changed(m->ns[i], error * (int64_t)part / 1024 / weight);
     m->context = changed(m->context, error * (int64_t)(1024 - part) / 1024 / (int64_t)FADE);

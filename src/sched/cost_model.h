@@ -15,9 +15,10 @@
 #define QN_COST_POINTS 17
 
 typedef struct qn_cost_model {
-    uint64_t ns[QN_COST_POINTS];   /* of a step of 2^i rows, less what context takes */
-    uint32_t seen[QN_COST_POINTS]; /* steps measured there, counted to 8 */
-    uint64_t context;              /* 1/1024 ns for a row and a token that it looks back at */
+    uint64_t ns[QN_COST_POINTS];    /* of a step of 2^i rows, less what context takes */
+    uint64_t usual[QN_COST_POINTS]; /* the median of that, slowly found */
+    uint32_t seen[QN_COST_POINTS];  /* steps measured there, counted to 8 */
+    uint64_t context;               /* 1/1024 ns for a row and a token that it looks back at */
     uint64_t n_steps;
 } qn_cost_model;
 
@@ -26,6 +27,8 @@ void qn_cost_model_init(qn_cost_model *m);
 void qn_cost_model_add(qn_cost_model *m, uint32_t rows, uint64_t context, uint64_t ns);
 /* rows 0: 0. Sensible, though not right, before anything was measured. */
 uint64_t qn_cost_model_ns(const qn_cost_model *m, uint32_t rows, uint64_t context);
+/* The same as it mostly is: half of the steps took less, over some hundred. What held the machine up for a second is not in it. */
+uint64_t qn_cost_model_usual_ns(const qn_cost_model *m, uint32_t rows, uint64_t context);
 /* The context of n rows that begin behind `start` tokens. */
 static inline uint64_t qn_context_of(uint32_t start, uint32_t n)
 {

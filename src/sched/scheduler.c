@@ -6,7 +6,8 @@
 #include "base/mem.h"
 #include <string.h>
 
-/* Of the prompt whose turn it is, however short steps should be: else it would never be read. */
+/* Of the prompt whose turn it is, however short steps should be: else it would never be read. Far behind its beginning, where
+ * each row takes long: at least one. */
 #define MIN_CHUNK 4u
 /* Of an urgent one beside others of its class, which would spend on others what it needs. */
 #define URGENT_CHUNK 16u
@@ -200,6 +201,11 @@ static void drop_spare(qn_scheduler *s, qn_sched_seq *q)
 {
     while (q->n_blocks > QN_DIV_UP(q->n_tokens, s->options.block_size))
         qn_block_pool_unref(s->pool, q->blocks[--q->n_blocks]);
+}
+
+static bool is_prompt(const qn_sched_seq *q)
+{
+    return missing(q) && !decodes(q);
 }
 
 /* ---- time ---- */
@@ -490,7 +496,7 @@ static turn begin(qn_scheduler *s, uint64_t now, bool by_age)
         q->n_scheduled = 0;
         q->pace_ns = 0;
         drop_spare(s, q);
-        n_prompts += missing(q) > 1 && !decodes(q);
+        n_prompts += is_prompt(q);
         if (q->state != QN_SEQ_RUNNING || !missing(q))
             continue;
         take_seat(s, q, &t);
@@ -507,30 +513,62 @@ static turn begin(qn_scheduler *s, uint64_t now, bool by_age)
         context += q->n_tokens;
     }
     if (auto_gap) {
-        uint64_t alone = qn_cost_model_ns(&s->cost, rows, context),
-                 gap = QN_MIN((1 + n_prompts) * alone, QN_MAX(6 * alone, QN_GAP_MOST_NS));
-        gap = QN_MAX(gap, 2 * alone);
+        uint64_t alone = qn_cost_model_usual_ns(&s->cost, rows, context),
+                 more = QN_MIN(QN_MAX(n_prompts, 1u) - 1, 5u),
+                 gap = alone / 8 * (15 + 2 * more * more);
+        gap = QN_MIN(gap, QN_MAX(6 * alone, QN_GAP_MOST_NS));
         t.gap = QN_MIN(t.gap, QN_MAX(gap, QN_GAP_LEAST_NS) / PACE_DEN * PACE_NUM);
     }
     return t;
 }
 
+/* Tokens that q will come to hold, if its answer is as others were. */
+static size_t usual_need(const qn_scheduler *s, const qn_sched_seq *q)
+{
+    return QN_MIN(q->n_tokens + usual_left(s, q), q->max_tokens) - q->n_computed +
+           s->options.block_size;
+}
+
+/* Prompts that go before all else of their tenants, because it is the shortest's turn; those that run keep the room they need. */
+static void find_shortest(const qn_scheduler *s, const turn *t,
+                          const qn_sched_seq *first[QN_MAX_TENANTS])
+{
+    size_t room = qn_block_pool_n_free(s->pool) * (size_t)s->options.block_size, owed = 0;
+    for (size_t i = 0; i < s->n_seqs; i++)
+        if (s->seqs[i]->state == QN_SEQ_RUNNING)
+            owed += usual_need(s, s->seqs[i]);
+    for (size_t i = 0; i < s->n_seqs; i++) {
+        const qn_sched_seq *q = s->seqs[i], **best = &first[q->slot];
+        if (s->classes.tenants[q->slot].is_shortest && is_prompt(q) && !t->urgent[q->class_id] &&
+            (q->state == QN_SEQ_RUNNING || owed + usual_need(s, q) <= room) &&
+            (!*best || missing(q) < missing(*best)))
+            *best = q;
+    }
+}
+
 /* s->order: by the tenants' ranks, then those that run, then by age. */
 static void make_order(qn_scheduler *s, const turn *t)
 {
+    enum { FIRST, RUNS, WAITS, N_GROUPS };
     uint16_t rank[QN_MAX_TENANTS] = {0};
-    uint32_t at[2 * QN_MAX_TENANTS + 1] = {0};
-    if (!t->by_age)
+    uint32_t at[N_GROUPS * QN_MAX_TENANTS + 1] = {0};
+    const qn_sched_seq *first[QN_MAX_TENANTS] = {NULL};
+    if (!t->by_age) {
         (void)qn_classes_rank(&s->classes, rank);
-    for (size_t i = 0; i < s->n_seqs; i++) {
-        const qn_sched_seq *q = s->seqs[i];
-        at[2 * rank[q->slot] + (q->state == QN_SEQ_WAITING) + 1]++;
+        find_shortest(s, t, first);
     }
-    for (size_t i = 1; i < QN_COUNT(at); i++)
-        at[i] += at[i - 1];
-    for (size_t i = 0; i < s->n_seqs; i++) {
-        qn_sched_seq *q = s->seqs[i];
-        s->order[at[2 * rank[q->slot] + (q->state == QN_SEQ_WAITING)]++] = q;
+    for (int fill = 0; fill < 2; fill++) {
+        for (size_t i = 0; i < s->n_seqs; i++) {
+            qn_sched_seq *q = s->seqs[i];
+            int group = first[q->slot] == q ? FIRST : q->state == QN_SEQ_WAITING ? WAITS : RUNS;
+            uint32_t *place = &at[N_GROUPS * rank[q->slot] + group];
+            if (fill)
+                s->order[(*place)++] = q;
+            else
+                place[1]++;
+        }
+        for (size_t i = 1; i < QN_COUNT(at) && !fill; i++)
+            at[i] += at[i - 1];
     }
 }
 
@@ -650,7 +688,9 @@ static void give_rest(qn_scheduler *s, turn *t)
         is_open = is_open && !t->preempted; /* it would soon be preempted again */
         if (waits && (!is_open || is_bucket_full(s, q, t)))
             continue;
-        uint32_t least = t->n_chosen && t->pace != NO_LIMIT ? 0 : MIN_CHUNK;
+        uint32_t least = 0;
+        if (!t->n_chosen || t->pace == NO_LIMIT)
+            least = QN_MAX(rows_in_time(s, q, t, ns + ns / 2, MIN_CHUNK), 1);
         if (!give_prompt(s, q, t, QN_MIN(t->pace, limit), least) && waits)
             is_open = false; /* it goes first, or nobody */
     }
@@ -665,9 +705,16 @@ static size_t share_out(qn_scheduler *s, uint64_t now, bool by_age, qn_sched_seq
     give_rest(s, &t);
     /* preemption may have taken back what was given, so the list is made last */
     size_t n_out = 0;
-    for (size_t i = 0; i < s->n_seqs; i++)
-        if (s->seqs[i]->n_scheduled)
-            out[n_out++] = s->seqs[i];
+    bool reads[QN_MAX_TENANTS] = {false};
+    for (size_t i = 0; i < s->n_seqs; i++) {
+        qn_sched_seq *q = s->seqs[i];
+        if (!q->n_scheduled)
+            continue;
+        out[n_out++] = q;
+        reads[q->slot] = reads[q->slot] || is_prompt(q);
+    }
+    for (size_t i = 0; i < QN_MAX_TENANTS; i++)
+        s->classes.tenants[i].is_shortest ^= reads[i];
     s->budget = 0;
     if (all && n_out)
         s->budget = rows_in_time(s, out[0], &t, QN_MIN(t.pace, t.gap), t.budget);
