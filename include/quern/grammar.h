@@ -35,6 +35,9 @@ typedef enum qn_grammar_kind {
  * QN_E_ARG malformed, QN_E_UNSUPPORTED, QN_E_TOO_LONG over a limit (`quern limits`). May outlive the engine only unused. */
 QN_API qn_status qn_grammar_open(qn_grammar **out, qn_engine *e, qn_grammar_kind kind,
                                  const char *text, size_t n_text, qn_err *err);
+/* The same at once, for who must not wait: QN_E_NOT_FOUND: it was not compiled before, or was long ago. */
+QN_API qn_status qn_grammar_find(qn_grammar **out, qn_engine *e, qn_grammar_kind kind,
+                                 const char *text, size_t n_text, qn_err *err);
 QN_API void qn_grammar_close(qn_grammar *g); /* NULL allowed; requests that use it go on */
 
 #ifdef __cplusplus

@@ -84,6 +84,12 @@ qn_status qn_grammar_open(qn_grammar **out, qn_engine *e, qn_grammar_kind kind, 
     return qn_grammar_cache_get(e->grammars, out, kind, (qn_slice){text, n_text}, err);
 }
 
+qn_status qn_grammar_find(qn_grammar **out, qn_engine *e, qn_grammar_kind kind, const char *text,
+                          size_t n_text, qn_err *err)
+{
+    return qn_grammar_cache_find(e->grammars, out, kind, (qn_slice){text, n_text}, err);
+}
+
 void qn_grammar_close(qn_grammar *g)
 {
     qn_grammar_let(g);

@@ -225,6 +225,9 @@ static qn_status get(qn_grammar_cache *c, qn_grammar **out, qn_grammar_kind kind
 {
     uint64_t hash = qn_hash(text.p, text.n, (uint64_t)kind);
     entry *e;
+    if (text.n > QN_LIMIT_GRAMMAR_TEXT)
+        return qn_fail(err, QN_E_TOO_LONG, "grammar: found %zu bytes, want at most %d", text.n,
+                       QN_LIMIT_GRAMMAR_TEXT);
     c->n_asked++;
     QN_TRY(make_vocabulary(c, err));
     while ((e = find(c, hash, kind, text)) && !e->is_ready)
@@ -236,7 +239,7 @@ static qn_status get(qn_grammar_cache *c, qn_grammar **out, qn_grammar_kind kind
     evict(c); /* requests have ended since */
     size_t bytes = n_bytes(c);
     if (bytes > QN_LIMIT_GRAMMARS_IN_USE)
-        return qn_fail(err, QN_E_BUSY, "grammar: found %zu MB of grammars in use, want at most %d",
+        return qn_fail(err, QN_E_NOMEM, "grammar: found %zu MB of grammars in use, want at most %d",
                        bytes >> 20, QN_LIMIT_GRAMMARS_IN_USE >> 20);
     QN_TRY(open_entry(c, hash, kind, text, err));
     c->n_compiled++;
@@ -255,17 +258,36 @@ static qn_status get(qn_grammar_cache *c, qn_grammar **out, qn_grammar_kind kind
     return s;
 }
 
+/* What is read of a text. */
+static qn_slice text_of(qn_grammar_kind kind, qn_slice text)
+{
+    return kind == QN_GRAMMAR_JSON ? QN_SLICE("") : text;
+}
+
 qn_status qn_grammar_cache_get(qn_grammar_cache *c, qn_grammar **out, qn_grammar_kind kind,
                                qn_slice text, qn_err *err)
 {
     *out = NULL;
-    if (text.n > QN_LIMIT_GRAMMAR_TEXT)
-        return qn_fail(err, QN_E_TOO_LONG, "grammar: found %zu bytes, want at most %d", text.n,
-                       QN_LIMIT_GRAMMAR_TEXT);
-    if (kind == QN_GRAMMAR_JSON)
-        text = QN_SLICE("");
     (void)pthread_mutex_lock(&c->lock);
-    qn_status s = get(c, out, kind, text, err);
+    qn_status s = get(c, out, kind, text_of(kind, text), err);
+    (void)pthread_mutex_unlock(&c->lock);
+    return s;
+}
+
+qn_status qn_grammar_cache_find(qn_grammar_cache *c, qn_grammar **out, qn_grammar_kind kind,
+                                qn_slice text, qn_err *err)
+{
+    *out = NULL;
+    text = text_of(kind, text);
+    (void)pthread_mutex_lock(&c->lock);
+    entry *e = find(c, qn_hash(text.p, text.n, (uint64_t)kind), kind, text);
+    qn_status s;
+    if (e && e->is_ready) {
+        e->last_use = ++c->n_asked;
+        s = use(e, out, err);
+    } else {
+        s = qn_fail(err, QN_E_NOT_FOUND, "the grammar was not compiled yet");
+    }
     (void)pthread_mutex_unlock(&c->lock);
     return s;
 }

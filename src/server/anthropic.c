@@ -355,7 +355,7 @@ static qn_engine *read_request(qn_exchange *x, message_body *b, qn_demand *d, co
     qn_engine *e = qn_x_model(x, b->model, served);
     if (!e)
         return NULL;
-    qn_demand_init(d, e, qn_x_arena(x));
+    qn_demand_init(d, e, x);
     qn_status s = read_turns(&t, d, b, o, &keep_open, &where, &err);
     if (s == QN_OK) {
         where = qn_where_at(NULL, "messages");

@@ -101,10 +101,11 @@ struct qn_exchange {
     size_t json_bytes; /* counted */
     qn_arena arena;
     uint64_t begin_ns;
-    void (*slow)(qn_exchange *x); /* what the worker for long computations does */
-    qn_model *held;               /* stays open while the exchange lives; NULL: none */
-    qn_model *wanted;             /* not open when the handler asked for it */
-    uint64_t waited_ns;           /* for it, altogether */
+    qn_workers *workers; /* that call its handler; NULL: the server's first */
+    bool is_put_off;     /* it is called again, on those */
+    qn_model *held;      /* stays open while the exchange lives; NULL: none */
+    qn_model *wanted;    /* not open when the handler asked for it */
+    uint64_t waited_ns;  /* for it, altogether */
 
     /* the answer */
     char type[64];
@@ -144,7 +145,6 @@ void qn_x_settle(qn_exchange *x);
 void qn_x_abandon(qn_exchange *x);
 /* Run by a worker. */
 void qn_x_work(qn_job *job);
-void qn_x_work_slowly(qn_job *job);
 /* To a worker, which has it until it is listed as back; false: too many wait, and that is answered. */
 bool qn_x_hand_over(qn_exchange *x, qn_x_work_kind work);
 /* n more of a pool for its caller; false: there are none, and that is answered. */
@@ -351,7 +351,7 @@ struct qn_server {
     void *tls; /* SSL_CTX; NULL: plain */
     uint64_t id_prefix, n_ids;
     const qn_route *const *routes;
-    qn_workers *workers, *slow, *log, *reader;
+    qn_workers *workers, *long_work[QN_X_N_LONG], *log, *reader;
     uint64_t n_log_lost;
     qn_metrics *metrics;
 

@@ -9,11 +9,12 @@
 
 #define EXPLAIN_NS 300000000u
 
-void qn_demand_init(qn_demand *d, const qn_engine *e, qn_arena *arena)
+void qn_demand_init(qn_demand *d, const qn_engine *e, qn_exchange *x)
 {
     qn_text_info text;
     qn_engine_get_text(e, &text);
-    *d = (qn_demand){.arena = arena, .budget = -1, .speech = qn_speech_of(text.chat_template)};
+    *d = (qn_demand){
+        .x = x, .arena = qn_x_arena(x), .budget = -1, .speech = qn_speech_of(text.chat_template)};
 }
 
 static bool is_given(const json_t *v)
@@ -353,11 +354,25 @@ static qn_status as_argument(qn_status s, qn_err *err)
     return s == QN_E_TOO_LONG ? QN_E_ARG : s;
 }
 
-static qn_status open_grammar(qn_engine *e, qn_grammar_kind kind, const char *text, size_t n,
+/* One that was compiled before; else it is, where that may take long: QN_E_BUSY: elsewhere. */
+static qn_status find_or_compile(const qn_demand *d, qn_engine *e, qn_grammar_kind kind,
+                                 qn_slice text, qn_grammar **out, qn_err *err)
+{
+    qn_status s = qn_grammar_find(out, e, kind, text.p, text.n, err);
+    if (s != QN_E_NOT_FOUND)
+        return s;
+    if (d->x && qn_x_put_off(d->x, QN_X_COMPILING))
+        return qn_fail(err, QN_E_BUSY, "the grammar is new");
+    return qn_grammar_open(out, e, kind, text.p, text.n, err);
+}
+
+static qn_status open_grammar(const qn_demand *d, qn_engine *e, qn_grammar_kind kind, qn_slice text,
                               const char *where, qn_grammar **out, qn_err *err)
 {
-    qn_status s = qn_grammar_open(out, e, kind, text, n, err);
-    return s == QN_OK ? s : as_argument(qn_wrap(err, s, "%s", where), err);
+    qn_status s = find_or_compile(d, e, kind, text, out, err);
+    if (s != QN_OK && strcmp(where, "grammar") != 0) /* which the message begins with */
+        s = qn_wrap(err, s, "%s", where);
+    return as_argument(s, err);
 }
 
 /* Why the whole could not be compiled: a part that cannot be either, and tells the place within itself. It is looked for only so
@@ -371,7 +386,7 @@ static qn_status explain(const qn_demand *d, qn_engine *e, qn_status s, const ch
         return s;
     if (d->has_form) {
         *param = d->form_param;
-        QN_TRY(open_grammar(e, d->form, d->text.p, d->text.n, d->form_param, &g, err));
+        QN_TRY(open_grammar(d, e, d->form, d->text, d->form_param, &g, err));
         qn_grammar_close(g);
     }
     for (size_t i = 0; i < d->n_tools && qn_now_ns() < end; i++) {
@@ -381,9 +396,9 @@ static qn_status explain(const qn_demand *d, qn_engine *e, qn_status s, const ch
             continue;
         *param = t->where;
         qn_json_write(&text, t->parameters);
-        qn_status part =
-            text.failed ? qn_fail_nomem(err, text.n)
-                        : open_grammar(e, QN_GRAMMAR_SCHEMA, text.p, text.n, t->where, &g, err);
+        qn_status part = text.failed ? qn_fail_nomem(err, text.n)
+                                     : open_grammar(d, e, QN_GRAMMAR_SCHEMA,
+                                                    (qn_slice){text.p, text.n}, t->where, &g, err);
         qn_str_fini(&text);
         QN_TRY(part);
         qn_grammar_close(g);
@@ -391,7 +406,8 @@ static qn_status explain(const qn_demand *d, qn_engine *e, qn_status s, const ch
     qn_str text = {0}; /* the parts looked at are fine: what the whole said comes again */
     *param = NULL;
     QN_TRY(qn_demand_write(d, &text, param, err));
-    s = open_grammar(e, QN_GRAMMAR_GBNF, text.p, text.n, *param ? *param : "grammar", &g, err);
+    s = open_grammar(d, e, QN_GRAMMAR_GBNF, (qn_slice){text.p, text.n}, *param ? *param : "grammar",
+                     &g, err);
     qn_str_fini(&text);
     if (s == QN_OK)
         qn_grammar_close(g);
@@ -404,7 +420,7 @@ static qn_status open_whole(const qn_demand *d, qn_engine *e, qn_grammar **out, 
     qn_str text = {0};
     qn_status s = qn_demand_write(d, &text, param, err);
     if (s == QN_OK && text.n) {
-        s = qn_grammar_open(out, e, QN_GRAMMAR_GBNF, text.p, text.n, err);
+        s = find_or_compile(d, e, QN_GRAMMAR_GBNF, (qn_slice){text.p, text.n}, out, err);
         if (s != QN_OK)
             s = explain(d, e, s, param, err);
     }
@@ -417,8 +433,7 @@ qn_status qn_demand_settle_raw(qn_demand *d, qn_engine *e, qn_grammar **grammar,
 {
     *grammar = NULL;
     *param = d->form_param;
-    return d->has_form ? open_grammar(e, d->form, d->text.p, d->text.n, d->form_param, grammar, err)
-                       : QN_OK;
+    return d->has_form ? open_grammar(d, e, d->form, d->text, d->form_param, grammar, err) : QN_OK;
 }
 
 static bool knows_tool(void *arg, qn_slice tool)

@@ -12,12 +12,13 @@
  *
  * Enforced are: every form; that there is a call, of which tool, and how many; arguments by their schema, where a call is required or the
  * tool is strict, unless it says "strict": false. What cannot be is QN_E_ARG or QN_E_UNSUPPORTED, and names the field.
- * Memory: the arena's; JSON is borrowed. Threads: one owner. */
+ * Memory: the exchange's arena; JSON is borrowed. Threads: one owner. */
 #ifndef QN_SERVER_DEMAND_H
 #define QN_SERVER_DEMAND_H
 
 #include "base/json.h"
 #include "base/mem.h"
+#include "server/exchange.h"
 #include "server/speech.h"
 #include <quern/grammar.h>
 
@@ -32,6 +33,7 @@ typedef struct qn_tool {
 } qn_tool;
 
 typedef struct qn_demand {
+    qn_exchange *x; /* is put off for a grammar that is new; NULL: never */
     qn_arena *arena;
     bool has_form;
     qn_grammar_kind form;
@@ -48,7 +50,7 @@ typedef struct qn_demand {
     qn_reply_style style;
 } qn_demand;
 
-void qn_demand_init(qn_demand *d, const qn_engine *e, qn_arena *arena);
+void qn_demand_init(qn_demand *d, const qn_engine *e, qn_exchange *x);
 
 /* ---- forms ---- */
 

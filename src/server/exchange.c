@@ -76,12 +76,12 @@ bool qn_x_is_answered(const qn_exchange *x)
 }
 
 /* Calls the handler, once more if its model came meanwhile. False: x waits for it, and is not ours any more. */
-static bool call_handler(qn_exchange *x, void (*with)(qn_exchange *x))
+static bool call_handler(qn_exchange *x)
 {
     do {
         x->wanted = NULL;
         if (!qn_x_is_gone(x))
-            with(x);
+            x->route->handle(x);
         if (x->wanted && qn_models_wait(x))
             return false;
     } while (x->wanted && !x->status);
@@ -136,33 +136,26 @@ void qn_x_work(qn_job *job)
     }
     give_place(x);
     if (x->work == QN_X_HANDLE) {
-        if (!call_handler(x, x->route->handle))
+        x->is_put_off = false;
+        if (!call_handler(x))
             return;
     } else if (!qn_x_is_gone(x)) {
         x->api->done(x, x->arg);
     }
-    if (x->slow && !x->status && x->work == QN_X_HANDLE && qn_x_take(x, QN_POOL_JOBS, 1)) {
+    if (x->is_put_off && !x->status && qn_x_take(x, QN_POOL_JOBS, 1)) {
         x->has_place = true;
-        (void)qn_workers_put(x->server->slow, job, qn_caller_id(x->caller));
+        (void)qn_workers_put(x->workers, job, qn_caller_id(x->caller));
         return;
     }
     qn_server_ready(x, true);
 }
 
-void qn_x_work_slowly(qn_job *job)
+bool qn_x_put_off(qn_exchange *x, qn_x_long work)
 {
-    qn_exchange *x = (qn_exchange *)job;
-    give_place(x);
-    if (call_handler(x, x->slow))
-        qn_server_ready(x, true);
-}
-
-bool qn_x_slowly(qn_exchange *x, void (*handle)(qn_exchange *x))
-{
-    if (x->slow)
+    if (x->workers)
         return false;
-    x->slow = handle;
-    return true;
+    x->workers = x->server->long_work[work];
+    return x->is_put_off = true;
 }
 
 void qn_x_abandon(qn_exchange *x)
@@ -515,7 +508,8 @@ void qn_x_fail(qn_exchange *x, const qn_err *err, const char *param)
 {
     const char *code;
     int status = qn_x_status(err->status, &code);
-    qn_x_error(x, status, param, code, "%s", err->msg);
+    if (!x->is_put_off)
+        qn_x_error(x, status, param, code, "%s", err->msg);
 }
 
 bool qn_x_is_gone(const qn_exchange *x)

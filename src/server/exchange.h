@@ -31,10 +31,14 @@ qn_slice qn_x_header(const qn_exchange *x, const char *name); /* any case; p NUL
 qn_slice qn_x_body(const qn_exchange *x);
 /* The client has gone: nobody will read the answer. Any thread; for handlers that compute long. */
 bool qn_x_is_gone(const qn_exchange *x);
-/* From a handler that is going to run the model itself (scores, embeddings): true, and the handler
- * returns; `handle` is then called on a worker of its own, so that the others stay free. There, and
- * afterwards, it is false. */
-bool qn_x_slowly(qn_exchange *x, void (*handle)(qn_exchange *x));
+/* From a handler whose work is going to be long: true, and it returns (qn_x_fail says nothing then); it is called again on
+ * workers that each do such work of one caller, so that the others stay free. There, and afterwards, it is false. */
+typedef enum qn_x_long {
+    QN_X_SCORING,   /* it runs the model itself: scores, embeddings */
+    QN_X_COMPILING, /* a grammar that is new */
+    QN_X_N_LONG
+} qn_x_long;
+bool qn_x_put_off(qn_exchange *x, qn_x_long work);
 const char *qn_x_id(const qn_exchange *x);     /* x-request-id: the client's, or made */
 const char *qn_x_tenant(const qn_exchange *x); /* whose key; NULL: there are no keys */
 const char *

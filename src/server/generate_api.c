@@ -324,7 +324,7 @@ static qn_status read_tgi_grammar(generation *g, const json_t *v, qn_err *err)
 static qn_status read_demand(qn_exchange *x, generation *g, qn_engine *e, const char **param,
                              qn_err *err)
 {
-    qn_demand_init(&g->demand, e, qn_x_arena(x));
+    qn_demand_init(&g->demand, e, x);
     if (g->dialect == DIALECT_TGI) {
         *param = "grammar";
         QN_TRY(read_tgi_grammar(g, json_object_get(g->sampling, "grammar"), err));

@@ -325,7 +325,8 @@ void qn_model_hand_over(qn_model *m, const qn_err *err)
         leave_list(&m->waiting);
         if (err)
             refuse_failed(x, m, err, m->retry_ns);
-        else if (qn_workers_put(x->slow ? s->slow : s->workers, &x->job, qn_caller_id(x->caller)))
+        else if (qn_workers_put(x->workers ? x->workers : s->workers, &x->job,
+                                qn_caller_id(x->caller)))
             continue;
         else
             qn_x_refuse(x, 503, 1, "too many requests wait for a worker");

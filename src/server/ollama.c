@@ -580,7 +580,7 @@ static void answer(qn_exchange *x, bool is_chat)
                      .is_chat = is_chat,
                      .begin_ns = begin_ns,
                      .load_ns = qn_x_waited_ns(x)};
-        qn_demand_init(&r->demand, e, qn_x_arena(x));
+        qn_demand_init(&r->demand, e, x);
         s = read_demand(&r->demand, &b, o, &param, &err);
     }
     if (s == QN_OK)
@@ -883,13 +883,13 @@ static void handle_vectors(qn_exchange *x, bool is_old)
 
 static void handle_embed(qn_exchange *x)
 {
-    if (!qn_x_slowly(x, handle_embed))
+    if (!qn_x_put_off(x, QN_X_SCORING))
         handle_vectors(x, false);
 }
 
 static void handle_embeddings(qn_exchange *x)
 {
-    if (!qn_x_slowly(x, handle_embeddings))
+    if (!qn_x_put_off(x, QN_X_SCORING))
         handle_vectors(x, true);
 }
 

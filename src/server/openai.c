@@ -183,7 +183,7 @@ qn_openai_answer *qn_openai_open(qn_exchange *x, const json_t *body, const qn_op
     if (s == QN_OK)
         s = qn_sampling_read(body, a->engine, qn_x_arena(x), &a->params, &param, &err);
     if (s == QN_OK) {
-        qn_demand_init(&a->demand, a->engine, qn_x_arena(x));
+        qn_demand_init(&a->demand, a->engine, x);
         s = qn_demand_read_forms(&a->demand, body, &param, &err);
     }
     a->n_keep = a->params.n;

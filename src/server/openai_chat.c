@@ -222,7 +222,7 @@ void qn_openai_chat(qn_exchange *x)
     if (!a)
         return;
     qn_status s = read_own(a, &param, &err);
-    if (s == QN_OK && a->n_prompt_top >= 0 && qn_x_slowly(x, qn_openai_chat)) {
+    if (s == QN_OK && a->n_prompt_top >= 0 && qn_x_put_off(x, QN_X_SCORING)) {
         qn_openai_answer_free(a);
         return;
     }

@@ -305,7 +305,7 @@ void qn_openai_completions(qn_exchange *x)
         return;
     qn_status s = read_own(a, &o, &param, &err);
     bool is_scored = a->n_prompt_top >= 0 || (o.echo && o.logprobs >= 0);
-    if (s == QN_OK && is_scored && qn_x_slowly(x, qn_openai_completions)) {
+    if (s == QN_OK && is_scored && qn_x_put_off(x, QN_X_SCORING)) {
         qn_openai_answer_free(a);
         return;
     }

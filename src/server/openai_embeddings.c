@@ -162,7 +162,7 @@ void qn_openai_embeddings(qn_exchange *x)
     const char *param = NULL;
     qn_err err = {0};
     const json_t *body = qn_x_json(x);
-    if (!body || qn_x_slowly(x, qn_openai_embeddings))
+    if (!body || qn_x_put_off(x, QN_X_SCORING))
         return;
     qn_status s = qn_fields_read(body, fields, QN_COUNT(fields), &m, &param, &err);
     if (s == QN_OK && !(m.engine = qn_x_model(x, m.name, &m.model)))

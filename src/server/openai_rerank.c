@@ -210,15 +210,14 @@ static qn_status score(ranking *r, pair *p, qn_err *err)
 }
 
 /* Everything but the answer; false: it is answered, or will be by another worker. */
-static bool run(ranking *r, const char *const names[2], bool is_score,
-                void (*handle)(qn_exchange *x))
+static bool run(ranking *r, const char *const names[2], bool is_score)
 {
     static const char *const cuts[] = {"truncate_prompt_tokens", "max_tokens_per_doc",
                                        "max_chunks_per_doc"};
     const char *param = NULL;
     qn_err err = {0};
     const json_t *body = qn_x_json(r->x);
-    if (!body || qn_x_slowly(r->x, handle))
+    if (!body || qn_x_put_off(r->x, QN_X_SCORING))
         return false;
     qn_status s = qn_fields_read(body, fields, QN_COUNT(fields), r, &param, &err);
     if (s == QN_OK && !(r->engine = qn_x_model(r->x, r->name, &r->model)))
@@ -269,7 +268,7 @@ void qn_openai_rerank(qn_exchange *x)
     ranking r = {.x = x, .return_documents = true};
     char id[QN_ANSWER_ID];
     qn_str s = {0};
-    if (!run(&r, names, false, qn_openai_rerank))
+    if (!run(&r, names, false))
         return;
     size_t n = r.top_n ? QN_MIN((size_t)r.top_n, r.n_pairs) : r.n_pairs;
     qsort(r.pairs, r.n_pairs, sizeof *r.pairs, by_score);
@@ -299,7 +298,7 @@ void qn_openai_score_pairs(qn_exchange *x)
     ranking r = {.x = x};
     char id[QN_ANSWER_ID];
     qn_str s = {0};
-    if (!run(&r, names, true, qn_openai_score_pairs))
+    if (!run(&r, names, true))
         return;
     qn_answer_make_id(id, "score-");
     qn_str_addf(&s, "{\"id\":\"%s\",\"object\":\"list\",\"created\":%lld,\"model\":", id,

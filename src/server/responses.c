@@ -662,7 +662,7 @@ static void handle_create(qn_exchange *x)
                         .top_p = params.top_p};
         qn_answer_make_id(r->id, "resp_");
         qn_answer_make_id(r->hex, "");
-        qn_demand_init(&r->demand, e, qn_x_arena(x));
+        qn_demand_init(&r->demand, e, x);
         s = encode(&r->demand, &b, o, e, &ids, &n_ids, &where, &err);
         param = s == QN_OK ? NULL : where.path;
     }

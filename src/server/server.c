@@ -22,9 +22,8 @@
 #define END_MS    1000 /* for last words that are written but not yet read */
 #define LOG_LINES 1024 /* that wait for the log */
 /* Callers whose scores and embeddings are computed side by side; each has one at a time. */
-#define SLOW_WORKERS 4
-#define TRIES        16 /* of what must not fail */
-#define WAITS        1000 /* that may fail within a second; one that always fails does in a millisecond */
+#define TRIES 16   /* of what must not fail */
+#define WAITS 1000 /* that may fail within a second; one that always fails does in a millisecond */
 
 /* Every API. */
 static const qn_route *const all_routes[] = {
@@ -328,6 +327,7 @@ static qn_status open_all(qn_server *s, qn_err *err)
                                             [QN_POOL_JSON] = QN_LIMIT_HTTP_JSONS,
                                             [QN_POOL_JOBS] = QN_LIMIT_HTTP_QUEUE,
                                             [QN_POOL_ANSWERS] = QN_LIMIT_HTTP_ANSWERS};
+    static const int n_long[QN_X_N_LONG] = {[QN_X_SCORING] = 4, [QN_X_COMPILING] = 2};
     int n_workers = s->cfg->n_workers ? s->cfg->n_workers : 2;
     if (n_workers < 1 || n_workers > QN_LIMIT_HTTP_WORKERS)
         return qn_fail(err, QN_E_ARG, "workers: found %d, want 1 to %d", n_workers,
@@ -355,7 +355,8 @@ static qn_status open_all(qn_server *s, qn_err *err)
     if (s->cfg->confine)
         QN_TRY(s->cfg->confine(s->cfg->arg, err));
     QN_TRY(qn_workers_new(&s->workers, n_workers, SIZE_MAX, 0, qn_x_work, err));
-    QN_TRY(qn_workers_new(&s->slow, SLOW_WORKERS, SIZE_MAX, 1, qn_x_work_slowly, err));
+    for (int i = 0; i < QN_X_N_LONG; i++) /* one of each caller */
+        QN_TRY(qn_workers_new(&s->long_work[i], n_long[i], SIZE_MAX, 1, qn_x_work, err));
     QN_TRY(qn_workers_new(&s->log, 1, LOG_LINES, 0, write_log, err));
     return qn_secrets_start(s, err);
 }
@@ -405,8 +406,11 @@ static void close_all(qn_server *s)
     (void)event_base_loop(s->base,
                           EVLOOP_NONBLOCK); /* sockets are closed by the loop's next turn */
     qn_workers_free(s->workers);            /* before those that it hands over to */
-    qn_workers_free(s->slow);
-    s->workers = s->slow = NULL; /* what is freed from here on is freed here */
+    s->workers = NULL;                      /* what is freed from here on is freed here */
+    for (int i = 0; i < QN_X_N_LONG; i++) {
+        qn_workers_free(s->long_work[i]);
+        s->long_work[i] = NULL;
+    }
     for (qn_exchange *x; (x = take_ready(s, &is_back));) {
         x->stage = QN_X_ANSWERING;
         qn_x_abandon(x);

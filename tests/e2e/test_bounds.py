@@ -181,6 +181,27 @@ def scores():
         check("scores: are the class's time", any(float(m.rsplit(" ", 1)[1]) > 0 for m in used), used)
 
 
+def grammars():
+    """Ones that are new and take long to compile hold up neither their own caller's other requests nor another's."""
+    def body(i):
+        patterns = [{"pattern": f"^[ab]*a.{{{n}}}$"} for n in (9, 10)]
+        return json.dumps({"messages": [{"role": "user", "content": "a"}], "max_tokens": 1,
+                           "guided_json": {"type": "string", "allOf": patterns, "maxLength": 300 + i}})
+    with tenants() as s, contextlib.ExitStack() as stack:
+        sent = []
+        for i in range(8):
+            c = stack.enter_context(connect(s))
+            c.sendall(head("/v1/chat/completions", len(body(i)), ALICE) + body(i).encode())
+            sent.append(c)
+        for key in ALICE, BOB:
+            status, _ = s.post("/tokenize", {"prompt": "a short one"}, key)
+            check("grammars: others do not wait", status == 200 and n_answered(sent) < 8)
+        status, _ = s.post("/v1/chat/completions", json.loads(body(99)), BOB)
+        check("grammars: nor does another caller's new one", status == 200 and n_answered(sent) < 8)
+        got = [first_line(c) for c in sent]
+        check("grammars: each is answered", got == [200] * 8, got)
+
+
 def large_answer():
     """Written by a worker, and the same as in pieces."""
     with Server("-m", MODEL, "-c", "4096") as s:
@@ -259,6 +280,7 @@ def main():
     answers()
     turns()
     scores()
+    grammars()
     large_answer()
     repeated_text()
     idle()

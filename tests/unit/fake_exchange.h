@@ -60,10 +60,10 @@ const char *qn_x_class(const qn_exchange *x)
     (void)x;
     return NULL;
 }
-bool qn_x_slowly(qn_exchange *x, void (*handle)(qn_exchange *x))
+bool qn_x_put_off(qn_exchange *x, qn_x_long work)
 {
     (void)x;
-    (void)handle;
+    (void)work;
     return false;
 }
 

@@ -685,6 +685,17 @@ static void test_cache(void **state)
     assert_int_equal(qn_grammar_open(&c, e, QN_GRAMMAR_REGEX, "(a", 2, &again), QN_E_ARG);
     assert_string_equal(err.msg, again.msg);
     assert_int_equal(qn_grammar_cache_count(e->grammars).n_compiled, n + 1);
+    /* found without compiling: what is there, what was refused, nothing else */
+    n = qn_grammar_cache_count(e->grammars).n_compiled;
+    assert_int_equal(qn_grammar_find(&c, e, QN_GRAMMAR_REGEX, "a+", 2, &err), QN_OK);
+    assert_ptr_equal(c, a);
+    qn_grammar_close(c);
+    assert_int_equal(qn_grammar_find(&c, e, QN_GRAMMAR_REGEX, "(a", 2, &err), QN_E_ARG);
+    assert_null(c);
+    assert_int_equal(qn_grammar_find(&c, e, QN_GRAMMAR_REGEX, "new", 3, &err), QN_E_NOT_FOUND);
+    assert_int_equal(qn_grammar_find(&c, e, QN_GRAMMAR_CHOICE, "a+", 2, &err), QN_E_NOT_FOUND);
+    assert_null(c);
+    assert_int_equal(qn_grammar_cache_count(e->grammars).n_compiled, n);
     assert_int_equal(qn_grammar_open(&c, e, (qn_grammar_kind)9, "a", 1, &err), QN_E_ARG);
     static char large[QN_LIMIT_GRAMMAR_TEXT + 1];
     memset(large, 'a', sizeof large);
@@ -753,7 +764,7 @@ static void test_cache_full(void **state)
         n += s == QN_OK;
         qn_str_fini(&text);
     }
-    assert_int_equal(s, QN_E_BUSY);
+    assert_int_equal(s, QN_E_NOMEM);
     assert_true(qn_grammar_cache_count(e->grammars).n_bytes <=
                 QN_LIMIT_GRAMMARS_IN_USE + QN_LIMIT_GRAMMAR_BYTES + QN_LIMIT_GRAMMAR_MASKS);
     qn_grammar *again = held[0];
