@@ -514,8 +514,7 @@ static turn begin(qn_scheduler *s, uint64_t now, bool by_age)
     }
     if (auto_gap) {
         uint64_t alone = qn_cost_model_usual_ns(&s->cost, rows, context),
-                 more = QN_MIN(QN_MAX(n_prompts, 1u) - 1, 5u),
-                 gap = alone / 8 * (15 + 2 * more * more);
+                 gap = (n_prompts > 2 ? 1 + n_prompts : 2) * alone;
         gap = QN_MIN(gap, QN_MAX(6 * alone, QN_GAP_MOST_NS));
         t.gap = QN_MIN(t.gap, QN_MAX(gap, QN_GAP_LEAST_NS) / PACE_DEN * PACE_NUM);
     }
@@ -529,19 +528,24 @@ static size_t usual_need(const qn_scheduler *s, const qn_sched_seq *q)
            s->options.block_size;
 }
 
-/* Prompts that go before all else of their tenants, because it is the shortest's turn; those that run keep the room they need. */
+/* Prompts that go before all else of their tenants, because it is the shortest's turn, and the oldest is at least twice as long.
+ * Those that run keep the room they need. */
 static void find_shortest(const qn_scheduler *s, const turn *t,
                           const qn_sched_seq *first[QN_MAX_TENANTS])
 {
     size_t room = qn_block_pool_n_free(s->pool) * (size_t)s->options.block_size, owed = 0;
+    uint32_t most[QN_MAX_TENANTS] = {0}; /* tokens of it; by the oldest prompt, which comes first */
     for (size_t i = 0; i < s->n_seqs; i++)
         if (s->seqs[i]->state == QN_SEQ_RUNNING)
             owed += usual_need(s, s->seqs[i]);
     for (size_t i = 0; i < s->n_seqs; i++) {
         const qn_sched_seq *q = s->seqs[i], **best = &first[q->slot];
-        if (s->classes.tenants[q->slot].is_shortest && is_prompt(q) && !t->urgent[q->class_id] &&
-            (q->state == QN_SEQ_RUNNING || owed + usual_need(s, q) <= room) &&
-            (!*best || missing(q) < missing(*best)))
+        if (!s->classes.tenants[q->slot].is_shortest || !is_prompt(q) || t->urgent[q->class_id])
+            continue;
+        if (!most[q->slot])
+            most[q->slot] = missing(q) / 2;
+        else if ((q->state == QN_SEQ_RUNNING || owed + usual_need(s, q) <= room) &&
+                 missing(q) <= (*best ? missing(*best) - 1 : most[q->slot]))
             *best = q;
     }
 }

@@ -13,8 +13,9 @@
  *                   of their tokens and time are left
  *
  * and within each of them (2 and 3: classes by their clocks), tenants by theirs, then the oldest
- * (classes.h). Of a tenant's prompts in 3 the oldest goes first and the shortest in turn: who asks little does not wait until
- * a long one is read, and that takes at most twice as long.
+ * (classes.h). Of a tenant's prompts in 3 the oldest goes first and, in turn, the shortest, if that
+ * is at most half as long: who asks little does not wait until a long one is read, and that takes at
+ * most twice as long.
  * Up to max_batch_tokens in all; and, by the cost model, no longer than
  *
  *   pace    what an urgent sequence may spend on this step so that it still meets its target, with
@@ -22,10 +23,10 @@
  *           would take longer, 2 and 3 are one and take turns. Prompts of 3 take half of what is
  *           left: urgent ones may still come.
  *   gap     prompts of 3 only: until a decoding sequence's next token is due (for classes that
- *           leave it to us: a step with one or two prompts takes nearly twice what the decoding ones
- *           usually take alone, with more of them up to six times), and a quarter of the shortest target there is, so that who arrives needs not wait for long. The
- *           prompt whose turn it is gets MIN_CHUNK tokens all the same, where there is no pace to
- *           keep.
+ *           leave it to us: a step with one or two prompts takes twice what the decoding ones usually
+ *           take alone, with more of them each as long again, up to six times), and a quarter of the
+ *           shortest target there is, so that who arrives needs not wait for long. The prompt whose
+ *           turn it is gets MIN_CHUNK tokens all the same, where there is no pace to keep.
  *
  * A sequence is urgent only while its class has not had more than its share by some targets' time:
  * nobody is starved by targets. It needs no seat.
