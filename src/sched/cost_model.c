@@ -24,23 +24,28 @@ static uint64_t shape(uint64_t rows)
     return BASE_ROWS + rows;
 }
 
-/* ns of 2^i rows; ns: one of m's. */
-static uint64_t at(const qn_cost_model *m, const uint64_t *ns, int i)
+/* ns of 2^i rows, by what was measured at 2^j. */
+static uint64_t by_shape(const uint64_t *ns, unsigned i, unsigned j)
 {
-    uint64_t own = shape((uint64_t)1 << i);
-    for (int d = 0; d < QN_COST_POINTS; d++) { /* the nearest that was measured, the lower first */
+    return ns[j] * shape((uint64_t)1 << i) / shape((uint64_t)1 << j);
+}
+
+/* ns of 2^i rows; ns: one of m's. */
+static uint64_t at(const qn_cost_model *m, const uint64_t *ns, unsigned i)
+{
+    for (unsigned d = 0; d < QN_COST_POINTS; d++) {
         if (i >= d && m->seen[i - d])
-            return ns[i - d] * own / shape((uint64_t)1 << (i - d));
+            return by_shape(ns, i, i - d);
         if (i + d < QN_COST_POINTS && m->seen[i + d])
-            return ns[i + d] * own / shape((uint64_t)1 << (i + d));
+            return by_shape(ns, i, i + d);
     }
-    return ROW_NS * own;
+    return ROW_NS * shape((uint64_t)1 << i);
 }
 
 /* 2^i is the largest power that is not more than rows, and has one above it. */
-static int below(uint32_t rows)
+static unsigned below(uint32_t rows)
 {
-    int i = 0;
+    unsigned i = 0;
     while (i + 2 < QN_COST_POINTS && rows >> (i + 1))
         i++;
     return i;
@@ -48,7 +53,7 @@ static int below(uint32_t rows)
 
 static uint64_t base_ns(const qn_cost_model *m, const uint64_t *ns, uint32_t rows)
 {
-    int i = below(rows);
+    unsigned i = below(rows);
     uint64_t low = (uint64_t)1 << i, a = at(m, ns, i), b = QN_MAX(a, at(m, ns, i + 1));
     return a + (b - a) * (rows - low) / low;
 }
@@ -69,9 +74,9 @@ uint64_t qn_cost_model_usual_ns(const qn_cost_model *m, uint32_t rows, uint64_t 
     return rows ? base_ns(m, m->usual, rows) + context_ns(m, context) : 0;
 }
 
-static int nearest(uint32_t rows)
+static unsigned nearest(uint32_t rows)
 {
-    int i = below(rows);
+    unsigned i = below(rows);
     uint64_t low = (uint64_t)1 << i;
     return rows - low < 2 * low - rows || rows < low ? i : i + 1;
 }
@@ -89,7 +94,7 @@ void qn_cost_model_add(qn_cost_model *m, uint32_t rows, uint64_t context, uint64
         return;
     ns = QN_MIN(ns, MOST_NS);
     uint64_t base = base_ns(m, m->ns, rows), past = context_ns(m, context), all = base + past;
-    int i = nearest(rows);
+    unsigned i = nearest(rows);
     uint64_t ratio = QN_MIN(ns * 1024 / all, (uint64_t)1 << 20), part = base * 1024 / all;
     if (!m->n_steps++) /* all of the first guess was wrong by as much */
         m->context = QN_MAX(m->context * QN_MIN(ratio, 1u << 19) / 1024, (uint64_t)1);
@@ -102,7 +107,7 @@ void qn_cost_model_add(qn_cost_model *m, uint32_t rows, uint64_t context, uint64
     /* The machine was held up: once is not twice as slow. */
     int64_t error = (int64_t)QN_MIN(ratio, 2048u) - 1024;
     m->seen[i] = QN_MIN(m->seen[i] + 1, FADE);
-    int64_t weight = m->seen[i];
+    int64_t weight = QN_MAX(m->seen[i], 1u);
     int64_t median_step = ns > base_ns(m, m->usual, rows) + past ? MEDIAN_STEP : -MEDIAN_STEP;
     m->usual[i] = QN_MIN(changed(m->usual[i], median_step * FADE / weight), MOST_NS);
     /* Each part is wrong in proportion to what it is of the whole. */

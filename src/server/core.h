@@ -86,6 +86,7 @@ struct qn_exchange {
     qn_conn *conn;     /* NULL: the client has gone */
     qn_caller *caller; /* NULL: not known yet */
     bool has_place;    /* among the jobs: counted */
+    bool is_put_off;   /* its handler is called again, by `workers` */
     qn_x_stage stage;
     int status; /* of the answer; 0: none yet */
     qn_http http;
@@ -102,7 +103,6 @@ struct qn_exchange {
     qn_arena arena;
     uint64_t begin_ns;
     qn_workers *workers; /* that call its handler; NULL: the server's first */
-    bool is_put_off;     /* it is called again, on those */
     qn_model *held;      /* stays open while the exchange lives; NULL: none */
     qn_model *wanted;    /* not open when the handler asked for it */
     uint64_t waited_ns;  /* for it, altogether */
