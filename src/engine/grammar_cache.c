@@ -225,9 +225,6 @@ static qn_status get(qn_grammar_cache *c, qn_grammar **out, qn_grammar_kind kind
 {
     uint64_t hash = qn_hash(text.p, text.n, (uint64_t)kind);
     entry *e;
-    if (text.n > QN_LIMIT_GRAMMAR_TEXT)
-        return qn_fail(err, QN_E_TOO_LONG, "grammar: found %zu bytes, want at most %d", text.n,
-                       QN_LIMIT_GRAMMAR_TEXT);
     c->n_asked++;
     QN_TRY(make_vocabulary(c, err));
     while ((e = find(c, hash, kind, text)) && !e->is_ready)
@@ -258,18 +255,24 @@ static qn_status get(qn_grammar_cache *c, qn_grammar **out, qn_grammar_kind kind
     return s;
 }
 
-/* What is read of a text. */
-static qn_slice text_of(qn_grammar_kind kind, qn_slice text)
+/* What is read of a text; too much of it is refused before it is looked at. */
+static qn_status take_text(qn_grammar_kind kind, qn_slice *text, qn_err *err)
 {
-    return kind == QN_GRAMMAR_JSON ? QN_SLICE("") : text;
+    if (kind == QN_GRAMMAR_JSON)
+        *text = QN_SLICE("");
+    if (text->n > QN_LIMIT_GRAMMAR_TEXT)
+        return qn_fail(err, QN_E_TOO_LONG, "grammar: found %zu bytes, want at most %d", text->n,
+                       QN_LIMIT_GRAMMAR_TEXT);
+    return QN_OK;
 }
 
 qn_status qn_grammar_cache_get(qn_grammar_cache *c, qn_grammar **out, qn_grammar_kind kind,
                                qn_slice text, qn_err *err)
 {
     *out = NULL;
+    QN_TRY(take_text(kind, &text, err));
     (void)pthread_mutex_lock(&c->lock);
-    qn_status s = get(c, out, kind, text_of(kind, text), err);
+    qn_status s = get(c, out, kind, text, err);
     (void)pthread_mutex_unlock(&c->lock);
     return s;
 }
@@ -278,10 +281,11 @@ qn_status qn_grammar_cache_find(qn_grammar_cache *c, qn_grammar **out, qn_gramma
                                 qn_slice text, qn_err *err)
 {
     *out = NULL;
-    text = text_of(kind, text);
-    (void)pthread_mutex_lock(&c->lock);
-    entry *e = find(c, qn_hash(text.p, text.n, (uint64_t)kind), kind, text);
+    QN_TRY(take_text(kind, &text, err));
+    uint64_t hash = qn_hash(text.p, text.n, (uint64_t)kind);
     qn_status s;
+    (void)pthread_mutex_lock(&c->lock);
+    entry *e = find(c, hash, kind, text);
     if (e && e->is_ready) {
         e->last_use = ++c->n_asked;
         s = use(e, out, err);

@@ -550,10 +550,16 @@ static void find_shortest(const qn_scheduler *s, const turn *t,
     }
 }
 
-/* s->order: by the tenants' ranks, then those that run, then by age. */
+/* A tenant's sequences in the order of their turns. */
+enum { FIRST, RUNS, WAITS, N_GROUPS };
+static uint32_t group_of(const qn_sched_seq *q, const qn_sched_seq *const first[QN_MAX_TENANTS])
+{
+    return first[q->slot] == q ? FIRST : q->state == QN_SEQ_WAITING ? WAITS : RUNS;
+}
+
+/* s->order: by the tenants' ranks; of each the shortest prompt if it is its turn, those that run, then by age. */
 static void make_order(qn_scheduler *s, const turn *t)
 {
-    enum { FIRST, RUNS, WAITS, N_GROUPS };
     uint16_t rank[QN_MAX_TENANTS] = {0};
     uint32_t at[N_GROUPS * QN_MAX_TENANTS + 1] = {0};
     const qn_sched_seq *first[QN_MAX_TENANTS] = {NULL};
@@ -561,18 +567,13 @@ static void make_order(qn_scheduler *s, const turn *t)
         (void)qn_classes_rank(&s->classes, rank);
         find_shortest(s, t, first);
     }
-    for (int fill = 0; fill < 2; fill++) {
-        for (size_t i = 0; i < s->n_seqs; i++) {
-            qn_sched_seq *q = s->seqs[i];
-            int group = first[q->slot] == q ? FIRST : q->state == QN_SEQ_WAITING ? WAITS : RUNS;
-            uint32_t *place = &at[N_GROUPS * rank[q->slot] + group];
-            if (fill)
-                s->order[(*place)++] = q;
-            else
-                place[1]++;
-        }
-        for (size_t i = 1; i < QN_COUNT(at) && !fill; i++)
-            at[i] += at[i - 1];
+    for (size_t i = 0; i < s->n_seqs; i++)
+        at[N_GROUPS * rank[s->seqs[i]->slot] + group_of(s->seqs[i], first) + 1]++;
+    for (size_t i = 1; i < QN_COUNT(at); i++)
+        at[i] += at[i - 1];
+    for (size_t i = 0; i < s->n_seqs; i++) {
+        qn_sched_seq *q = s->seqs[i];
+        s->order[at[N_GROUPS * rank[q->slot] + group_of(q, first)]++] = q;
     }
 }
 
@@ -693,7 +694,7 @@ static void give_rest(qn_scheduler *s, turn *t)
         if (waits && (!is_open || is_bucket_full(s, q, t)))
             continue;
         uint32_t least = 0;
-        if (!t->n_chosen || t->pace == NO_LIMIT)
+        if (!t->has_prompt && (!t->n_chosen || t->pace == NO_LIMIT))
             least = QN_MAX(rows_in_time(s, q, t, ns + ns / 2, MIN_CHUNK), 1);
         if (!give_prompt(s, q, t, QN_MIN(t->pace, limit), least) && waits)
             is_open = false; /* it goes first, or nobody */

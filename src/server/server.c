@@ -21,9 +21,8 @@
 
 #define END_MS    1000 /* for last words that are written but not yet read */
 #define LOG_LINES 1024 /* that wait for the log */
-/* Callers whose scores and embeddings are computed side by side; each has one at a time. */
-#define TRIES 16   /* of what must not fail */
-#define WAITS 1000 /* that may fail within a second; one that always fails does in a millisecond */
+#define TRIES     16   /* of what must not fail */
+#define WAITS     1000 /* that may fail within a second; one that always fails does in a millisecond */
 
 /* Every API. */
 static const qn_route *const all_routes[] = {
@@ -327,6 +326,7 @@ static qn_status open_all(qn_server *s, qn_err *err)
                                             [QN_POOL_JSON] = QN_LIMIT_HTTP_JSONS,
                                             [QN_POOL_JOBS] = QN_LIMIT_HTTP_QUEUE,
                                             [QN_POOL_ANSWERS] = QN_LIMIT_HTTP_ANSWERS};
+    /* callers whose long work is done side by side; each has one of a kind at a time */
     static const int n_long[QN_X_N_LONG] = {[QN_X_SCORING] = 4, [QN_X_COMPILING] = 2};
     int n_workers = s->cfg->n_workers ? s->cfg->n_workers : 2;
     if (n_workers < 1 || n_workers > QN_LIMIT_HTTP_WORKERS)
@@ -355,7 +355,7 @@ static qn_status open_all(qn_server *s, qn_err *err)
     if (s->cfg->confine)
         QN_TRY(s->cfg->confine(s->cfg->arg, err));
     QN_TRY(qn_workers_new(&s->workers, n_workers, SIZE_MAX, 0, qn_x_work, err));
-    for (int i = 0; i < QN_X_N_LONG; i++) /* one of each caller */
+    for (int i = 0; i < QN_X_N_LONG; i++)
         QN_TRY(qn_workers_new(&s->long_work[i], n_long[i], SIZE_MAX, 1, qn_x_work, err));
     QN_TRY(qn_workers_new(&s->log, 1, LOG_LINES, 0, write_log, err));
     return qn_secrets_start(s, err);
